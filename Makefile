@@ -1,0 +1,35 @@
+# `make demo` and `make test` set up everything they need; `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := requirements
+# Our lock files pin and hash everything, so pip resolves nothing; a configured index is still used.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Neither tool needs to call home to run a pipeline.
+export DVC_NO_ANALYTICS := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export DO_NOT_TRACK := 1
+
+.PHONY: help setup demo test test-slow lint lock deploy clean-venv
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.ready  ## the virtual environment, with pinned and hashed dependencies
+
+$(VENV)/.ready: $(wildcard $(LOCK)/*.lock) pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON): install Python 3.11 or newer" >&2; exit 1; }
+	@echo "setting up $(VENV) (a few minutes the first time)"
+	$(PYTHON) -m venv $(VENV)
+	@# Without an NVIDIA GPU the CPU build will do (a twentieth of the size), where an index offers it.
+	@{ ! command -v nvidia-smi >/dev/null && $(PIP) -r $(LOCK)/torch-cpu.lock 2>/dev/null; } \
+	|| $(PIP) -r $(LOCK)/torch.lock -r $(LOCK)/cuda.lock
+	$(PIP) -r $(LOCK)/base.lock
+	$(PIP) --no-build-isolation -r $(LOCK)/weights.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lock:  ## resolve the dependencies anew (needs uv)
+	$(PYTHON) $(LOCK)/update.py

@@ -1,0 +1,67 @@
+"""Devices, precision and randomness: the same path on CPU, CUDA and MPS."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+
+from kdm_core.errors import KDMError
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """The named device, or for `auto` the best one there is.
+
+    Raises:
+        KDMError: the device is not available on this machine.
+    """
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise KDMError(f"compute.device: '{name}' is not available here ({error})") from error
+    return device
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 matrix products are done in hardware, and therefore faster than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return False
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
+    """`auto` means bf16 where the hardware has it, fp32 elsewhere."""
+    if precision == "auto":
+        return "bf16" if has_native_bf16(device) else "fp32"
+    return precision
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
+    """A context in which matrix products and convolutions run in the given precision."""
+    if resolve_precision(precision, device) == "bf16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def state_dtype(device: torch.device) -> torch.dtype:
+    """The dtype of ODE states: float64 as in EDM, float32 on MPS, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def step_generator(device: torch.device, seed: int, step: int) -> torch.Generator:
+    """The random numbers of one training step, a function of (seed, step) alone.
+
+    A run that is killed and resumed therefore draws what the undisturbed run would have drawn,
+    with no generator state in the checkpoint.
+    """
+    generator = torch.Generator(device)
+    # Distinct (seed, step) give distinct 63-bit seeds as long as a run has under 2^32 steps.
+    generator.manual_seed(((seed & 0x7FFFFFFF) << 32) | (step & 0xFFFFFFFF))
+    return generator

@@ -1,0 +1,139 @@
+"""A zip of PNGs with a dataset.json, as the dataset tools of StyleGAN2-ADA to EDM2 write it.
+
+Layout: https://github.com/NVlabs/edm, dataset_tool.py and training/dataset.py.
+"""
+
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from kdm_core.datasets.base import (
+    LabelledImages,
+    SplitConfig,
+    check_labels,
+    numbered_classes,
+    unlabelled,
+)
+from kdm_core.datasets.images import MAX_FILE, stack_images
+from kdm_core.datasets.reading import existing_file
+from kdm_core.errors import DataError
+
+LABELS = "dataset.json"
+MAX_LABELS = 256 * 2**20
+
+
+class EdmZipConfig(SplitConfig):
+    """A zip with PNGs of one size and a `dataset.json`: {"labels": [[name, class], …] or null}."""
+
+    source: Literal["edm_zip"]
+    path: str = Field(min_length=1)
+
+
+def read_edm_zip(config: EdmZipConfig) -> LabelledImages:
+    """All images in the order of their names. Nothing is written to the disk.
+
+    Raises:
+        DataError: the file is missing or damaged, or holds anything but what belongs there.
+    """
+    path = existing_file(config.path)
+    try:
+        archive = zipfile.ZipFile(path)
+    except Exception as error:  # BadZipFile, OSError, NotImplementedError, UnicodeDecodeError, …
+        raise DataError(f"{path} is not a readable zip file ({error}): fetch or make it "
+                        "again") from error
+    with archive:
+        members = _members(archive, path)
+        listing = members.pop(LABELS, None)
+        names = sorted(members)
+        if not names:
+            raise DataError(f"{path} holds no PNG images: supply another file")
+        labels = None
+        if listing is not None:
+            labels = _labels(_read(archive, listing, MAX_LABELS, path), names, path)
+        files = _contents(archive, [members[name] for name in names], path)
+        images = stack_images(files, len(names), ("PNG",))
+    if labels is None:
+        return LabelledImages(images, unlabelled(len(images)), [])
+    class_names = numbered_classes(labels, f"{path}: {LABELS}")
+    return LabelledImages(
+        images, check_labels(labels, len(names), len(class_names), f"{path}: {LABELS}"),
+        class_names)
+
+
+def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
+    """The members by name, if each is a PNG or the labels and has a sound name."""
+    members: dict[str, zipfile.ZipInfo] = {}
+    for member in archive.infolist():
+        name = member.filename
+        parts = PurePosixPath(name)
+        if parts.is_absolute() or ".." in parts.parts or "\\" in name or not name.isprintable():
+            raise DataError(f"{path}: the member name {name!r} is unsafe: make the file again")
+        if member.is_dir():
+            continue
+        if name != LABELS and parts.suffix.lower() != ".png":
+            raise DataError(f"{path}: {name} is neither a PNG nor {LABELS}: remove it")
+        if name in members:
+            raise DataError(f"{path}: there are two members {name}: remove one")
+        members[name] = member
+    return members
+
+
+def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int, path: Path) -> bytes:
+    """The content of a member of at most `limit` bytes."""
+    place = f"{path}: {member.filename}"
+    # zipfile never yields more than the announced size, so a false one cannot get past this.
+    if member.file_size > limit:
+        raise DataError(f"{place} unpacks to {member.file_size} bytes, at most {limit} are "
+                        "allowed: make it smaller")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DataError(f"{place} is packed with method {member.compress_type}: use deflate")
+    try:
+        return archive.read(member)
+    except Exception as error:  # zlib.error, RuntimeError if encrypted, BadZipFile, EOFError, …
+        raise DataError(f"{place} is damaged or encrypted ({error}): fetch or make the zip "
+                        "again") from error
+
+
+def _contents(
+    archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], path: Path
+) -> Iterator[tuple[str, bytes]]:
+    for member in members:
+        yield f"{path}: {member.filename}", _read(archive, member, MAX_FILE, path)
+
+
+def _labels(content: bytes, names: list[str], path: Path) -> NDArray[np.int64] | None:
+    """The labels of the named images, from the text of dataset.json."""
+    place = f"{path}: {LABELS}"
+    try:
+        document: Any = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{place} is not valid JSON ({error}): make it again") from error
+    if not isinstance(document, dict) or "labels" not in document:
+        raise DataError(f"{place}: expected an object with the key 'labels'")
+    entries = document["labels"]
+    if entries is None:
+        return None
+    if not isinstance(entries, list):
+        raise DataError(f"{place}: 'labels' must be null or a list of [name, class]")
+    classes: dict[str, int] = {}
+    for entry in entries:
+        match entry:
+            # bool is an int to Python; beyond 32 bits it is no class in any case.
+            case [str(name), int(label)] if not isinstance(label, bool) and abs(label) < 2**31:
+                if name in classes:
+                    raise DataError(f"{place}: two labels for {name[:200]!r}: remove one")
+                classes[name] = label
+            case _:
+                raise DataError(f"{place}: {str(entry)[:100]} is not [name, class], with the class "
+                                "an integer from 0")
+    if different := sorted(classes.keys() ^ set(names)):
+        problem = "has a label but is not in the zip" if different[0] in classes else "has no label"
+        raise DataError(f"{place}: {different[0][:200]!r} {problem} ({len(classes)} labels, "
+                        f"{len(names)} images): make the zip again")
+    return np.array([classes[name] for name in names], dtype=np.int64)

@@ -1,0 +1,48 @@
+"""Reading files that a user names, within limits."""
+
+from pathlib import Path
+
+from kdm_core.errors import DataError
+
+
+def existing(path: str) -> Path:
+    """The file or folder that `data.path` names.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = Path(path)
+    if not found.exists():
+        raise DataError(f"data.path: {path} does not exist: correct the path")
+    return found
+
+
+def existing_file(path: str) -> Path:
+    """The regular file that `data.path` names.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = existing(path)
+    if not found.is_file():
+        raise DataError(f"data.path: {path} is not a file: correct the path or data.source")
+    return found
+
+
+def read_limited(path: Path, limit: int) -> bytes:
+    """The content of a regular file of at most `limit` bytes.
+
+    Raises:
+        DataError: it is missing, larger, or may not be read.
+    """
+    if not path.is_file():  # a device or pipe could be read for ever
+        raise DataError(f"{path} is missing or not a file: supply it")
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): check the disk and the "
+                        "permissions") from error
+    if len(content) > limit:
+        raise DataError(f"{path} is larger than {limit} bytes: remove it or make it smaller")
+    return content

@@ -1,0 +1,1 @@
+"""Figures, one kind a module; every function takes arrays and returns a matplotlib Figure."""

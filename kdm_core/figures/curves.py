@@ -1,0 +1,77 @@
+"""Training curves: the teacher's loss, and every term of the students' objective."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdm_core.figures.style import TEACHER, WIDTH, panels, short, student_colours, styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+class Curve(NamedTuple):
+    """Steps (n,) and values (n,)."""
+
+    steps: NDArray[np.float64]
+    values: NDArray[np.float64]
+
+
+Curves = Mapping[str, Curve]
+"""The curves of one training, by the names that its records have."""
+
+TITLES = {
+    "validation_mse_ratio": "held-out MSE / permuted",
+    "loss": "students: total loss",
+    "reconstruction": "reconstruction (eq. 5)",
+    "latent": "latent dynamics (eq. 6)",
+    "prediction": "prediction (eq. 7)",
+    "adversarial": "adversarial (eq. 8)",
+    "discriminator": "discriminator",
+    "operator": "learned inverse (KDM-F)",
+}
+
+
+def training_curves(teacher: Curves, students: Mapping[str, Curves]) -> "Figure":
+    """One panel for the teacher's loss and one for every curve that a student has.
+
+    Args:
+        teacher: curves with "loss".
+        students: by name, curves of which those in `TITLES` are drawn, in that order.
+    """
+    colours = student_colours(students)
+    shown = {term: {name: curves[term] for name, curves in students.items()
+                    if term in curves and curves[term].values.any()} for term in TITLES}
+    shown = {term: curves for term, curves in shown.items() if curves}
+    figure, axes = panels(1 + len(shown), 2, WIDTH, 1.9)
+    with styled():
+        axes[0].plot(*teacher["loss"], color=TEACHER)
+        _dress(axes[0], "teacher: loss", [teacher["loss"]])
+        for axis, (term, curves) in zip(axes[1:], shown.items(), strict=True):
+            for name, curve in curves.items():
+                axis.plot(*curve, color=colours[name])
+            _dress(axis, TITLES[term], list(curves.values()))
+        # The legend names all students, also those that a panel has no curve of.
+        handles = [axes[0].plot([], [], color=colours[name], label=short(name, 20))[0]
+                   for name in students]
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(students), 3))
+        figure.supxlabel("step", fontsize="medium")
+    return figure
+
+
+def _dress(axis: "Axes", title: str, curves: list[Curve]) -> None:
+    """Title and scale; a logarithmic one shows no zeros or negative values."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_title(title)
+    axis.margins(x=0.02)
+    axis.xaxis.set_major_locator(MaxNLocator(4))
+    if not all((curve.values > 0).all() for curve in curves):
+        return
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())

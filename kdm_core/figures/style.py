@@ -1,0 +1,78 @@
+"""What all figures share: size, type, and the colours of teacher and students."""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 6.4
+"""Inches. With 11-point type, a figure as wide as a phone's screen can still be read."""
+
+TEACHER = "#444444"
+# Okabe and Ito's colours, which people with any common colour blindness can tell apart, without
+# those that are too pale for thin lines on white.
+STUDENTS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+
+
+def styled() -> AbstractContextManager[None]:
+    """Within it, what is drawn has the style of the report, whatever the user's own settings."""
+    from matplotlib import rc_context
+
+    return rc_context({
+        "figure.facecolor": "white",
+        "figure.dpi": 200,
+        "savefig.dpi": "figure",
+        "font.family": "DejaVu Sans",  # comes with matplotlib: the same figures everywhere
+        "font.size": 11,
+        "axes.titlesize": 11,
+        "axes.labelsize": 10,
+        "xtick.labelsize": 9,
+        "ytick.labelsize": 9,
+        "legend.fontsize": 10,
+        "legend.frameon": False,
+        "axes.edgecolor": "#999999",
+        "axes.labelcolor": "#333333",
+        "text.color": "#222222",
+        "xtick.color": "#444444",
+        "ytick.color": "#444444",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "#e4e4e4",
+        "lines.linewidth": 1.6,
+        "text.parse_math": False,  # names of students are not formulas
+    })
+
+
+def student_colours(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each student, by its place: the same in all figures of the same students."""
+    return {name: STUDENTS[i % len(STUDENTS)] for i, name in enumerate(names)}
+
+
+def panels(
+    count: int, columns: int, width: float, panel_height: float
+) -> tuple["Figure", list["Axes"]]:
+    """A figure with `count` axes in rows of at most `columns`.
+
+    Args:
+        count: how many, at least one.
+        columns: how many in a full row.
+        width: of the figure, in inches.
+        panel_height: of one row, in inches.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    with styled():
+        figure = Figure(figsize=(width, rows * panel_height), layout="constrained")
+        axes = [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
+    return figure, axes
+
+
+def short(name: str, length: int = 14) -> str:
+    """A name that fits beside a picture."""
+    return name if len(name) <= length else name[: length - 1] + "…"

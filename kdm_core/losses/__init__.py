@@ -1,0 +1,1 @@
+"""What students are trained on and compared by: distances, LPIPS, the adversary."""

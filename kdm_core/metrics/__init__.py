@@ -1,0 +1,1 @@
+"""Figures over sets of samples. A metric never borrows another's name."""

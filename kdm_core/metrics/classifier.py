@@ -1,0 +1,122 @@
+"""A small image classifier of the user's data set, whose features stand in for Inception's."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdm_core.compute import autocast, step_generator
+from kdm_core.config import Config
+from kdm_core.samples import SampleSpec
+from kdm_core.serialization import load_model, save_model
+from kdm_core.training.batches import BatchOrder
+from kdm_core.training.config import TrainingConfig
+from kdm_core.training.ema import EMA
+from kdm_core.training.loop import Task
+from kdm_core.training.optimizer import ScheduledAdam
+
+
+class ClassifierConfig(Config):
+    """Size of the classifier; the last layer before the logits has `features` units."""
+
+    channels: int = Field(32, ge=8)
+    features: int = Field(64, ge=2)
+
+
+class Classifier(nn.Module):
+    """Convolutions with batch norm, halving the resolution until at most 4×4 pixels are left."""
+
+    def __init__(self, config: ClassifierConfig, spec: SampleSpec) -> None:
+        super().__init__()
+        self.config, self.spec = config, spec
+        layers: list[nn.Module] = []
+        channels, width, resolution = spec.shape[0], config.channels, max(spec.shape[1:])
+        while True:
+            for stride in (1, 2 if resolution > 4 else 1):
+                layers += [nn.Conv2d(channels, width, 3, stride, padding=1, bias=False),
+                           nn.BatchNorm2d(width), nn.ReLU()]
+                channels = width
+            if resolution <= 4:
+                break
+            resolution, width = (resolution + 1) // 2, 2 * width
+        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        self.embed = nn.Linear(4 * channels, config.features)
+        self.head = nn.Linear(config.features, len(spec.label_names))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) in [-1, 1] → features (B, features) and logits (B, classes)."""
+        features = F.relu(self.embed(self.body(images)))
+        return features, self.head(features)
+
+
+class ClassifierTask(Task):
+    """Cross-entropy with label smoothing on images shifted by up to one pixel in eight."""
+
+    def __init__(self, model: Classifier, config: TrainingConfig, images: Tensor, labels: Tensor,
+                 seed: int) -> None:
+        self.config, self.model, self.seed = config, model.train(), seed
+        self.images, self.labels = images, labels
+        self.order = BatchOrder(len(images), config.batch, seed)
+        self.ema = EMA(model, config.ema)
+        self.adam = ScheduledAdam(model.parameters(), config)
+        self.modules = {"model": model, "ema": self.ema}
+        self.optimizers = {"adam": self.adam}
+
+    def step(self, step: int) -> dict[str, Tensor]:
+        device = self.images.device
+        rows = self.order(step).to(device)
+        images = random_shift(self.images[rows], step_generator(device, self.seed, step))
+        with autocast(self.config.precision, device):
+            _, logits = self.model(images)
+            loss = F.cross_entropy(logits, self.labels[rows], label_smoothing=0.1)
+        self.adam.step(loss, step)
+        self.ema.update(self.model, step)
+        return {"loss": loss}
+
+
+def random_shift(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Move a batch by one random offset of up to an eighth of its size, edges repeated."""
+    reach = max(1, images.shape[-1] // 8)
+    dy, dx = torch.randint(-reach, reach + 1, (2,), generator=generator,
+                           device=images.device).tolist()
+    padded = F.pad(images, [reach] * 4, mode="replicate")
+    height, width = images.shape[-2:]
+    return padded[..., reach + dy : reach + dy + height, reach + dx : reach + dx + width]
+
+
+class Features(NamedTuple):
+    """What the classifier says of a set: features (n, d) and class probabilities (n, classes)."""
+
+    features: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
+
+
+@torch.inference_mode()
+def extract(model: Classifier, images: Tensor, batch: int = 1024) -> Features:
+    """Features and probabilities of images (n, C, H, W) in [-1, 1], in float32."""
+    device = next(model.parameters()).device
+    parts = [model(chunk.to(device)) for chunk in torch.split(images, batch)]
+    features = torch.cat([features for features, _ in parts])
+    probabilities = torch.cat([logits for _, logits in parts]).softmax(dim=1)
+    return Features(features.cpu().numpy(), probabilities.cpu().numpy())
+
+
+def save_classifier(folder: Path, model: Classifier) -> str:
+    """Write a classifier as safetensors and JSON; returns its fingerprint."""
+    return save_model(folder, model, {"classifier": model.config.model_dump(),
+                                      "samples": model.spec.model_dump()})
+
+
+def load_classifier(folder: Path) -> tuple[Classifier, str]:
+    """Read what `save_classifier` wrote; returns the model in eval mode and its fingerprint."""
+
+    def build(config: dict[str, Any]) -> Classifier:
+        return Classifier(ClassifierConfig.model_validate(config["classifier"]),
+                          SampleSpec.model_validate(config["samples"]))
+
+    return load_model(folder, build)

@@ -1,0 +1,49 @@
+"""Noise and labels as a function of (seed, index).
+
+Each pair has its own counter-based Philox generator, so the same values come out bit for bit
+whatever the batch size, the number of workers, the order or the machine that asks.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+NoiseDtype = np.dtype[np.float16] | np.dtype[np.float32]
+
+
+def pair_generator(seed: int, index: int) -> np.random.Generator:
+    """The generator of pair `index` in the stream `seed` (both non-negative)."""
+    # The 256-bit counter of Philox4x64 is moved by 2^128 per pair: streams never overlap.
+    return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, index, 0]))
+
+
+def draw(
+    seed: int,
+    indices: Sequence[int] | NDArray[np.int64],
+    shape: tuple[int, ...],
+    dtype: str = "float32",
+    num_classes: int = 0,
+) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
+    """Unit-variance noise and uniformly drawn labels of the pairs `indices`.
+
+    Args:
+        seed: the stream; a store has one.
+        indices: the pairs' indices, (n,).
+        shape: the shape of one sample, without the batch.
+        dtype: "float16" or "float32"; values are rounded to it here, before any model sees them.
+        num_classes: labels are uniform in [0, num_classes); 0 means unlabelled.
+
+    Returns:
+        Noise (n, *shape) of `dtype` and labels (n,) int64, all -1 when unlabelled.
+    """
+    noise = np.empty((len(indices), *shape), dtype=dtype)
+    labels = np.full(len(indices), -1, dtype=np.int64)
+    for row, index in enumerate(indices):
+        generator = pair_generator(seed, int(index))
+        noise[row] = generator.standard_normal(shape)
+        # After the noise, as EDM's sampler does: the noise of a pair is then the same with
+        # and without labels.
+        if num_classes:
+            labels[row] = generator.integers(num_classes)
+    return noise, labels

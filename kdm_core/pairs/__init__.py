@@ -1,0 +1,1 @@
+"""Noise–sample pairs: the store, sampling into it, reading from it."""

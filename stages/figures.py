@@ -1,0 +1,26 @@
+"""Figures as files."""
+
+import io
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from kdm_core.figures.grid import image_grid
+from kdm_core.figures.scatter import noise_map
+from kdm_core.samples import SampleSpec
+from kdm_core.serialization import write_atomic
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as PNG whose bytes depend on nothing but the figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    write_atomic(path, buffer.getvalue())
+
+
+def save_grid(path: Path, spec: SampleSpec, teacher: Tensor, student: Tensor) -> None:
+    """Write samples (n, *spec.shape) of one student beside its teacher's from the same noise."""
+    theirs, made = teacher.cpu().numpy(), student.cpu().numpy()
+    save_figure(path, image_grid(theirs, made) if spec.kind == "image"
+                else noise_map(theirs, {"student": made}))

@@ -1,0 +1,21 @@
+"""Where the stages find and leave things, relative to the folder of params.yaml.
+
+The same paths stand in dvc.yaml, which says what depends on what.
+"""
+
+from pathlib import Path
+
+DATASET = Path("data/dataset")
+REFERENCE = Path("data/reference")
+TEACHER = Path("data/teacher")
+PAIRS = Path("data/pairs/pairs.zarr")
+STUDENTS = Path("data/students")
+EVALUATION = Path("data/evaluation")
+# Work under way, one folder a stage; DVC does not know it.
+WORK = Path("data/work")
+
+REPORTS = Path("reports")
+METRICS = REPORTS / "metrics"
+CURVES = REPORTS / "curves"
+TIMINGS = REPORTS / "timings"
+FIGURES = REPORTS / "figures"

@@ -1,0 +1,25 @@
+"""prepare_data: the real samples, in one layout, split into train and test."""
+
+from kdm_core.datasets import load_dataset, save_dataset
+from kdm_core.serialization import write_json
+from stages import paths
+from stages.runner import Stage, run
+
+
+def main(stage: Stage) -> None:
+    params = stage.params
+    dataset = load_dataset(params.data, stage.seed("data"))
+    params.check_against(dataset.info.samples)
+    folder, _ = stage.work_folder(params.data.model_dump())
+    save_dataset(folder / "result", dataset)
+    stage.finish(folder / "result", paths.DATASET)
+    info = dataset.info
+    stage.say(f"{info.source}: {info.train} training and {info.test} test samples of shape "
+              f"{info.samples.shape}, {len(info.class_names)} classes")
+    write_json(paths.METRICS / "prepare_data.json", {
+        "train": info.train, "test": info.test, "classes": len(info.class_names)})
+    stage.write_timing()
+
+
+if __name__ == "__main__":
+    run("prepare_data", main)

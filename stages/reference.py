@@ -1,0 +1,64 @@
+"""reference: the classifier in whose features image sets are compared, trained once a data set."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kdm_core.datasets import Dataset, open_dataset
+from kdm_core.metrics.classifier import Classifier, ClassifierTask, extract, save_classifier
+from kdm_core.serialization import write_json
+from kdm_core.training.loop import fit
+from kdm_core.values import as_float
+from pipeline.params import ClassifierParams, ParamsError
+from stages import paths
+from stages.progress import Progress
+from stages.runner import Stage, run
+
+
+def main(stage: Stage) -> None:
+    dataset, mark = open_dataset(paths.DATASET)
+    config = stage.params.reference.classifier
+    metrics: dict[str, float] = {}
+    folder, key = stage.work_folder(mark, stage.params.reference.model_dump())
+    result = folder / "result"
+    result.mkdir(exist_ok=True)
+    if config is None:
+        stage.say("no classifier is asked for (reference.classifier: null)")
+    else:
+        metrics = train_classifier(stage, config, dataset, folder, key)
+    write_json(result / "reference.json", {"dataset": mark, **metrics})
+    stage.finish(result, paths.REFERENCE)
+    write_json(paths.METRICS / "reference.json", metrics)
+    stage.write_timing()
+
+
+def train_classifier(
+    stage: Stage, config: ClassifierParams, dataset: Dataset, folder: Path, key: str
+) -> dict[str, float]:
+    """Train on the train split and measure on the test split."""
+    names = dataset.info.class_names
+    if not names:
+        raise ParamsError("params.yaml: reference.classifier: these data have no classes to tell "
+                          "apart; set it to null")
+    spec = dataset.info.samples.model_copy(update={"label_names": names})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stage.seed("weights"))
+        model = Classifier(config.model, spec).to(stage.device)
+    images = as_float(dataset.train_samples).to(stage.device)
+    labels = torch.from_numpy(np.array(dataset.train_labels)).to(stage.device)
+    task = ClassifierTask(model, config.training, images, labels, stage.seed("training"))
+    with Progress("classifier", config.training.steps, "step") as progress:
+        fit(task, folder / "checkpoint.safetensors", key,
+            on_step=lambda done: progress.update(done - progress.done))
+    best = task.ema.shadow.eval()
+    assert isinstance(best, Classifier)
+    test = extract(best, as_float(dataset.test_samples))
+    accuracy = float((test.probabilities.argmax(1) == dataset.test_labels).mean())
+    stage.say(f"held-out accuracy {accuracy:.2%} on {len(dataset.test_labels)} images")
+    save_classifier(folder / "result", best)
+    return {"accuracy": accuracy, "accuracy_n": len(dataset.test_labels)}
+
+
+if __name__ == "__main__":
+    run("reference", main)

@@ -1,0 +1,113 @@
+"""What every stage program does besides its work: parameters, errors, resumption, timings."""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import kdm_core
+from kdm_core.compute import resolve_device
+from kdm_core.errors import KDMError
+from kdm_core.serialization import write_json
+from pipeline.params import Params, load_params
+from stages import paths
+
+
+class Stage:
+    """One run of one stage.
+
+    Attributes:
+        name: as DVC calls it, e.g. `train_student@kdm`.
+        params: the whole of params.yaml, validated.
+        device: where to compute.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.params: Params = load_params()
+        self.device = resolve_device(self.params.compute.device)
+        if self.params.compute.threads:
+            torch.set_num_threads(self.params.compute.threads)
+        # Seeds in params.yaml decide everything; kernels that add in a random order would undo
+        # that. Where a device has no deterministic kernel, torch warns.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        self.started = time.perf_counter()
+
+    def say(self, message: str) -> None:
+        print(f"[{self.name}] {message}", file=sys.stderr, flush=True)
+
+    def seed(self, purpose: str) -> int:
+        """A 31-bit seed for one purpose of this stage, from the run's seed."""
+        text = f"{self.params.seed}/{self.name}/{purpose}".encode()
+        return int.from_bytes(hashlib.sha256(text).digest()[:4], "big") >> 1
+
+    def work_folder(self, *inputs: Any) -> tuple[Path, str]:
+        """The folder in which this stage's unfinished work lies, and the work's key.
+
+        Args:
+            inputs: all that the result depends on besides the code: parameters, fingerprints.
+
+        The key holds the inputs and the code, so that only work which is exactly the same is
+        gone on with. DVC removes a stage's outputs before it runs the stage; it knows nothing
+        of this folder, whose content `finish` moves to the output's place.
+        """
+        text = json.dumps([self.name, inputs, code_hash()], sort_keys=True, default=str)
+        key = hashlib.sha256(text.encode()).hexdigest()
+        folder = paths.WORK / self.name / key[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder, key
+
+    def finish(self, result: Path, output: Path) -> None:
+        """Move a complete result to its place, all at once, and drop the rest of the work."""
+        if output.exists():
+            shutil.rmtree(output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        result.replace(output)
+        work = paths.WORK / self.name
+        if work in result.parents:
+            shutil.rmtree(result.parent)
+
+    def write_timing(self, **figures: float | int | str) -> None:
+        """Keep how long this run took and on what, for the report."""
+        write_json(paths.TIMINGS / f"{self.name}.json", {
+            "seconds": round(time.perf_counter() - self.started, 2),
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            **figures,
+        })
+
+
+def code_hash() -> str:
+    """SHA-256 over the source of the library and of the stages."""
+    digest = hashlib.sha256()
+    for package in (Path(kdm_core.__file__).parent, Path(__file__).parent):
+        for file in sorted(package.rglob("*.py")):
+            digest.update(file.relative_to(package.parent).as_posix().encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def run(name: str, main: Callable[[Stage], None]) -> None:
+    """Run a stage program; what a user can mend is one message and exit code 1."""
+    try:
+        stage = Stage(name)
+        main(stage)
+    except KDMError as error:
+        sys.exit(f"[{name}] error: {error}")
+    except MemoryError:
+        sys.exit(f"[{name}] error: not enough memory; lower the batch sizes in params.yaml")
+    except torch.OutOfMemoryError as error:
+        sys.exit(f"[{name}] error: not enough device memory ({error}); lower the batch sizes in "
+                 "params.yaml, or set compute.device: cpu")
+    except OSError as error:
+        sys.exit(f"[{name}] error: {error.filename or 'input/output'}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        os._exit(130)

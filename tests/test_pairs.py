@@ -1,0 +1,211 @@
+"""The pair store: completeness, resumption, damage, identity."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zarr
+
+from kdm_core.errors import DataError, DivergedError, MismatchError
+from kdm_core.networks import MLPConfig
+from kdm_core.pairs.reading import read_split
+from kdm_core.pairs.sampling import PairsConfig, plan_store, sample_pairs, sample_shard
+from kdm_core.pairs.store import PairStore, StoreSpec
+from kdm_core.samples import SampleSpec
+from kdm_core.solvers import SolverConfig
+from kdm_core.teachers import EDM, EDMConfig
+from kdm_core.values import as_float, from_uint8, to_uint8
+
+CPU = torch.device("cpu")
+SPEC = SampleSpec(kind="image", shape=[1, 4, 4], label_names=["a", "b"], sigma_data=0.5)
+
+
+def teacher() -> EDM:
+    torch.manual_seed(0)
+    return EDM(EDMConfig(kind="edm", network=MLPConfig(kind="mlp", width=16, blocks=1)),
+               SPEC).eval().requires_grad_(False)
+
+
+def config(**changes: object) -> PairsConfig:
+    values = {"solver": SolverConfig(kind="heun", steps=3), "train": 70, "validation": 5,
+              "test": 10, "precision": "fp32", "batch": 8, "shard": 16, "chunk": 4, **changes}
+    return PairsConfig.model_validate(values)
+
+
+def plan(**changes: object) -> StoreSpec:
+    return plan_store(config(**changes), teacher(), "f" * 64, 0, CPU)
+
+
+def sampled(path: Path, **changes: object) -> PairStore:
+    store = PairStore.create(path, plan(**changes), {})
+    sample_pairs(store, teacher(), CPU)
+    return store
+
+
+def test_complete_store_reads_back(tmp_path: Path) -> None:
+    store = sampled(tmp_path / "p.zarr")
+    assert store.missing_shards() == []
+    assert store.spec.nfe == 5
+    splits = {name: read_split(store, name, CPU) for name in ("test", "validation", "train")}
+    assert [len(split.noise) for split in splits.values()] == [10, 5, 70]
+    pairs = splits["train"]
+    made = teacher().sample(pairs.noise, pairs.labels, store.spec.solver, "fp32").state
+    # Equal to rounding and to the uint8 grid (half a step of 2/255).
+    assert float((made.clamp(-1, 1) - pairs.samples).abs().max()) < 1.1 / 255
+    assert set(pairs.labels.tolist()) == {0, 1}
+
+
+def test_plain_zarr_reads_it(tmp_path: Path) -> None:
+    sampled(tmp_path / "p.zarr")
+    group = zarr.open(tmp_path / "p.zarr", mode="r")
+    assert group["sample"].shape == (85, 1, 4, 4)
+    assert group["sample"].dtype == np.uint8
+    assert group["noise"].dtype == np.float16
+    assert group["index"][:].tolist() == list(range(85))
+    assert group.attrs["kdm_pairs"]["spec"]["solver"] == {"kind": "heun", "steps": 3}
+
+
+def test_same_parameters_give_the_same_hash(tmp_path: Path) -> None:
+    assert (sampled(tmp_path / "a").content_hash() == sampled(tmp_path / "b").content_hash()
+            != sampled(tmp_path / "c", batch=16).content_hash())
+
+
+def test_a_larger_store_begins_with_the_smaller_one(tmp_path: Path) -> None:
+    """Even its last, partial compute batch."""
+    small, large = sampled(tmp_path / "a"), sampled(tmp_path / "b", train=150)
+    for a, b in zip(small.read(range(85)), large.read(range(85)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_resumes_after_the_last_complete_shard(tmp_path: Path) -> None:
+    whole = sampled(tmp_path / "a").content_hash()
+    store = PairStore.create(tmp_path / "b", plan(), {})
+    for shard in (0, 3):
+        store.write_shard(shard, sample_shard(store.spec, teacher(), shard, CPU))
+    reopened = PairStore.open(tmp_path / "b", writable=True)
+    assert reopened.missing_shards() == [1, 2, 4, 5]
+    done: list[int] = []
+    sample_pairs(reopened, teacher(), CPU, done.append)
+    assert done == [16, 16, 16, 5]
+    assert reopened.content_hash() == whole
+
+
+def fill_slowly(path: Path) -> None:
+    store = PairStore.open(path, writable=True)
+    sample_pairs(store, teacher(), CPU, lambda pairs: time.sleep(0.05))
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.02, 0.07, 0.15])
+def test_survives_sigkill(tmp_path: Path, delay: float) -> None:
+    whole = sampled(tmp_path / "a").content_hash()
+    path = tmp_path / "b"
+    PairStore.create(path, plan(), {})
+    process = multiprocessing.get_context("fork").Process(target=fill_slowly, args=(path,))
+    process.start()
+    time.sleep(delay)
+    assert process.pid
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    store = PairStore.open(path, writable=True)
+    sample_pairs(store, teacher(), CPU)
+    assert store.content_hash() == whole
+    assert not list(path.rglob("*.partial"))
+
+
+def test_truncated_shard_is_written_again(tmp_path: Path) -> None:
+    store = sampled(tmp_path / "p")
+    whole = store.content_hash()
+    victim = tmp_path / "p" / "index" / "c" / "2"
+    victim.write_bytes(victim.read_bytes()[:-20])
+    assert store.missing_shards() == [2]
+    sample_pairs(store, teacher(), CPU)
+    assert store.content_hash() == whole
+
+
+@pytest.mark.parametrize("array", ["noise", "sample", "label"])
+def test_flipped_bit_is_found_when_read(tmp_path: Path, array: str) -> None:
+    store = sampled(tmp_path / "p")
+    victim = next(f for f in (tmp_path / "p" / array).rglob("*") if f.is_file()
+                  and f.name != "zarr.json")
+    content = bytearray(victim.read_bytes())
+    content[5] ^= 1
+    victim.write_bytes(content)
+    with pytest.raises(DataError, match="damaged"):
+        store.content_hash()
+
+
+def test_incomplete_store_is_not_read(tmp_path: Path) -> None:
+    store = PairStore.create(tmp_path / "p", plan(), {})
+    with pytest.raises(DataError, match="not complete"):
+        read_split(store, "train", CPU)
+
+
+def test_mismatch_names_the_field(tmp_path: Path) -> None:
+    store = PairStore.create(tmp_path / "p", plan(), {})
+    store.require(plan())
+    with pytest.raises(MismatchError, match=r"solver .*steps.*3.*wanted.*4"):
+        store.require(plan(solver=SolverConfig(kind="heun", steps=4)))
+
+
+def test_foreign_and_later_stores_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no pair store"):
+        PairStore.open(tmp_path / "none")
+    zarr.create_group(tmp_path / "foreign")
+    with pytest.raises(DataError, match="no pair store"):
+        PairStore.open(tmp_path / "foreign")
+    PairStore.create(tmp_path / "p", plan(), {})
+    with pytest.raises(DataError, match="exists already"):
+        PairStore.create(tmp_path / "p", plan(), {})
+    attributes = zarr.open_group(tmp_path / "p", mode="r+").attrs
+    altered = {**attributes["kdm_pairs"]}
+    altered["spec"] = {**altered["spec"], "noise_seed": 5}
+    attributes["kdm_pairs"] = altered
+    with pytest.raises(MismatchError, match="altered"):
+        PairStore.open(tmp_path / "p")
+    altered["spec"] = {**altered["spec"], "schema_version": 2}
+    attributes["kdm_pairs"] = altered
+    with pytest.raises(MismatchError, match="schema version 2"):
+        PairStore.open(tmp_path / "p")
+
+
+def test_a_diverged_teacher_stops_the_sampling(tmp_path: Path) -> None:
+    broken = teacher()
+    broken.network.leave.bias.data.fill_(float("nan"))
+    store = PairStore.create(tmp_path / "p", plan(), {})
+    with pytest.raises(DivergedError, match=r"teacher\.training\.lr"):
+        sample_pairs(store, broken, CPU)
+    assert store.missing_shards() == list(range(6))
+
+
+def test_full_disk_is_one_clear_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = PairStore.create(tmp_path / "p", plan(), {})
+    store.write_shard(0, sample_shard(store.spec, teacher(), 0, CPU))
+
+    def no_space(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("zarr.storage._local._put", no_space)
+    with pytest.raises(DataError, match="No space left on device"):
+        sample_pairs(store, teacher(), CPU)
+    assert store.missing_shards() == [1, 2, 3, 4, 5]
+
+
+def test_misaligned_configuration_is_refused() -> None:
+    with pytest.raises(ValueError, match="shard: 16 is no multiple of batch: 5"):
+        config(batch=5)
+
+
+def test_uint8_at_rest() -> None:
+    values = torch.linspace(-1.2, 1.2, 1001)
+    stored = to_uint8(values)
+    expected = np.clip(np.floor(127.5 * values.double().numpy() + 128), 0, 255)
+    assert np.abs(stored.numpy() - expected).max() <= 1  # float32 against float64 at the edges
+    assert (stored.numpy() != expected).mean() < 0.01
+    every = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_uint8(from_uint8(every)), every)
+    assert as_float(every.numpy()).min() == -1
