@@ -3,6 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
+import numpy as np
 import torch
 
 from kdm_core.errors import KDMError
@@ -62,6 +63,6 @@ def step_generator(device: torch.device, seed: int, step: int) -> torch.Generato
     with no generator state in the checkpoint.
     """
     generator = torch.Generator(device)
-    # Distinct (seed, step) give distinct 63-bit seeds as long as a run has under 2^32 steps.
-    generator.manual_seed(((seed & 0x7FFFFFFF) << 32) | (step & 0xFFFFFFFF))
+    # Hashed, not packed: torch's CPU generator looks at the low 32 bits of its seed only.
+    generator.manual_seed(int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0]))
     return generator

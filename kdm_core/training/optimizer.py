@@ -48,5 +48,9 @@ class ScheduledAdam:
         states: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             index, name = key.split(".", 1)
+            if value.ndim:
+                # Adam's fused kernel walks a parameter and its moments in memory order, which
+                # therefore has to be the same; a file has them in plain order.
+                value = torch.empty_like(self.parameters[int(index)]).copy_(value)
             states.setdefault(int(index), {})[name] = value
         self.adam.load_state_dict({**self.adam.state_dict(), "state": states})
