@@ -33,3 +33,25 @@ $(VENV)/.ready: $(wildcard $(LOCK)/*.lock) pyproject.toml
 
 lock:  ## resolve the dependencies anew (needs uv)
 	$(PYTHON) $(LOCK)/update.py
+
+demo: setup  ## the default pipeline: distil a digit teacher into two one-step students
+	@$(BIN)/kdm params check
+	@start=$$(date +%s); $(BIN)/dvc repro \
+	&& echo "pipeline done in $$(($$(date +%s) - start)) s; look at $(CURDIR)/reports/report.html" \
+	&& $(BIN)/dvc metrics show reports/report.json
+
+lint: setup  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint  ## everything that is checked on every change (under 15 minutes on two cores)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: setup  ## the default and the checkerboard preset in full, against the promised quality
+	$(BIN)/python -m pytest -m slow
+
+deploy: setup  ## Prefect server, work pool, deployment and worker, until Ctrl-C
+	$(BIN)/python -m pipeline.deploy
+
+clean-venv:
+	rm -rf $(VENV)

@@ -1,0 +1,121 @@
+"""params.yaml: what is wrong, where, and what is allowed."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from kdm_core.samples import SampleSpec
+from pipeline.params import Params, ParamsError, load_params, parse_params
+from tests.imports import ROOT
+
+PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+
+
+def preset(name: str = "digits") -> Any:
+    return copy.deepcopy(YAML(typ="safe").load(ROOT / f"presets/{name}.yaml"))
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_presets_are_valid_and_complete(path: Path) -> None:
+    params = load_params(path)
+    written = YAML(typ="safe").load(path)
+    missing = set(Params.model_fields) - set(written)
+    assert not missing
+    assert params.model_dump(exclude_unset=True).keys() == params.model_dump().keys()
+
+
+def test_the_default_is_the_digits_preset() -> None:
+    assert load_params(ROOT / "params.yaml") == load_params(ROOT / "presets/digits.yaml")
+
+
+def problem(change: str, value: Any, name: str = "digits") -> str:
+    """Set `a.b.c` in a preset and return the error."""
+    values = preset(name)
+    *path, last = change.split(".")
+    place = values
+    for key in path:
+        place = place[key]
+    place[last] = value
+    with pytest.raises(ParamsError) as caught:
+        parse_params(values)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), [
+    ("students.kdm.training.lrr", 1.0, "students.kdm.training.lrr: unknown key; did you mean lr?"),
+    ("tacher", 1, "tacher: unknown key; did you mean teacher?"),
+    ("teacher.model.network.chanels", 3, "teacher.model.network.chanels: unknown key; "
+                                         "did you mean channels?"),
+    ("teacher.model.network.zzz", 3, "allowed are: attention, blocks, channels, kind, multipliers"),
+    ("teacher.training.steps", "many", "teacher.training.steps: Input should be a valid integer "
+                                       "(found 'many')"),
+    ("teacher.training.steps", 0, "greater than or equal to 1 (found 0)"),
+    ("teacher.training.batch", True, "teacher.training.batch: Input should be a valid integer"),
+    ("pairs.solver.kind", "hean", "'euler', 'heun' or 'midpoint' (found 'hean')"),
+    ("students.kdm.model.operator.kind", "dens", "students.kdm.model.operator: "),
+    ("pairs.shard", 1999, "pairs: shard: 1999 is no multiple of batch: 500"),
+    ("students", {}, "students: "),
+    ("data.source", "digit", "data: "),
+    ("seed", -1, "seed: "),
+])
+def test_one_clear_line(key: str, value: Any, expected: str) -> None:
+    assert expected in problem(key, value)
+
+
+def test_a_students_name_must_fit_file_names() -> None:
+    values = preset()
+    values["students"]["../evil"] = values["students"]["kdm"]
+    with pytest.raises(ParamsError, match=r"students: '\.\./evil' is no name"):
+        parse_params(values)
+
+
+def test_all_problems_are_shown_at_once() -> None:
+    values = preset()
+    values["teacher"]["training"]["lr"] = -1
+    values["students"]["kdm"]["model"]["latent"] = 0
+    del values["pairs"]["solver"]
+    with pytest.raises(ParamsError) as caught:
+        parse_params(values)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 4
+    assert "  pairs.solver: is missing" in lines
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), [
+    ("pairs.sample_dtype", "uint8", "pairs.sample_dtype: uint8 is for images"),
+    ("students.kdm.losses.adversarial", 0.1, "students.kdm.losses.adversarial: the discriminator"),
+    ("students.kdm.losses.distance", {"kind": "lpips"}, "LPIPS is for images"),
+    ("teacher.model.network", {"kind": "unet"}, "teacher.model.network.kind: a unet is for images"),
+])
+def test_impossible_combinations_for_points(key: str, value: Any, expected: str) -> None:
+    assert expected in problem(key, value, "checkerboard")
+
+
+def test_models_that_do_not_fit_the_data_are_found_before_any_training() -> None:
+    values = preset()
+    values["students"]["kdm"]["model"]["encoder"] = {"kind": "unet", "multipliers": [1, 1]}
+    values["students"]["kdm"]["model"]["latent"] = 100
+    params = parse_params(values)
+    spec = SampleSpec(kind="image", shape=[1, 8, 8])
+    with pytest.raises(ParamsError, match=r"students\.kdm\.model\.latent: 100 is no multiple"):
+        params.check_against(spec)
+    with pytest.raises(ParamsError, match=r"teacher\.model.*divisible by 2"):
+        parse_params(preset()).check_against(SampleSpec(kind="image", shape=[1, 9, 9]))
+
+
+def test_missing_and_broken_files(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    with pytest.raises(ParamsError, match="kdm preset use digits"):
+        load_params(path)
+    path.write_text("a: [1, 2")
+    with pytest.raises(ParamsError, match="no valid YAML"):
+        load_params(path)
+    path.write_text("!!python/object/apply:os.system ['touch /tmp/owned']")
+    with pytest.raises(ParamsError):
+        load_params(path)
+    path.write_text("")
+    with pytest.raises(ParamsError):
+        load_params(path)
