@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import zc.lockfile
+import zc.lockfile  # type: ignore[import-untyped]
 from ruamel.yaml import YAML
 
 from pipeline import repro
@@ -30,8 +30,8 @@ stages:
   train_student:
     foreach: [kdm, kdm-f]
     do:
-      cmd: echo ${item} waits; touch ${item}.on; for i in $(seq 100); do ls kdm.on kdm-f.on && break;
-        sleep 0.1; done >/dev/null 2>&1; ls kdm.on kdm-f.on && echo ${item} > ${item}.out
+      cmd: touch ${item}.on; for i in $(seq 100); do ls kdm.on kdm-f.on && break; sleep 0.1; done;
+        ls kdm.on kdm-f.on && echo ${item} > ${item}.out
       deps: [data.txt]
       outs:
         - ${item}.out

@@ -11,10 +11,10 @@ from kdm_core.samples import SampleSpec
 
 
 class Discriminator(nn.Module):
-    """Strided 4×4 convolutions down to 4×4 pixels, then one to a single logit.
+    """Convolutions down to 4×4 pixels, with at least three layers, then one to a single logit.
 
-    At 32×32 these are the four layers of the published code (3 → 64 → 128 → 256 → 1); smaller
-    images get fewer.
+    At 32×32 these are the four layers of the published code (C → 64 → 128 → 256 → 1). Smaller
+    images keep the four layers, of which fewer halve the resolution; larger ones get more.
     """
 
     def __init__(self, spec: SampleSpec, channels: int = 64) -> None:
@@ -24,9 +24,13 @@ class Discriminator(nn.Module):
                            f"pixels, found {spec.kind} of shape {spec.shape}; set it to 0")
         layers: list[nn.Module] = []
         c_in = spec.shape[0]
-        for level in range(int(math.log2(min(spec.shape[1:]) // 4))):
+        halvings = int(math.log2(min(spec.shape[1:]) // 4))
+        for level in range(max(3, halvings)):
             c_out = channels * 2**level
-            layers += [nn.Conv2d(c_in, c_out, 4, stride=2, padding=1)]
+            if level < halvings:
+                layers.append(nn.Conv2d(c_in, c_out, 4, stride=2, padding=1))
+            else:
+                layers.append(nn.Conv2d(c_in, c_out, 3, padding=1))
             layers += [nn.BatchNorm2d(c_out)] if level else []
             layers += [nn.LeakyReLU(0.2)]
             c_in = c_out

@@ -1,0 +1,149 @@
+"""The command `kdm`: presets, a check of the parameters, and tidying up.
+
+What needs torch is imported by the commands that use it, so that the others answer at once.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from kdm_core.errors import KDMError
+from stages.paths import WORK
+
+PRESETS = Path(__file__).parent.parent / "presets"
+PARAMS = Path("params.yaml")
+
+
+class CommandError(KDMError):
+    """A command refuses what it was asked for."""
+
+
+class Commands(TyperGroup):
+    """Shows errors that a user can mend as one message, with exit code 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KDMError as error:
+            typer.echo(f"error: {error}", err=True)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            typer.echo(f"error: {where}{error.strerror or error}", err=True)
+        raise typer.Exit(1)
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False,
+                  pretty_exceptions_enable=False,
+                  help="One-step generators by distillation: the pipeline's helpers.")
+preset_app = typer.Typer(no_args_is_help=True, help="Complete parameter files to start from.")
+params_app = typer.Typer(no_args_is_help=True, help="The parameter file.")
+app.add_typer(preset_app, name="preset")
+app.add_typer(params_app, name="params")
+
+
+@preset_app.command("list")
+def preset_list() -> None:
+    """The presets, each with a description."""
+    for path in sorted(PRESETS.glob("*.yaml")):
+        typer.echo(f"{path.stem}\n    {description(path)}")
+
+
+@preset_app.command("show")
+def preset_show(name: str) -> None:
+    """Print a preset."""
+    typer.echo(preset_path(name).read_text(encoding="utf-8"), nl=False)
+
+
+@preset_app.command("use")
+def preset_use(
+    name: str,
+    force: Annotated[bool, typer.Option(help="Replace a params.yaml that is no preset; it is kept "
+                                             "as params.yaml.bak.")] = False,
+) -> None:
+    """Make a preset the params.yaml of the current folder."""
+    from kdm_core.serialization import write_atomic
+    from pipeline.params import load_params
+
+    path = preset_path(name)
+    load_params(path)
+    if PARAMS.exists() and not is_preset(PARAMS):
+        if not force:
+            raise CommandError(f"{PARAMS} differs from every preset, so somebody has worked on it; "
+                               "--force replaces it and keeps a copy")
+        backup = free_name(PARAMS)
+        shutil.copy2(PARAMS, backup)
+        typer.echo(f"kept the old {PARAMS} as {backup}")
+    write_atomic(PARAMS, path.read_bytes())
+    typer.echo(f"{PARAMS} is the preset {name} now")
+
+
+@params_app.command("check")
+def params_check(file: Annotated[Path, typer.Argument()] = PARAMS) -> None:
+    """Check a parameter file, all problems at once."""
+    from pipeline.params import load_params
+
+    load_params(file)
+    typer.echo(f"{file}: ok")
+
+
+@app.command()
+def clean(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove unfinished work, from which stopped stages would go on (not while they run)."""
+    folders = sorted(path for path in WORK.iterdir()) if WORK.is_dir() else []
+    if not folders:
+        typer.echo(f"nothing in {WORK}")
+        return
+    for folder in folders:
+        typer.echo(f"{size(folder) / 1e6:10.1f} MB  {folder}")
+    if yes or typer.confirm(f"Remove all of {WORK}? Stopped stages will start over"):
+        shutil.rmtree(WORK)
+        typer.echo(f"removed {WORK}")
+
+
+def preset_path(name: str) -> Path:
+    """The file of a preset.
+
+    Raises:
+        CommandError: there is none of that name.
+    """
+    names = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    if name not in names:
+        raise CommandError(f"no preset '{name}'; there are {', '.join(names)}")
+    return PRESETS / f"{name}.yaml"
+
+
+def description(path: Path) -> str:
+    """The comment at the head of a file."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("# "))
+    return "\n    ".join(lines)
+
+
+def is_preset(path: Path) -> bool:
+    """Whether a file has the content of a preset."""
+    content = path.read_bytes()
+    return any(preset.read_bytes() == content for preset in PRESETS.glob("*.yaml"))
+
+
+def free_name(path: Path) -> Path:
+    """A name for a backup of a file that no other backup has."""
+    backup, count = path.with_name(f"{path.name}.bak"), 1
+    while backup.exists():
+        count += 1
+        backup = path.with_name(f"{path.name}.bak{count}")
+    return backup
+
+
+def size(folder: Path) -> int:
+    """Bytes in all files under a folder, or of a file."""
+    files = [Path(base) / name for base, _, names in os.walk(folder) for name in names]
+    return sum(file.lstat().st_size for file in files or [folder])

@@ -1,0 +1,191 @@
+"""Access to DVC: which stages there are, and running one of them.
+
+DVC holds its repository's lock only for moments: it lets go of it while a stage's command runs, so
+that stages that share no outputs run side by side, and takes it again to record the result.
+
+No module in this folder may be called as one that is imported elsewhere, `dvc` say: Prefect puts
+the folder of the flow's file first on the path.
+"""
+
+import codecs
+import os
+import re
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import networkx
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+
+from kdm_core.errors import KDMError
+from pipeline.processes import stop_group
+
+# A stage keeps its unfinished work as it goes, so there is little to do for it in this time.
+# It must be less than the 30 s that Prefect gives a cancelled flow.
+GRACE_S = 10.0
+POLL_S = 0.2
+# Of a progress bar that redraws itself, one state in this many seconds is shown.
+REDRAW_S = 5.0
+LAST_LINES = 20
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+class PipelineError(KDMError):
+    """The folder has no pipeline that DVC can read."""
+
+
+class StageError(KDMError):
+    """A stage failed.
+
+    Attributes:
+        mendable: the stage said what a person must mend, so that another try would fail alike.
+    """
+
+    def __init__(self, message: str, mendable: bool) -> None:
+        super().__init__(message)
+        self.mendable = mendable
+
+
+class StageStopped(KDMError):
+    """A stage was stopped on request."""
+
+
+def stage_graph(root: Path) -> dict[str, set[str]]:
+    """The stages of the pipeline in `root` and, for each, those it depends on directly.
+
+    Returns:
+        Addresses as `dvc repro` takes them, each after all that it depends on.
+
+    Raises:
+        PipelineError: there is no pipeline, or DVC cannot read it.
+    """
+    if not (root / "dvc.yaml").is_file():
+        raise PipelineError(f"{root / 'dvc.yaml'} is missing: run this in the project's folder")
+    try:
+        with Repo(str(root)) as repo:
+            graph = repo.index.graph
+            order = networkx.lexicographical_topological_sort(graph.reverse(copy=False), address)
+            return {address(stage): {address(need) for need in graph.successors(stage)}
+                    for stage in order}
+    except DvcException as error:
+        raise PipelineError(f"{root}: {error}") from error
+
+
+def address(stage: object) -> str:
+    """How `dvc repro` calls a stage from the repository's root, wherever we are."""
+    path = getattr(stage, "path_in_repo")  # noqa: B009 - DVC's stages have no type hints
+    name = getattr(stage, "name", None)
+    if name is None:
+        return str(path)
+    return str(name) if path == "dvc.yaml" else f"{path}:{name}"
+
+
+def reproduce(
+    stage: str, root: Path, log: Callable[[str], None], stop: threading.Event | None = None
+) -> None:
+    """Run one stage if anything that it depends on has changed since DVC last ran it.
+
+    Whatever ends this call, none of the processes it has started is left.
+
+    Args:
+        stage: its address.
+        root: folder of the dvc.yaml.
+        log: is given each line of output as it comes.
+        stop: when another thread sets it, the stage is stopped.
+
+    Raises:
+        StageError: it failed; the message ends with its last lines.
+        StageStopped: `stop` was set.
+    """
+    stop = stop or threading.Event()
+    if stop.is_set():
+        raise StageStopped(f"{stage} was not started")
+    # Without --wait-for-lock, DVC gives up after three seconds: two stages that finish together
+    # while one of them hashes large outputs would lose the other's result. The lock goes with
+    # its owner, so that the wait ends.
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
+    process = subprocess.Popen(
+        command, cwd=root, env=child_environment(), stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    last: deque[str] = deque(maxlen=LAST_LINES)
+    mendable = False
+    try:
+        for line in lines_of(process, stop):
+            log(line)
+            last.append(line)
+            mendable = mendable or line.startswith(f"[{stage}] error: ")
+        status = None if stop.is_set() else process.wait()
+    finally:
+        stop_group(process, GRACE_S)
+    if status is None:
+        raise StageStopped(f"{stage} was stopped")
+    if status:
+        raise StageError(f"{stage} failed:\n" + "\n".join(last), mendable)
+
+
+def child_environment() -> dict[str, str]:
+    """This process's environment, in which `python` is this Python."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def lines_of(process: subprocess.Popen[bytes], stop: threading.Event) -> Iterator[str]:
+    """A process's output as it comes, until it ends or `stop` is set."""
+    assert process.stdout is not None
+    lines = Lines()
+    with process.stdout as pipe:
+        while not stop.is_set():
+            ready, _, _ = select.select([pipe], [], [], POLL_S)
+            if ready:
+                data = os.read(pipe.fileno(), 65536)
+                if not data:
+                    break
+                yield from lines.feed(data)
+            elif process.poll() is not None:
+                break  # something that DVC has left behind still holds the pipe
+    yield from lines.end()
+
+
+class Lines:
+    """Splits output into lines, about as a terminal would show them.
+
+    What a carriage return overwrites is left out, but for one state every few seconds: a progress
+    bar stays alive in a log and does not flood it.
+    """
+
+    def __init__(self, redraw_s: float = REDRAW_S) -> None:
+        self.decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self.redraw_s = redraw_s
+        self.rest = ""
+        self.shown = time.monotonic()
+
+    def feed(self, data: bytes) -> Iterator[str]:
+        *complete, rest = (self.rest + self.decode(data)).replace("\r\n", "\n").split("\n")
+        for line in complete:
+            yield from self.show(visible(line))
+        # A carriage return at the very end may be half of a line end.
+        *overwritten, self.rest = re.split(r"\r(?!$)", rest)
+        if overwritten and time.monotonic() - self.shown >= self.redraw_s:
+            yield from self.show(visible(overwritten[-1]))
+
+    def end(self) -> Iterator[str]:
+        """What is left when there is no more to come."""
+        rest, self.rest = self.rest, ""
+        yield from self.show(visible(rest))
+
+    def show(self, line: str) -> Iterator[str]:
+        if line:
+            self.shown = time.monotonic()
+            yield line
+
+
+def visible(line: str) -> str:
+    """What of a line remains to be seen: the last of what overwrites itself, without colours."""
+    parts = [part.rstrip() for part in ESCAPES.sub("", line).split("\r")]
+    return next((part for part in reversed(parts) if part), "")

@@ -1,0 +1,63 @@
+"""A complete copy of the project in a folder of its own, to run the pipeline in."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("kdm_core", "stages", "pipeline", "presets")
+FILES = ("dvc.yaml", "prefect.yaml")
+# Not needed to run, but part of the project where they exist.
+OPTIONAL = (".gitignore", ".dvcignore")
+
+
+def make_project(folder: Path, preset: str = "smoke") -> Path:
+    """Copy the project to `folder` (made if missing) as a Git and DVC repository, committed.
+
+    The packages' copies are the ones that `python -m …` finds there: the current folder comes
+    before an editable installation.
+
+    Returns:
+        The folder, as an absolute path.
+    """
+    folder = folder.resolve()
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, folder / name,
+                        ignore=shutil.ignore_patterns("__pycache__"))
+    for name in FILES:
+        shutil.copy(ROOT / name, folder)
+    for name in OPTIONAL:
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, folder)
+    shutil.copy(ROOT / "presets" / f"{preset}.yaml", folder / "params.yaml")
+    make_repository(folder)
+    return folder
+
+
+def make_repository(folder: Path) -> None:
+    """Make `folder` a Git and DVC repository and commit all that is in it."""
+    dvc = [sys.executable, "-m", "dvc"]
+    for command in (
+        ["git", "init", "--quiet"],
+        [*dvc, "init", "--quiet"],
+        [*dvc, "config", "core.analytics", "false"],
+        ["git", "add", "--all"],
+        ["git", "-c", "user.name=test", "-c", "user.email=test@localhost",
+         "-c", "commit.gpgsign=false", "commit", "--quiet", "--message=project"],
+    ):
+        subprocess.run(command, cwd=folder, env=environment(), check=True)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment to run commands with: this Python first, nothing that calls home."""
+    kept = {name: value for name, value in os.environ.items()
+            if not name.startswith(("PREFECT_", "GIT_"))}
+    return kept | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "DVC_NO_ANALYTICS": "1",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        **more,
+    }
