@@ -1,0 +1,157 @@
+"""What a user gets wrong is one clear message, exit code 1, and works after the mend."""
+
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ruamel.yaml import YAML
+
+from kdm_core.pairs.store import PairStore
+from tests.project import environment, make_project
+
+
+def run(project: Path, *arguments: str, limit: int | None = None) -> tuple[int, str]:
+    """Run `python -m …`, with files limited to `limit` bytes if given; exit code and output."""
+
+    def limit_files() -> None:
+        if limit:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    done = subprocess.run([sys.executable, "-m", *arguments], cwd=project, env=environment(),
+                          text=True, capture_output=True, timeout=120, preexec_fn=limit_files)
+    return done.returncode, done.stdout + done.stderr
+
+
+def fails(project: Path, *arguments: str, saying: list[str], limit: int | None = None) -> None:
+    code, output = run(project, *arguments, limit=limit)
+    assert code not in (0, None)
+    assert "Traceback" not in output
+    for part in saying:
+        assert part in output
+
+
+def succeeds(project: Path, *arguments: str) -> str:
+    code, output = run(project, *arguments)
+    assert code == 0, output[-3000:]
+    return output
+
+
+def edit(project: Path, change: Callable[[Any], None]) -> None:
+    path = project / "params.yaml"
+    values = YAML(typ="safe").load(path)
+    change(values)
+    YAML().dump(values, path)
+
+
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project up to its pairs, to be copied by the tests that change it."""
+    project = make_project(tmp_path_factory.mktemp("bad") / "project")
+    succeeds(project, "dvc", "repro", "sample_pairs")
+    return project
+
+
+@pytest.fixture
+def project(sampled: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sampled, tmp_path / "project"))
+
+
+def test_a_missing_and_a_broken_data_file(project: Path) -> None:
+    images = project / "images.npz"
+    edit(project, lambda values: values.update(data={
+        "source": "npz", "path": "images.npz", "conditional": True, "test_fraction": 0.2}))
+    fails(project, "dvc", "repro", "prepare_data", saying=["images.npz", "[prepare_data] error:"])
+    images.write_bytes(b"PK\x03\x04 not really a zip")
+    fails(project, "dvc", "repro", "prepare_data", saying=["images.npz", "[prepare_data] error:"])
+    generator = np.random.default_rng(0)
+    np.savez(images, images=generator.integers(0, 255, (40, 8, 8), np.uint8),
+             labels=np.arange(40) % 4)
+    assert "32 training and 8 test samples" in succeeds(project, "dvc", "repro", "prepare_data")
+
+
+def test_a_typo_stops_every_stage_with_its_place(project: Path) -> None:
+    edit(project, lambda values: values["students"]["kdm"]["training"].update(stepz=3))
+    for stage in ("prepare_data", "report"):
+        fails(project, f"stages.{stage}", saying=[
+            f"[{stage}] error:", "students.kdm.training.stepz: unknown key; did you mean steps?"])
+    edit(project, lambda values: values["students"]["kdm"]["training"].pop("stepz"))
+    assert "didn't change" in succeeds(project, "dvc", "repro", "sample_pairs")
+
+
+def test_a_teacher_that_diverges(project: Path) -> None:
+    before = (project / "dvc.lock").read_text()
+    edit(project, lambda values: values["teacher"]["training"].update(lr=1e30))
+    fails(project, "dvc", "repro", "teacher", saying=["[teacher] error: training diverged",
+                                                      "lower the learning rate"])
+    edit(project, lambda values: values["teacher"]["training"].update(lr=0.003))
+    # What was there before comes back from the cache.
+    succeeds(project, "dvc", "repro", "sample_pairs")
+    assert (project / "dvc.lock").read_text() == before
+
+
+def test_a_store_of_other_parameters_in_the_way(project: Path) -> None:
+    """Both where the stage works and where its result belongs."""
+    pairs = project / "data/pairs/pairs.zarr"
+    other = project / "other.zarr"
+    shutil.copytree(pairs, other)
+    content = PairStore.open(pairs).content_hash()
+    edit(project, lambda values: values["pairs"].update(train=1000))
+    succeeds(project, "dvc", "repro", "sample_pairs")
+    assert PairStore.open(pairs).spec.count == 1320
+
+    # A store that DVC has never seen lies where the stage goes on with its work.
+    edit(project, lambda values: values["pairs"].update(train=1100))
+    code, _ = run(project, "stages.sample_pairs", limit=20_000)
+    assert code == 1
+    work, = (project / "data/work/sample_pairs").iterdir()
+    shutil.rmtree(work / "pairs.zarr")
+    shutil.copytree(other, work / "pairs.zarr")
+    output = succeeds(project, "dvc", "repro", "sample_pairs")
+    assert "starting over" in output
+    assert "splits (here" in output
+    assert PairStore.open(pairs).spec.count == 1420
+
+    edit(project, lambda values: values["pairs"].update(train=2000))
+    succeeds(project, "dvc", "repro", "sample_pairs")
+    assert PairStore.open(pairs).content_hash() == content
+
+
+def test_no_space(project: Path) -> None:
+    """Files that cannot grow: the same path through the code as a full disk."""
+    edit(project, lambda values: values["pairs"].update(train=2100, shard=400))
+    fails(project, "stages.sample_pairs", limit=20_000,
+          saying=["[sample_pairs] error: cannot write shard 0", "free some space"])
+    succeeds(project, "dvc", "repro", "sample_pairs")
+    fails(project, "stages.train_student", "kdm", limit=50_000,
+          saying=["[train_student@kdm] error: cannot write", "free some space"])
+    succeeds(project, "dvc", "repro", "train_student@kdm")
+
+
+def test_a_damaged_result_is_named(project: Path) -> None:
+    weights = project / "data/teacher/weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    fails(project, "stages.sample_pairs", saying=["[sample_pairs] error:",
+                                                  "data/teacher/weights.safetensors"])
+    # DVC sees that the output is not what it recorded, and makes it again.
+    succeeds(project, "dvc", "repro", "sample_pairs")
+
+
+def test_labels_that_are_not_there(project: Path) -> None:
+    np.savez(project / "images.npz", images=np.zeros((40, 8, 8), np.uint8))
+    edit(project, lambda values: values.update(data={
+        "source": "npz", "path": "images.npz", "conditional": True, "test_fraction": 0.2}))
+    fails(project, "stages.prepare_data", saying=["data.conditional"])
+    edit(project, lambda values: values["data"].update(conditional=False))
+    succeeds(project, "stages.prepare_data")
+    fails(project, "stages.reference", saying=["reference.classifier", "set it to null"])
+
+
+def test_a_device_that_is_not_there(project: Path) -> None:
+    edit(project, lambda values: values["compute"].update(device="cuda:7"))
+    fails(project, "stages.prepare_data", saying=["compute.device", "cuda:7"])
