@@ -1,6 +1,7 @@
 """Devices, precision and randomness: the same path on CPU, CUDA and MPS."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import numpy as np
@@ -54,6 +55,17 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 def state_dtype(device: torch.device) -> torch.dtype:
     """The dtype of ODE states: float64 as in EDM, float32 on MPS, which has no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+@contextmanager
+def fresh_weights(seed: int) -> Iterator[None]:
+    """A context in which modules get the initial weights of `seed`.
+
+    torch's modules draw theirs from the global generator, whose state is put back afterwards.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def step_generator(device: torch.device, seed: int, step: int) -> torch.Generator:

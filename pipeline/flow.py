@@ -49,9 +49,9 @@ def worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> boo
 # What has run before is DVC's knowledge, so Prefect caches nothing.
 @task(cache_policy=NO_CACHE, retries=RETRIES, retry_delay_seconds=RETRY_DELAY_S,
       retry_condition_fn=worth_retrying, tags=[TAG])
-def run_stage(stage: str, root: Path, stop: threading.Event) -> None:
+def run_stage(stage: str, root: Path, stop: threading.Event, beside_others: bool) -> None:
     """Run one DVC stage, its output going to the task run's log."""
-    repro.reproduce(stage, root, get_run_logger().info, stop)
+    repro.reproduce(stage, root, get_run_logger().info, stop, beside_others)
 
 
 @flow(name=NAME)
@@ -86,8 +86,10 @@ def run_stages(folder: Path, graph: dict[str, set[str]]) -> None:
     futures: dict[str, PrefectFuture[None]] = {}
     try:
         for stage, needs in graph.items():
+            # All `train_student@…` run side by side, and so do all `evaluate@…`.
+            group = [other for other in graph if other.split("@")[0] == stage.split("@")[0]]
             futures[stage] = run_stage.with_options(name=stage, task_run_name=stage).submit(
-                stage, folder, stop, return_state=False,
+                stage, folder, stop, len(group) > 1, return_state=False,
                 wait_for=[futures[need] for need in sorted(needs)])
         wait(list(futures.values()))
     finally:

@@ -87,7 +87,8 @@ def address(stage: object) -> str:
 
 
 def reproduce(
-    stage: str, root: Path, log: Callable[[str], None], stop: threading.Event | None = None
+    stage: str, root: Path, log: Callable[[str], None], stop: threading.Event | None = None,
+    beside_others: bool = False,
 ) -> None:
     """Run one stage if anything that it depends on has changed since DVC last ran it.
 
@@ -98,6 +99,7 @@ def reproduce(
         root: folder of the dvc.yaml.
         log: is given each line of output as it comes.
         stop: when another thread sets it, the stage is stopped.
+        beside_others: whether other stages compute at the same time, on the same cores.
 
     Raises:
         StageError: it failed; the message ends with its last lines.
@@ -111,7 +113,7 @@ def reproduce(
     # its owner, so that the wait ends.
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
     process = subprocess.Popen(
-        command, cwd=root, env=child_environment(), stdin=subprocess.DEVNULL,
+        command, cwd=root, env=child_environment(beside_others), stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     last: deque[str] = deque(maxlen=LAST_LINES)
     mendable = False
@@ -129,10 +131,15 @@ def reproduce(
         raise StageError(f"{stage} failed:\n" + "\n".join(last), mendable)
 
 
-def child_environment() -> dict[str, str]:
+def child_environment(beside_others: bool = False) -> dict[str, str]:
     """This process's environment, in which `python` is this Python."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"}
+    if beside_others:
+        # Threads that spin while they wait take the cores from the other stages: two students at
+        # once then take twice the time or more. Alone, a stage is faster with spinning threads.
+        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return environment
 
 
 def lines_of(process: subprocess.Popen[bytes], stop: threading.Event) -> Iterator[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from kdm_core.compute import fresh_weights
 from kdm_core.datasets import Dataset, open_dataset
 from kdm_core.metrics.classifier import Classifier, ClassifierTask, extract, save_classifier
 from kdm_core.serialization import write_json
@@ -42,8 +43,7 @@ def train_classifier(
         raise ParamsError("params.yaml: reference.classifier: these data have no classes to tell "
                           "apart; set it to null")
     spec = dataset.info.samples.model_copy(update={"label_names": names})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stage.seed("weights"))
+    with fresh_weights(stage.seed("weights")):
         model = Classifier(config.model, spec).to(stage.device)
     images = as_float(dataset.train_samples).to(stage.device)
     labels = torch.from_numpy(np.array(dataset.train_labels)).to(stage.device)
@@ -51,8 +51,7 @@ def train_classifier(
     with Progress("classifier", config.training.steps, "step") as progress:
         fit(task, folder / "checkpoint.safetensors", key,
             on_step=lambda done: progress.update(done - progress.done))
-    best = task.ema.shadow.eval()
-    assert isinstance(best, Classifier)
+    best = task.ema.shadow
     test = extract(best, as_float(dataset.test_samples))
     accuracy = float((test.probabilities.argmax(1) == dataset.test_labels).mean())
     stage.say(f"held-out accuracy {accuracy:.2%} on {len(dataset.test_labels)} images")

@@ -3,9 +3,10 @@
 import numpy as np
 import torch
 
+from kdm_core.compute import fresh_weights
 from kdm_core.datasets import open_dataset
 from kdm_core.serialization import write_json
-from kdm_core.teachers import Teacher, build_teacher, save_teacher
+from kdm_core.teachers import build_teacher, save_teacher
 from kdm_core.teachers.training import TeacherTask
 from kdm_core.training.loop import fit
 from kdm_core.values import as_float
@@ -21,8 +22,7 @@ def main(stage: Stage) -> None:
     spec = dataset.info.samples
     stage.params.check_against(spec)
     folder, key = stage.work_folder(mark, config.model_dump(), stage.device.type)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stage.seed("weights"))
+    with fresh_weights(stage.seed("weights")):
         teacher = build_teacher(config.model, spec).to(stage.device)
     parameters = sum(p.numel() for p in teacher.parameters())
     stage.say(f"{config.model.kind}, {config.model.network.kind} of {parameters:,} parameters "
@@ -42,9 +42,7 @@ def main(stage: Stage) -> None:
 
         records = fit(task, folder / "checkpoint.safetensors", key, on_step, on_record)
     curves.end()
-    best = task.ema.shadow
-    assert isinstance(best, Teacher)
-    fingerprint = save_teacher(folder / "result", best)
+    fingerprint = save_teacher(folder / "result", task.ema.shadow)
     stage.finish(folder / "result", paths.TEACHER)
     write_json(paths.METRICS / "teacher.json", {"loss": records[-1]["loss"],
                                                 "parameters": parameters})

@@ -3,8 +3,7 @@
 import sys
 from pathlib import Path
 
-import torch
-
+from kdm_core.compute import fresh_weights
 from kdm_core.pairs.reading import read_split
 from kdm_core.pairs.store import PairStore
 from kdm_core.serialization import write_json
@@ -24,8 +23,7 @@ def main(stage: Stage, name: str) -> None:
     spec = store.spec
     stage.params.check_against(spec.samples)
     folder, key = stage.work_folder(spec.fingerprint, config.model_dump(), stage.device.type)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stage.seed("weights"))
+    with fresh_weights(stage.seed("weights")):
         student = KDM(config.model, spec.samples).to(stage.device)
     parameters = sum(p.numel() for p in student.parameters())
     stage.say(f"{config.model.operator.kind} operator on {config.model.latent} dimensions, "
@@ -34,9 +32,7 @@ def main(stage: Stage, name: str) -> None:
                        read_split(store, "train", stage.device),
                        read_split(store, "validation", stage.device), stage.seed("training"))
     records = train(task, name, folder, key)
-    best = task.ema.shadow
-    assert isinstance(best, KDM)
-    fingerprint = save_student(folder / "result", best, {
+    fingerprint = save_student(folder / "result", task.ema.shadow, {
         "pairs": spec.fingerprint, "teacher": spec.teacher, "steps": config.training.steps})
     stage.finish(folder / "result", paths.STUDENTS / name)
     write_json(paths.METRICS / "train_student" / f"{name}.json",
@@ -60,7 +56,6 @@ def train(task: StudentTask, name: str, folder: Path, key: str) -> list[Record]:
 
         records = fit(task, folder / "checkpoint.safetensors", key, on_step, on_record)
     best = task.ema.shadow
-    assert isinstance(best, KDM)
     noise, samples, labels = (part[:64] for part in task.validation)
     made = best.sample(noise, task.labels(labels), task.config.precision)
     save_grid(curves.folder / "samples.png", best.spec, samples, made)

@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdm_core.compute import autocast, step_generator
+from kdm_core.compute import autocast, fresh_weights, step_generator
 from kdm_core.config import Config
 from kdm_core.losses.discriminator import Discriminator, discriminator_loss, generator_loss
 from kdm_core.losses.distances import DistanceConfig, MSEConfig, build_distance, mse
@@ -57,7 +57,9 @@ class StudentTask(Task):
         self.modules: dict[str, nn.Module] = {"student": student, "ema": self.ema}
         self.optimizers = {"adam": self.adam}
         if losses.adversarial:
-            self.discriminator: Discriminator = Discriminator(student.spec).to(pairs.noise.device)
+            with fresh_weights(seed):
+                discriminator = Discriminator(student.spec)
+            self.discriminator: Discriminator = discriminator.to(pairs.noise.device)
             self.adam_d = ScheduledAdam(self.discriminator.parameters(), config)
             self.modules["discriminator"] = self.discriminator
             self.optimizers["adam_d"] = self.adam_d
