@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import sqlite3
 import sys
 import time
 from collections.abc import Callable
@@ -109,5 +110,8 @@ def run(name: str, main: Callable[[Stage], None]) -> None:
                  "params.yaml, or set compute.device: cpu")
     except OSError as error:
         sys.exit(f"[{name}] error: {error.filename or 'input/output'}: {error.strerror or error}")
+    except sqlite3.OperationalError as error:  # of DVC, which DVCLive asks for the repository
+        sys.exit(f"[{name}] error: DVC cannot write its database under .dvc ({error}): free some "
+                 "space or check the permissions, then run again")
     except KeyboardInterrupt:
         os._exit(130)
