@@ -17,7 +17,7 @@ from kdm_core.metrics.inception_score import inception_score
 from kdm_core.metrics.paired import paired_lpips, paired_mse
 from kdm_core.metrics.points import sliced_wasserstein
 from kdm_core.pairs.reading import Pairs, read_split
-from kdm_core.pairs.store import PairStore
+from kdm_core.pairs.store import PairStore, StoreSpec
 from kdm_core.serialization import read_json, write_json
 from kdm_core.students.model import KDM, load_student
 from kdm_core.teachers import Teacher, load_teacher
@@ -36,7 +36,7 @@ def main(stage: Stage, name: str) -> None:
     store = PairStore.open(paths.PAIRS)
     teacher, student = teacher.to(stage.device), student.to(stage.device)
     test = read_split(store, "test", stage.device)
-    made = sample_student(student, test, store.spec.compute_batch)
+    made = sample_student(student, test, store.spec)
     figures: dict[str, Figures] = {
         "teacher": {"parameters": count_parameters(teacher), "nfe": store.spec.nfe},
         "student": {"parameters": count_parameters(student), "nfe": 1},
@@ -45,7 +45,8 @@ def main(stage: Stage, name: str) -> None:
     figures["student"] |= {"mse": mse.matched, "mse_permuted": mse.permuted}
     conditions: dict[str, Any] = {
         "n": len(made), "dataset": dataset_mark, "teacher": teacher_mark, "student": student_mark,
-        "pairs": store.spec.fingerprint, "device": str(stage.device), "precision": "auto",
+        "pairs": store.spec.fingerprint, "device": str(stage.device),
+        "precision": store.spec.precision,
         "reference": "train split", "reference_n": len(dataset.train_samples),
     }
     if store.spec.samples.kind == "image":
@@ -56,13 +57,13 @@ def main(stage: Stage, name: str) -> None:
     write_results(stage, name, student, test, made, figures, conditions)
 
 
-def sample_student(student: KDM, test: Pairs, batch: int) -> Tensor:
+def sample_student(student: KDM, test: Pairs, spec: StoreSpec) -> Tensor:
     """The student's samples for the noise of all test pairs, at rest and back as images are."""
-    labels = test.labels if student.spec.num_classes else None
-    parts = [
-        student.sample(test.noise[i : i + batch], None if labels is None else labels[i : i + batch])
-        for i in range(0, len(test.noise), batch)
-    ]
+    parts = []
+    for noise, labels in zip(test.noise.split(spec.compute_batch),
+                             test.labels.split(spec.compute_batch), strict=True):
+        given = labels if student.spec.num_classes else None
+        parts.append(student.sample(noise, given, spec.precision))
     samples = torch.cat(parts)
     return from_uint8(to_uint8(samples)) if student.spec.kind == "image" else samples
 

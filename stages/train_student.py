@@ -42,7 +42,7 @@ def main(stage: Stage, name: str) -> None:
 
 
 def train(task: StudentTask, name: str, folder: Path, key: str) -> list[Record]:
-    """Run the loop with progress, curves and a grid of validation samples at every point."""
+    """Run the loop with progress and curves; ends with a grid of held-out samples."""
     curves = Curves(name)
     steps, batch = task.config.steps, task.order.batch
     with Progress(name, steps * batch, "pair") as progress:

@@ -12,7 +12,7 @@ from kdm_core.config import Config
 from kdm_core.errors import DivergedError
 from kdm_core.noise import draw
 from kdm_core.pairs.store import Block, PairStore, StoreSpec
-from kdm_core.solvers import SolverConfig
+from kdm_core.solvers import SolverConfig, solve
 from kdm_core.teachers.base import Teacher
 from kdm_core.values import to_uint8
 
@@ -54,9 +54,7 @@ def plan_store(
     """What the store will hold when it is complete."""
     if teacher.spec.kind != "image" and config.sample_dtype == "uint8":
         raise ValueError("pairs.sample_dtype: uint8 is for images; use float32 for points")
-    # One evaluation each, on a state of one number, to count them without a table of solvers.
-    from kdm_core.solvers import solve
-
+    # Solved for a state of one number and no velocity, to count the evaluations.
     probe = solve(config.solver, lambda state, time: torch.zeros_like(state), torch.zeros(1),
                   teacher.time_grid(config.solver.steps))
     return StoreSpec(
