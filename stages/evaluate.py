@@ -60,8 +60,8 @@ def main(stage: Stage, name: str) -> None:
 def sample_student(student: KDM, test: Pairs, spec: StoreSpec) -> Tensor:
     """The student's samples for the noise of all test pairs, at rest and back as images are."""
     parts = []
-    for noise, labels in zip(test.noise.split(spec.compute_batch),
-                             test.labels.split(spec.compute_batch), strict=True):
+    for noise, labels in zip(torch.split(test.noise, spec.compute_batch),
+                             torch.split(test.labels, spec.compute_batch), strict=True):
         given = labels if student.spec.num_classes else None
         parts.append(student.sample(noise, given, spec.precision))
     samples = torch.cat(parts)
