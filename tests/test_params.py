@@ -47,9 +47,9 @@ def problem(change: str, value: Any, name: str = "digits") -> str:
 @pytest.mark.parametrize(("key", "value", "expected"), [
     ("students.kdm.training.lrr", 1.0, "students.kdm.training.lrr: unknown key; did you mean lr?"),
     ("tacher", 1, "tacher: unknown key; did you mean teacher?"),
-    ("teacher.model.network.chanels", 3, "teacher.model.network.chanels: unknown key; "
-                                         "did you mean channels?"),
-    ("teacher.model.network.zzz", 3, "allowed are: attention, blocks, channels, kind, multipliers"),
+    ("teacher.model.network.widht", 3, "teacher.model.network.widht: unknown key; "
+                                       "did you mean width?"),
+    ("teacher.model.network.zzz", 3, "allowed are: blocks, kind, width"),
     ("teacher.training.steps", "many", "teacher.training.steps: Input should be a valid integer "
                                        "(found 'many')"),
     ("teacher.training.steps", 0, "greater than or equal to 1 (found 0)"),
@@ -102,8 +102,10 @@ def test_models_that_do_not_fit_the_data_are_found_before_any_training() -> None
     spec = SampleSpec(kind="image", shape=[1, 8, 8])
     with pytest.raises(ParamsError, match=r"students\.kdm\.model\.latent: 100 is no multiple"):
         params.check_against(spec)
+    values = preset()
+    values["teacher"]["model"]["network"] = {"kind": "unet", "multipliers": [1, 2]}
     with pytest.raises(ParamsError, match=r"teacher\.model.*divisible by 2"):
-        parse_params(preset()).check_against(SampleSpec(kind="image", shape=[1, 9, 9]))
+        parse_params(values).check_against(SampleSpec(kind="image", shape=[1, 9, 9]))
 
 
 def test_missing_and_broken_files(tmp_path: Path) -> None:
