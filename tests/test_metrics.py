@@ -6,6 +6,7 @@ import torch
 from scipy import linalg
 
 from kdm_core.errors import DataError
+from kdm_core.losses.perceptual import import_lpips
 from kdm_core.metrics.frechet import Gaussian, fit_gaussian, frechet_distance
 from kdm_core.metrics.inception_score import inception_score
 from kdm_core.metrics.paired import paired_mse
@@ -34,6 +35,15 @@ def test_frechet_against_a_general_matrix_root(rank: int) -> None:
                 + np.trace(a.covariance + b.covariance - 2 * root))
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-6)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+
+
+def test_frechet_is_that_of_clean_fid() -> None:
+    import_lpips()  # lets torchvision, which clean-fid imports, load without CUDA
+    from cleanfid import fid
+
+    a, b = random_gaussian(0, 30, 40), random_gaussian(1, 30, 40)
+    expected = fid.frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
 
 
 def test_frechet_needs_finite_samples() -> None:

@@ -177,6 +177,11 @@ def kill_when(project: Path, ready: Callable[[], bool]) -> bool:
     return True
 
 
+def written(project: Path, pattern: str) -> list[int]:
+    """When the files of a pattern were last replaced."""
+    return [file.stat().st_mtime_ns for file in project.glob(pattern)]
+
+
 def test_killed_stages_end_with_the_same_bytes(
     tmp_path: Path, undisturbed: dict[str, str]
 ) -> None:
@@ -198,9 +203,12 @@ def test_killed_stages_end_with_the_same_bytes(
     for student in ("kdm", "kdm-f"):
         pattern = f"data/work/train_student@{student}/*/checkpoint.safetensors"
         for delay in (0.0, 0.1):
+            before = written(project, pattern)
 
-            def mid_training(pattern: str = pattern, delay: float = delay) -> bool:
-                if not list(project.glob(pattern)):
+            def mid_training(
+                pattern: str = pattern, delay: float = delay, before: list[int] = before
+            ) -> bool:
+                if written(project, pattern) == before:
                     return False
                 time.sleep(delay)
                 return True
