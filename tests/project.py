@@ -43,9 +43,12 @@ def make_repository(folder: Path) -> None:
         ["git", "init", "--quiet"],
         [*dvc, "init", "--quiet"],
         [*dvc, "config", "core.analytics", "false"],
+        # DVC's experiments are commits, and a machine may know no name for their author.
+        ["git", "config", "user.name", "test"],
+        ["git", "config", "user.email", "test@localhost"],
+        ["git", "config", "commit.gpgsign", "false"],
         ["git", "add", "--all"],
-        ["git", "-c", "user.name=test", "-c", "user.email=test@localhost",
-         "-c", "commit.gpgsign=false", "commit", "--quiet", "--message=project"],
+        ["git", "commit", "--quiet", "--message=project"],
     ):
         subprocess.run(command, cwd=folder, env=environment(), check=True)
 

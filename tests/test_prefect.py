@@ -70,7 +70,9 @@ def served(tmp_path: Path) -> Iterator[Served]:
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "pipeline.deploy", "--port", str(port)],
-            cwd=project, env=outside, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            cwd=project, env=outside, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            # Where the tests run in the background, Ctrl-C would be ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     try:
         deadline = time.monotonic() + START_S
         while "ready:" not in log.read_text():
