@@ -215,7 +215,7 @@ def test_training_brings_the_student_to_its_pairs(tmp_path: Path, adversarial: f
     task = student_task(adversarial, latent=64, noise=0.05, steps=400, lr=5e-3,
                         checkpoint_every=1000)
     records = fit(task, tmp_path / "c", "key")
-    assert records[-1]["prediction"] < 0.6 * records[0]["prediction"]
+    assert records[-1]["prediction"] < 0.5 * records[0]["prediction"]
     assert ("discriminator" in records[-1]) == bool(adversarial)
 
 
