@@ -23,7 +23,7 @@ def share_of_a_run(folder: Path) -> None:
     solving = writing = 0.0
     for shard in range(SHARDS):
         start = time.perf_counter()
-        block = sample_shard(spec, teacher, shard, torch.device("cpu"))
+        block, _ = sample_shard(spec, teacher, shard, torch.device("cpu"))
         middle = time.perf_counter()
         store.write_shard(shard, block)
         solving, writing = solving + middle - start, writing + time.perf_counter() - middle

@@ -9,7 +9,7 @@ from kdm_core.compute import resolve_device
 from kdm_core.pairs.reading import read_split
 from kdm_core.pairs.store import PairStore
 from kdm_core.students.model import load_student
-from kdm_core.teachers import load_teacher
+from kdm_core.teachers import load_sampled
 from stages import paths
 
 BATCH, ROUNDS = 500, 7
@@ -21,7 +21,7 @@ def main() -> None:
     test = read_split(store, "test", device)
     noise = test.noise[:BATCH]
     labels = test.labels[:BATCH] if store.spec.samples.num_classes else None
-    teacher = load_teacher(paths.TEACHER)[0].to(device)
+    teacher = load_sampled(paths.TEACHER, store.spec.guidance)[0].to(device)
     candidates = {"teacher": lambda: teacher.sample(noise, labels, store.spec.solver,
                                                     store.spec.precision)}
     for folder in sorted(paths.STUDENTS.iterdir()):

@@ -58,10 +58,10 @@ def state_dtype(device: torch.device) -> torch.dtype:
 
 
 @contextmanager
-def fresh_weights(seed: int) -> Iterator[None]:
-    """A context in which modules get the initial weights of `seed`.
+def seeded(seed: int) -> Iterator[None]:
+    """A context in which torch's global generator is that of `seed`; its state is put back after.
 
-    torch's modules draw theirs from the global generator, whose state is put back afterwards.
+    Initial weights and dropout are drawn from it, with no way to give them another.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -75,6 +75,16 @@ def step_generator(device: torch.device, seed: int, step: int) -> torch.Generato
     with no generator state in the checkpoint.
     """
     generator = torch.Generator(device)
-    # Hashed, not packed: torch's CPU generator looks at the low 32 bits of its seed only.
-    generator.manual_seed(int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0]))
+    generator.manual_seed(hashed_seed(seed, step))
     return generator
+
+
+def dropout_seed(seed: int, step: int) -> int:
+    """Seed of the global generator in one training step: independent of `step_generator`'s."""
+    return hashed_seed(seed, step, 1)
+
+
+def hashed_seed(*numbers: int) -> int:
+    """Numbers that are not negative as one seed of 64 bits."""
+    # Hashed, not packed: torch's CPU generator looks at the low 32 bits of its seed only.
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from kdm_core.errors import KDMError
+from pipeline.teacher_cli import app as teacher_app
 from stages.paths import WORK
 
 PRESETS = Path(__file__).parent.parent / "presets"
@@ -43,6 +44,7 @@ preset_app = typer.Typer(no_args_is_help=True, help="Complete parameter files to
 params_app = typer.Typer(no_args_is_help=True, help="The parameter file.")
 app.add_typer(preset_app, name="preset")
 app.add_typer(params_app, name="params")
+app.add_typer(teacher_app, name="teacher")
 
 
 @preset_app.command("list")

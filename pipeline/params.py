@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import torch
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -14,15 +21,18 @@ from kdm_core.config import Config
 from kdm_core.datasets import DataConfig
 from kdm_core.datasets.checkerboard import CheckerboardConfig
 from kdm_core.errors import KDMError
+from kdm_core.importers import ForeignSource, import_guide, import_teacher
 from kdm_core.losses.discriminator import Discriminator
 from kdm_core.losses.distances import LPIPSConfig
 from kdm_core.metrics.classifier import ClassifierConfig
-from kdm_core.networks import UNetConfig
+from kdm_core.networks import is_spatial
+from kdm_core.networks.module import ModuleNetworkConfig
 from kdm_core.pairs.sampling import PairsConfig
 from kdm_core.samples import SampleSpec
 from kdm_core.students.model import KDM, StudentConfig
 from kdm_core.students.training import LossConfig
-from kdm_core.teachers import TeacherConfig, build_teacher
+from kdm_core.teachers import TrainableConfig, build_teacher
+from kdm_core.teachers.augmentation import AugmentationConfig, check_augmentation
 from kdm_core.training.config import TrainingConfig
 
 FILE = Path("params.yaml")
@@ -45,16 +55,63 @@ class ComputeParams(Config):
     threads: int = Field(0, ge=0)
 
 
-class TeacherParams(Config):
-    """The teacher: its model and how it comes by its weights.
+class WeakerTeacher(Config):
+    """A second teacher, smaller or less trained, that autoguidance pushes away from."""
+
+    model: TrainableConfig
+    training: TrainingConfig
+
+
+class TrainedTeacher(Config):
+    """A teacher that is trained here, on the data of the run.
 
     Attributes:
-        source: `train` trains it here, on the data of the run.
+        label_dropout: share of the labels that it is not shown; classifier-free guidance needs
+            some (0.1).
+        augmentation: of the images; None for none.
+        guide: the weaker teacher of autoguidance, trained on the same data.
     """
 
     source: Literal["train"]
-    model: TeacherConfig
+    model: TrainableConfig
     training: TrainingConfig
+    label_dropout: float = Field(0.0, ge=0, lt=1)
+    augmentation: AugmentationConfig | None = None
+    guide: WeakerTeacher | None = None
+
+    def models(self) -> dict[str, TrainableConfig]:
+        """What is trained, by its place in the file."""
+        guide = {"teacher.guide.model": self.guide.model} if self.guide is not None else {}
+        return {"teacher.model": self.model, **guide}
+
+    @model_validator(mode="after")
+    def _trainable(self) -> "TrainedTeacher":
+        for name, model in self.models().items():
+            if isinstance(model.network, ModuleNetworkConfig):
+                raise ValueError(f"{name}.network.kind: a module of your own is imported with "
+                                 "teacher.source: module")
+            kind = getattr(getattr(model, "preconditioning", None), "kind", "edm")
+            if kind != "edm":
+                raise ValueError(f"{name}.preconditioning.kind: {kind} is for models that are "
+                                 "imported; use edm")
+        return self
+
+
+class ExactTeacher(Config):
+    """A teacher in closed form, of the training data: for studies, and to check what is exact.
+
+    Attributes:
+        kind: the normal distribution of the data (of each class, if there are labels), or the
+            data themselves.
+    """
+
+    source: Literal["exact"]
+    kind: Literal["gaussian_mixture", "finite_data"]
+
+
+SourceParams = Annotated[ForeignSource, Field(discriminator="source")]
+TeacherParams = Annotated[TrainedTeacher | ExactTeacher | ForeignSource,
+                          Field(discriminator="source")]
 
 
 class StudentParams(Config):
@@ -126,7 +183,24 @@ class Params(Config):
     def _combinations(self) -> "Params":
         if isinstance(self.data, CheckerboardConfig):
             self._require_points()
+        self._require_guidance()
         return self
+
+    def _require_guidance(self) -> None:
+        guidance = self.pairs.guidance
+        if guidance is None:
+            return
+        if guidance.kind == "autoguidance" and getattr(self.teacher, "guide", None) is None:
+            raise ValueError("pairs.guidance.kind: autoguidance needs a second, weaker teacher; "
+                             "describe one under teacher.guide")
+        if guidance.kind == "classifier_free" and not getattr(
+                self.data, "conditional", False):
+            raise ValueError("pairs.guidance.kind: classifier_free needs a teacher that takes "
+                             "labels; set data.conditional: true, or use autoguidance")
+        if (guidance.kind == "classifier_free" and isinstance(self.teacher, TrainedTeacher)
+                and not self.teacher.label_dropout):
+            raise ValueError("pairs.guidance.kind: classifier_free needs a teacher that has also "
+                             "learned to do without labels; set teacher.label_dropout: 0.1")
 
     def _require_points(self) -> None:
         problems = []
@@ -134,13 +208,17 @@ class Params(Config):
             problems.append("pairs.sample_dtype: uint8 is for images; points need float32")
         if self.reference.classifier is not None:
             problems.append("reference.classifier: points have no classifier; set it to null")
-        if isinstance(self.teacher.model.network, UNetConfig):
-            problems.append("teacher.model.network.kind: a unet is for images; use mlp")
+        if isinstance(self.teacher, TrainedTeacher):
+            network = self.teacher.model.network
+            if is_spatial(network):
+                problems.append(f"teacher.model.network.kind: {network.kind} is for images; "
+                                "use mlp")
         for name, student in self.students.items():
             for part in ("encoder", "decoder"):
-                if isinstance(getattr(student.model, part), UNetConfig):
-                    problems.append(f"students.{name}.model.{part}.kind: a unet is for images; "
-                                    "use mlp")
+                network = getattr(student.model, part)
+                if is_spatial(network):
+                    problems.append(f"students.{name}.model.{part}.kind: {network.kind} is for "
+                                    "images; use mlp")
             if isinstance(student.losses.distance, LPIPSConfig):
                 problems.append(f"students.{name}.losses.distance.kind: LPIPS is for images; "
                                 "use mse or pseudo_huber")
@@ -161,12 +239,32 @@ class Params(Config):
             ParamsError: one cannot; the message names the parameter.
         """
         with torch.device("meta"):
-            self._try(f"{FILE}: teacher.model", lambda: build_teacher(self.teacher.model, spec))
+            teacher = self.teacher
+            if isinstance(teacher, TrainedTeacher):
+                for name, model in teacher.models().items():
+                    self._try(f"{FILE}: {name}", lambda m=model: build_teacher(m, spec))
+                    if teacher.augmentation is not None:
+                        check_augmentation(teacher.augmentation, spec, model.network)
             for name, student in self.students.items():
                 where = f"{FILE}: students.{name}"
                 self._try(f"{where}.model", lambda s=student: KDM(s.model, spec))
                 if student.losses.adversarial:
                     self._try(f"{where}.losses", lambda: Discriminator(spec))
+
+    @property
+    def trusts_code(self) -> bool:
+        """Whether a module of the user's may be imported and run."""
+        return bool(getattr(self.teacher, "trust_code", False))
+
+    def check_source(self, spec: SampleSpec) -> None:
+        """Make sure that a teacher of others can be imported and makes samples like the data's.
+
+        Raises:
+            KDMError: it cannot, or does not; the message names the parameter.
+        """
+        if not isinstance(self.teacher, TrainedTeacher | ExactTeacher):
+            import_teacher(self.teacher, spec)
+            import_guide(self.teacher, spec)
 
     @staticmethod
     def _try(where: str, build: Any) -> None:
@@ -194,16 +292,25 @@ def load_params(path: Path = FILE) -> Params:
 
 def parse_params(values: Any, name: str = str(FILE)) -> Params:
     """Validate parameters that were read from the file `name`."""
+    return parse(Params, values, name)  # type: ignore[no-any-return]
+
+
+def parse(annotation: Any, values: Any, name: str) -> Any:
+    """Validate what was read from `name`: all of a file, or one section of it.
+
+    Raises:
+        ParamsError: it is not what the schema allows.
+    """
     try:
-        return Params.model_validate(values)
+        return TypeAdapter(annotation).validate_python(values)
     except ValidationError as error:
-        lines = [describe(problem) for problem in error.errors(include_url=False)]
+        lines = [describe(problem, annotation) for problem in error.errors(include_url=False)]
         raise ParamsError(f"{name} cannot be used:\n" + "\n".join(lines)) from error
 
 
-def describe(problem: Any) -> str:
+def describe(problem: Any, annotation: Any) -> str:
     """One validation error as `key.path: what is wrong (found …)`."""
-    path, model = resolve(problem["loc"])
+    path, model = resolve(problem["loc"], annotation)
     key = ".".join(path) or "(the whole file)"
     if problem["type"] == "extra_forbidden":
         known = sorted(model.model_fields) if model else []
@@ -218,16 +325,17 @@ def describe(problem: Any) -> str:
     return f"  {key}: {message} (found {problem['input']!r})"
 
 
-def resolve(loc: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel] | None]:
-    """Follow pydantic's error location through the schema.
+def resolve(
+    loc: tuple[int | str, ...], annotation: Any
+) -> tuple[list[str], type[BaseModel] | None]:
+    """Follow pydantic's error location through the schema, which starts at `annotation`.
 
     Returns:
         The path as it stands in the file (pydantic also names the branch of a union, which the
         file does not), and the innermost model on the way.
     """
     path: list[str] = []
-    model: type[BaseModel] | None = Params
-    annotation: Any = Params
+    model = annotation if isinstance(annotation, type) else None
     for step in loc:
         branches = union_members(annotation)
         branch = branches.get(str(step))
@@ -251,12 +359,13 @@ def union_members(annotation: Any) -> dict[str, type[BaseModel]]:
         annotation = get_args(annotation)[0]
     if get_origin(annotation) not in (Union, types.UnionType):
         return {}
-    members = {}
+    members: dict[str, type[BaseModel]] = {}
     for member in get_args(annotation):
         if isinstance(member, type) and issubclass(member, BaseModel):
             for tag in ("kind", "source"):
                 if tag in member.model_fields:
-                    members[get_args(member.model_fields[tag].annotation)[0]] = member
+                    names = get_args(member.model_fields[tag].annotation)
+                    members |= dict.fromkeys(names, member)
     return members
 
 

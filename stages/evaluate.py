@@ -20,7 +20,7 @@ from kdm_core.pairs.reading import Pairs, read_split
 from kdm_core.pairs.store import PairStore, StoreSpec
 from kdm_core.serialization import read_json, write_json
 from kdm_core.students.model import KDM, load_student
-from kdm_core.teachers import Teacher, load_teacher
+from kdm_core.teachers import Teacher, load_sampled
 from kdm_core.values import as_float, from_uint8, to_uint8
 from stages import paths
 from stages.progress import Progress
@@ -31,14 +31,15 @@ Figures = dict[str, float]
 
 def main(stage: Stage, name: str) -> None:
     dataset, dataset_mark = open_dataset(paths.DATASET)
-    teacher, teacher_mark = load_teacher(paths.TEACHER)
     student, student_mark = load_student(paths.STUDENTS / name)
     store = PairStore.open(paths.PAIRS)
+    teacher, teacher_mark, _ = load_sampled(paths.TEACHER, store.spec.guidance,
+                                            stage.params.trusts_code)
     teacher, student = teacher.to(stage.device), student.to(stage.device)
     test = read_split(store, "test", stage.device)
     made = sample_student(student, test, store.spec)
     figures: dict[str, Figures] = {
-        "teacher": {"parameters": count_parameters(teacher), "nfe": store.spec.nfe},
+        "teacher": {"parameters": count_parameters(teacher)},
         "student": {"parameters": count_parameters(student), "nfe": 1},
     }
     mse = paired_mse(test.samples, made)
@@ -155,6 +156,8 @@ def time_sampling(
         return batch * rounds / (time.perf_counter() - start)
 
     solver, precision = store.spec.solver, store.spec.precision
+    # Counted, since it is planned for fixed steps only.
+    figures["teacher"]["nfe"] = teacher.sample(noise, labels, solver, precision).nfe
     figures["teacher"]["images_per_s"] = rate(
         lambda: teacher.sample(noise, labels, solver, precision))
     figures["student"]["images_per_s"] = rate(lambda: student.sample(noise, labels, precision))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kdm_core.compute import fresh_weights
+from kdm_core.compute import seeded
 from kdm_core.datasets import Dataset, open_dataset
 from kdm_core.metrics.classifier import Classifier, ClassifierTask, extract, save_classifier
 from kdm_core.serialization import write_json
@@ -43,7 +43,7 @@ def train_classifier(
         raise ParamsError("params.yaml: reference.classifier: these data have no classes to tell "
                           "apart; set it to null")
     spec = dataset.info.samples.model_copy(update={"label_names": names})
-    with fresh_weights(stage.seed("weights")):
+    with seeded(stage.seed("weights")):
         model = Classifier(config.model, spec).to(stage.device)
     images = as_float(dataset.train_samples).to(stage.device)
     labels = torch.from_numpy(np.array(dataset.train_labels)).to(stage.device)

@@ -136,6 +136,12 @@ def read_evaluation(name: str) -> Evaluation:
     return Evaluation(teacher, student, conditions, arrays)
 
 
+def read_teacher_curves() -> dict[str, Curve]:
+    """The teacher's training curves; none of one that was not trained here."""
+    trained = (paths.CURVES / "teacher" / "plots").exists()
+    return read_curves("teacher", "teacher") if trained else {}
+
+
 def read_curves(name: str, stage: str) -> dict[str, Curve]:
     """The training curves that DVCLive wrote: one table of steps and values a curve.
 
@@ -231,7 +237,7 @@ def draw(info: DatasetInfo, evaluations: dict[str, Evaluation]) -> list[Picture]
         "curves", "Training", f"Curves of the losses of the teacher and of {students} over steps.",
         "Held-out MSE is measured on pairs that were not trained on, as a share of the MSE when "
         "noises are mixed up: 1 is no better than any other sample, 0 is the teacher.",
-        training_curves(read_curves("teacher", "teacher"), curves)))
+        training_curves(read_teacher_curves(), curves)))
     eigenvalues = {name: as_complex(one.arrays["eigenvalues"])
                    for name, one in evaluations.items()}
     pictures.append(Picture(
@@ -265,8 +271,8 @@ def lead(info: DatasetInfo, stage: Stage, teacher: dict[str, float]) -> str:
     kinds = [f"{name} ({config.model.operator.kind} Koopman operator on "
              f"{config.model.latent} dimensions)" for name, config in students.items()]
     given = " of a given class" if info.samples.num_classes else ""
-    return (f"A teacher that evaluates its network {teacher['nfe']} times for every {unit}{given}, "
-            f"trained on “{info.source}” ({info.train:,} {unit}s), was distilled into "
+    return (f"A teacher that evaluates its network {teacher['nfe']:g} times for every "
+            f"{unit}{given} of “{info.source}” ({info.train:,} real {unit}s) was distilled into "
             f"{'one student' if len(kinds) == 1 else f'{len(kinds)} students'} that "
             f"{'needs' if len(kinds) == 1 else 'need'} a single evaluation: {', '.join(kinds)}.")
 

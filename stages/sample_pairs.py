@@ -13,7 +13,7 @@ from kdm_core.errors import DataError, KDMError
 from kdm_core.pairs.sampling import plan_store, sample_pairs
 from kdm_core.pairs.store import PairStore, StoreSpec
 from kdm_core.serialization import write_json
-from kdm_core.teachers import load_teacher
+from kdm_core.teachers import load_sampled
 from pipeline.params import ParamsError
 from stages import paths
 from stages.progress import Progress
@@ -21,11 +21,13 @@ from stages.runner import Stage, run
 
 
 def main(stage: Stage) -> None:
-    teacher, mark = load_teacher(paths.TEACHER)
+    teacher, mark, guide = load_sampled(paths.TEACHER, stage.params.pairs.guidance,
+                                        stage.params.trusts_code)
     stage.params.check_against(teacher.spec)
     teacher.to(stage.device)
     try:
-        spec = plan_store(stage.params.pairs, teacher, mark, stage.seed("noise"), stage.device)
+        spec = plan_store(stage.params.pairs, teacher, mark, guide, stage.seed("noise"),
+                          stage.device)
     except ValueError as error:
         raise ParamsError(f"params.yaml: {error}") from error
     # Pairs of another device or thread count agree only to rounding: they are not mixed.
@@ -36,12 +38,13 @@ def main(stage: Stage) -> None:
     if done:
         stage.say(f"going on after {done:,} pairs")
     with Progress("pairs", spec.count, "pair", done) as progress:
-        sample_pairs(store, teacher, stage.device, progress.update)
+        evaluations = sample_pairs(store, teacher, stage.device, progress.update)
     content = store.content_hash()
     stage.finish(work, paths.PAIRS)
-    write_json(paths.METRICS / "sample_pairs.json", {"pairs": spec.count, "nfe": spec.nfe})
+    nfe = spec.nfe or evaluations or 0.0
+    write_json(paths.METRICS / "sample_pairs.json", {"pairs": spec.count, "nfe": nfe})
     stage.write_timing(pairs_per_s=round(progress.rate, 1), content=content)
-    stage.say(f"{spec.count:,} pairs of {spec.nfe} evaluations each, content {content[:12]}")
+    stage.say(f"{spec.count:,} pairs of {nfe:g} evaluations each, content {content[:12]}")
 
 
 def open_or_create(stage: Stage, path: Path, spec: StoreSpec) -> PairStore:

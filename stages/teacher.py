@@ -1,15 +1,23 @@
-"""teacher: the model that is distilled, trained here on the data of the run."""
+"""teacher: the model that is distilled, trained here or imported, as safetensors and JSON."""
+
+import shutil
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from kdm_core.compute import fresh_weights
-from kdm_core.datasets import open_dataset
+from kdm_core.compute import seeded
+from kdm_core.datasets import Dataset, open_dataset
+from kdm_core.importers import import_guide, import_teacher
 from kdm_core.serialization import write_json
-from kdm_core.teachers import build_teacher, save_teacher
+from kdm_core.teachers import GUIDE, Teacher, TrainableConfig, build_teacher, save_teacher
+from kdm_core.teachers.exact import fit_data, fit_mixture
 from kdm_core.teachers.training import TeacherTask
-from kdm_core.training.loop import fit
+from kdm_core.training.config import TrainingConfig
+from kdm_core.training.loop import Record, fit
 from kdm_core.values import as_float
+from pipeline.params import ExactTeacher, TrainedTeacher
 from stages import paths
 from stages.curves import Curves
 from stages.progress import Progress
@@ -18,36 +26,90 @@ from stages.runner import Stage, run
 
 def main(stage: Stage) -> None:
     dataset, mark = open_dataset(paths.DATASET)
-    config = stage.params.teacher
     spec = dataset.info.samples
     stage.params.check_against(spec)
+    config = stage.params.teacher
     folder, key = stage.work_folder(mark, config.model_dump(), stage.device.type)
-    with fresh_weights(stage.seed("weights")):
-        teacher = build_teacher(config.model, spec).to(stage.device)
+    if isinstance(config, TrainedTeacher):
+        teacher, guide, figures = train_both(stage, config, dataset, folder, key)
+    else:
+        # There are no curves, but DVC expects their folder.
+        shutil.rmtree(paths.CURVES / "teacher", ignore_errors=True)
+        (paths.CURVES / "teacher").mkdir(parents=True)
+        figures = {}
+        if isinstance(config, ExactTeacher):
+            teacher, guide = fit_exact(config, dataset), None
+        else:
+            teacher, guide = import_teacher(config, spec), import_guide(config, spec)
+    result = folder / "result"
+    shutil.rmtree(result, ignore_errors=True)
+    fingerprint = save_teacher(result, teacher)
+    if guide is not None:
+        save_teacher(result / GUIDE, guide)
+    stage.finish(result, paths.TEACHER)
     parameters = sum(p.numel() for p in teacher.parameters())
-    stage.say(f"{config.model.kind}, {config.model.network.kind} of {parameters:,} parameters "
-              f"on {stage.device}")
-    samples = as_float(dataset.train_samples).to(stage.device)
-    labels = torch.from_numpy(np.array(dataset.train_labels)).to(stage.device)
-    task = TeacherTask(teacher, config.training, samples, labels, stage.seed("training"))
+    write_json(paths.METRICS / "teacher.json", {**figures, "parameters": parameters})
+    stage.write_timing()
+    stage.say(f"teacher {fingerprint[:12]}, {parameters:,} parameters")
+
+
+def train_both(
+    stage: Stage, config: TrainedTeacher, dataset: Dataset, folder: Path, key: str
+) -> tuple[Teacher, Teacher | None, dict[str, float]]:
+    """The teacher, its guide if it has one, and figures of the training."""
     curves = Curves("teacher")
-    with Progress("teacher", config.training.steps, "step") as progress:
+    teacher, loss = train(stage, "teacher", config, config.model, config.training, dataset,
+                          folder, key, curves)
+    curves.end()
+    if config.guide is None:
+        return teacher, None, {"loss": loss}
+    guide, guide_loss = train(stage, "guide", config, config.guide.model, config.guide.training,
+                              dataset, folder, key)
+    return teacher, guide, {"loss": loss, "guide_loss": guide_loss}
+
+
+def train(
+    stage: Stage, name: str, config: TrainedTeacher, model: TrainableConfig,
+    training: TrainingConfig, dataset: Dataset, folder: Path, key: str,
+    curves: Curves | None = None,
+) -> tuple[Teacher, float]:
+    """Train a model on the data; returns its averaged weights and the last loss."""
+    # The guide draws its own numbers; a teacher's do not depend on whether it has one.
+    purpose = "" if name == "teacher" else f"{name}/"
+    with seeded(stage.seed(f"{purpose}weights")):
+        teacher = build_teacher(model, dataset.info.samples).to(stage.device)
+    stage.say(f"{name}: {model.kind}, {model.network.kind} of "
+              f"{sum(p.numel() for p in teacher.parameters()):,} parameters on {stage.device}")
+    samples, labels = training_set(dataset, stage.device)
+    task = TeacherTask(teacher, training, samples, labels, stage.seed(f"{purpose}training"),
+                       label_dropout=config.label_dropout, augmentation=config.augmentation)
+    with Progress(name, training.steps, "step") as progress:
 
         def on_step(done: int) -> None:
             progress.update(done - progress.done)
 
-        def on_record(record: dict[str, float]) -> None:
+        def on_record(record: Record) -> None:
             progress.note = f"loss {record['loss']:.4f}"
-            curves(record)
+            if curves is not None:
+                curves(record)
 
-        records = fit(task, folder / "checkpoint.safetensors", key, on_step, on_record)
-    curves.end()
-    fingerprint = save_teacher(folder / "result", task.ema.shadow)
-    stage.finish(folder / "result", paths.TEACHER)
-    write_json(paths.METRICS / "teacher.json", {"loss": records[-1]["loss"],
-                                                "parameters": parameters})
-    stage.write_timing()
-    stage.say(f"teacher {fingerprint[:12]}")
+        records = fit(task, folder / f"{name}.safetensors", key, on_step, on_record)
+    averaged: Teacher = task.ema.shadow
+    return averaged, records[-1]["loss"]
+
+
+def fit_exact(config: ExactTeacher, dataset: Dataset) -> Teacher:
+    """The closed form of the training data; with labels, of each class."""
+    samples, labels = training_set(dataset, torch.device("cpu"))
+    if config.kind == "gaussian_mixture":
+        return fit_mixture(dataset.info.samples, samples, labels)
+    return fit_data(dataset.info.samples, samples, labels)
+
+
+def training_set(dataset: Dataset, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Samples (n, *shape) float32 and labels (n,) int64."""
+    return (as_float(dataset.train_samples).to(device),
+            torch.from_numpy(np.array(dataset.train_labels)).to(device))
 
 
 if __name__ == "__main__":

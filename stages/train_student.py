@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from kdm_core.compute import fresh_weights
+from kdm_core.compute import seeded
 from kdm_core.pairs.reading import read_split
 from kdm_core.pairs.store import PairStore
 from kdm_core.serialization import write_json
@@ -23,7 +23,7 @@ def main(stage: Stage, name: str) -> None:
     spec = store.spec
     stage.params.check_against(spec.samples)
     folder, key = stage.work_folder(spec.fingerprint, config.model_dump(), stage.device.type)
-    with fresh_weights(stage.seed("weights")):
+    with seeded(stage.seed("weights")):
         student = KDM(config.model, spec.samples).to(stage.device)
     parameters = sum(p.numel() for p in student.parameters())
     stage.say(f"{config.model.operator.kind} operator on {config.model.latent} dimensions, "

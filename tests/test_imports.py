@@ -19,7 +19,8 @@ class Refuse:
             raise ImportError(f"{name} is not among the library's four dependencies")
 
 REFUSED = {"safetensors", "lpips", "torchvision", "matplotlib", "scipy", "sklearn", "PIL", "tqdm",
-           "dvc", "dvclive", "prefect", "ruamel", "cleanfid", "jinja2", "stages", "pipeline"}
+           "dvc", "dvclive", "prefect", "ruamel", "cleanfid", "jinja2", "stages", "pipeline",
+           "pooch", "requests", "torchdiffeq", "diffusers", "huggingface_hub", "torchcfm"}
 for name in ALLOWED:
     importlib.import_module(name)
 sys.meta_path.insert(0, Refuse())

@@ -1,5 +1,6 @@
 """The pair store: completeness, resumption, damage, identity."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -17,28 +18,32 @@ from kdm_core.pairs.reading import read_split
 from kdm_core.pairs.sampling import PairsConfig, plan_store, sample_pairs, sample_shard
 from kdm_core.pairs.store import PairStore, StoreSpec
 from kdm_core.samples import SampleSpec
-from kdm_core.solvers import SolverConfig
-from kdm_core.teachers import EDM, EDMConfig
+from kdm_core.serialization import fingerprint
+from kdm_core.solvers import AdaptiveSolver, FixedSolver
+from kdm_core.solvers.guidance import GuidanceConfig
+from kdm_core.teachers import Denoiser, DenoiserConfig, FlowMatching, FlowMatchingConfig
+from kdm_core.teachers.guidance import guided
 from kdm_core.values import as_float, from_uint8, to_uint8
 
 CPU = torch.device("cpu")
 SPEC = SampleSpec(kind="image", shape=[1, 4, 4], label_names=["a", "b"], sigma_data=0.5)
 
 
-def teacher() -> EDM:
+def teacher() -> Denoiser:
     torch.manual_seed(0)
-    return EDM(EDMConfig(kind="edm", network=MLPConfig(kind="mlp", width=16, blocks=1)),
-               SPEC).eval().requires_grad_(False)
+    return Denoiser(
+        DenoiserConfig(kind="denoiser", network=MLPConfig(kind="mlp", width=16, blocks=1)),
+        SPEC).eval().requires_grad_(False)
 
 
 def config(**changes: object) -> PairsConfig:
-    values = {"solver": SolverConfig(kind="heun", steps=3), "train": 70, "validation": 5,
+    values = {"solver": FixedSolver(kind="heun", steps=3), "train": 70, "validation": 5,
               "test": 10, "precision": "fp32", "batch": 8, "shard": 16, "chunk": 4, **changes}
     return PairsConfig.model_validate(values)
 
 
 def plan(**changes: object) -> StoreSpec:
-    return plan_store(config(**changes), teacher(), "f" * 64, 0, CPU)
+    return plan_store(config(**changes), teacher(), "f" * 64, None, 0, CPU)
 
 
 def sampled(path: Path, **changes: object) -> PairStore:
@@ -67,7 +72,8 @@ def test_plain_zarr_reads_it(tmp_path: Path) -> None:
     assert group["sample"].dtype == np.uint8
     assert group["noise"].dtype == np.float16
     assert group["index"][:].tolist() == list(range(85))
-    assert group.attrs["kdm_pairs"]["spec"]["solver"] == {"kind": "heun", "steps": 3}
+    assert group.attrs["kdm_pairs"]["spec"]["solver"] == {
+        "kind": "heun", "steps": 3, "grid": None}
 
 
 def test_same_parameters_give_the_same_hash(tmp_path: Path) -> None:
@@ -82,11 +88,44 @@ def test_a_larger_store_begins_with_the_smaller_one(tmp_path: Path) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_store_of_an_older_version_can_be_opened(tmp_path: Path) -> None:
+    """Fields that were added since have their defaults; the fingerprint is that of what stands."""
+    store = sampled(tmp_path / "p")
+    content = json.loads((tmp_path / "p/zarr.json").read_text())
+    kept = content["attributes"]["kdm_pairs"]
+    for added in ("guidance", "guide"):
+        del kept["spec"][added]
+    del kept["spec"]["solver"]["grid"]
+    kept["fingerprint"] = fingerprint(kept["spec"])
+    (tmp_path / "p/zarr.json").write_text(json.dumps(content))
+    older = PairStore.open(tmp_path / "p")
+    assert older.spec == store.spec
+    older.require(plan())
+
+
+def test_evaluations_are_planned_or_counted(tmp_path: Path) -> None:
+    flow = FlowMatching(FlowMatchingConfig(
+        kind="flow_matching", network=MLPConfig(kind="mlp", width=16, blocks=1)), SPEC).eval()
+    adaptive = AdaptiveSolver(kind="dopri5", tolerance=1e-3)
+    spec = plan_store(config(solver=adaptive), flow, "f" * 64, None, 0, CPU)
+    assert spec.nfe is None
+    store = PairStore.create(tmp_path / "p", spec, {})
+    counted = sample_pairs(store, flow, CPU)
+    assert counted is not None and counted >= 12
+    assert sample_pairs(store, flow, CPU) is None  # nothing was left to do
+    guidance = GuidanceConfig(kind="classifier_free", scale=2.0)
+    pushed = guided(flow, None, guidance)
+    spec = plan_store(config(guidance=guidance), pushed, "f" * 64, None, 0, CPU)
+    assert spec.nfe == 2 * (2 * 3 - 1)
+    store = PairStore.create(tmp_path / "q", spec, {})
+    assert sample_pairs(store, pushed, CPU) == spec.nfe
+
+
 def test_resumes_after_the_last_complete_shard(tmp_path: Path) -> None:
     whole = sampled(tmp_path / "a").content_hash()
     store = PairStore.create(tmp_path / "b", plan(), {})
     for shard in (0, 3):
-        store.write_shard(shard, sample_shard(store.spec, teacher(), shard, CPU))
+        store.write_shard(shard, sample_shard(store.spec, teacher(), shard, CPU)[0])
     reopened = PairStore.open(tmp_path / "b", writable=True)
     assert reopened.missing_shards() == [1, 2, 4, 5]
     done: list[int] = []
@@ -149,7 +188,7 @@ def test_mismatch_names_the_field(tmp_path: Path) -> None:
     store = PairStore.create(tmp_path / "p", plan(), {})
     store.require(plan())
     with pytest.raises(MismatchError, match=r"solver .*steps.*3.*wanted.*4"):
-        store.require(plan(solver=SolverConfig(kind="heun", steps=4)))
+        store.require(plan(solver=FixedSolver(kind="heun", steps=4)))
 
 
 def test_foreign_and_later_stores_are_refused(tmp_path: Path) -> None:
@@ -184,7 +223,7 @@ def test_a_diverged_teacher_stops_the_sampling(tmp_path: Path) -> None:
 
 def test_full_disk_is_one_clear_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = PairStore.create(tmp_path / "p", plan(), {})
-    store.write_shard(0, sample_shard(store.spec, teacher(), 0, CPU))
+    store.write_shard(0, sample_shard(store.spec, teacher(), 0, CPU)[0])
 
     def no_space(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")

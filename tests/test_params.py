@@ -54,7 +54,22 @@ def problem(change: str, value: Any, name: str = "digits") -> str:
                                        "(found 'many')"),
     ("teacher.training.steps", 0, "greater than or equal to 1 (found 0)"),
     ("teacher.training.batch", True, "teacher.training.batch: Input should be a valid integer"),
-    ("pairs.solver.kind", "hean", "'euler', 'heun' or 'midpoint' (found 'hean')"),
+    ("pairs.solver.kind", "hean", "pairs.solver: Input tag 'hean' found using 'kind' does not "
+                                  "match any of the expected tags: 'euler', 'heun', 'midpoint'"),
+    ("pairs.solver.grid", {"kind": "karras", "rho": -1}, "pairs.solver.grid.rho: "),
+    ("pairs.guidance", {"kind": "autoguidance", "scale": 2.0}, "describe one under teacher.guide"),
+    ("pairs.guidance", {"kind": "classifier_free", "scale": 2.0},
+     "set teacher.label_dropout: 0.1"),
+    ("teacher", {"source": "emd", "file": "x.pkl"}, "teacher: Input tag 'emd' found"),
+    ("teacher", {"source": "edm"}, "teacher.file: is missing"),
+    ("teacher", {"source": "edm", "file": "x.pkl", "sha256": "abc"}, "teacher.sha256: "),
+    ("teacher", {"source": "edm", "file": "ftp://host/x.pkl"}, "ftp:// is not supported"),
+    ("teacher", {"source": "module", "factory": "mine:build", "model": {"kind": "flow_matching"}},
+     "teacher.trust_code: "),
+    ("teacher.model.preconditioning", {"kind": "ve"},
+     "teacher.model.preconditioning.kind: ve is for models that are imported; use edm"),
+    ("teacher.model.network", {"kind": "module", "factory": "mine:build"},
+     "teacher.model.network.kind: a module of your own is imported with teacher.source: module"),
     ("students.kdm.model.operator.kind", "dens", "students.kdm.model.operator: "),
     ("pairs.shard", 1999, "pairs: shard: 1999 is no multiple of batch: 500"),
     ("students", {}, "students: "),
@@ -88,7 +103,7 @@ def test_all_problems_are_shown_at_once() -> None:
     ("pairs.sample_dtype", "uint8", "pairs.sample_dtype: uint8 is for images"),
     ("students.kdm.losses.adversarial", 0.1, "students.kdm.losses.adversarial: the discriminator"),
     ("students.kdm.losses.distance", {"kind": "lpips"}, "LPIPS is for images"),
-    ("teacher.model.network", {"kind": "unet"}, "teacher.model.network.kind: a unet is for images"),
+    ("teacher.model.network", {"kind": "unet"}, "teacher.model.network.kind: unet is for images"),
 ])
 def test_impossible_combinations_for_points(key: str, value: Any, expected: str) -> None:
     assert expected in problem(key, value, "checkerboard")

@@ -122,7 +122,7 @@ def test_a_students_parameter_reruns_that_student(
 def test_the_teachers_code_reruns_from_the_teacher(
     project: Path, undisturbed: dict[str, str]
 ) -> None:
-    code = project / "kdm_core/teachers/edm.py"
+    code = project / "kdm_core/teachers/denoiser.py"
     code.write_text(code.read_text() + "\n# a remark\n")
     again = repro(project)
     # The code is another, so the teacher and its users run; their results are the same, so

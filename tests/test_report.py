@@ -59,7 +59,7 @@ def write_params(kind: str, title: str = "A title") -> None:
             "data": {"source": "digits" if kind == "image" else "checkerboard"},
             "reference": {"classifier": None},
             "teacher": {"source": "train", "training": training,
-                        "model": {"kind": "edm", "network": network}},
+                        "model": {"kind": "denoiser", "network": network}},
             "pairs": {"solver": {"kind": "heun", "steps": 18}, "train": 100, "validation": 4,
                       "test": 8,
                       "sample_dtype": "uint8" if kind == "image" else "float32"},

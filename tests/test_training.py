@@ -18,7 +18,7 @@ from kdm_core.samples import SampleSpec
 from kdm_core.students.koopman import DenseConfig, FactorisedConfig
 from kdm_core.students.model import KDM, StudentConfig, load_student, save_student
 from kdm_core.students.training import LossConfig, StudentTask
-from kdm_core.teachers import EDMConfig, build_teacher
+from kdm_core.teachers import DenoiserConfig, build_teacher
 from kdm_core.teachers.training import TeacherTask
 from kdm_core.training.batches import BatchOrder
 from kdm_core.training.config import TrainingConfig
@@ -54,7 +54,7 @@ def student_task(
 
 def teacher_task() -> TeacherTask:
     torch.manual_seed(0)
-    teacher = build_teacher(EDMConfig(kind="edm", network=MLP), IMAGES)
+    teacher = build_teacher(DenoiserConfig(kind="denoiser", network=MLP), IMAGES)
     data = pairs()
     return TeacherTask(teacher, config(), data.samples, data.labels, seed=0)
 

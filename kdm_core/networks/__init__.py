@@ -5,16 +5,45 @@ from typing import Annotated
 from pydantic import Field
 
 from kdm_core.networks.base import Network
+from kdm_core.networks.dhariwal_unet import DhariwalUNet, DhariwalUNetConfig
+from kdm_core.networks.diffusers_unet import DiffusersUNet, DiffusersUNetConfig
+from kdm_core.networks.edm2_unet import EDM2UNet, EDM2UNetConfig
 from kdm_core.networks.mlp import MLP, MLPConfig
+from kdm_core.networks.module import ModuleNetwork, ModuleNetworkConfig
+from kdm_core.networks.song_unet import SongUNet, SongUNetConfig
+from kdm_core.networks.torchcfm_unet import TorchCFMUNet, TorchCFMUNetConfig
+from kdm_core.networks.transformer import Transformer, TransformerConfig
 from kdm_core.networks.unet import UNet, UNetConfig
 
-NetworkConfig = Annotated[MLPConfig | UNetConfig, Field(discriminator="kind")]
+OwnNetwork = (MLPConfig | UNetConfig | SongUNetConfig | DhariwalUNetConfig | EDM2UNetConfig
+              | TransformerConfig)
+NetworkConfig = Annotated[OwnNetwork, Field(discriminator="kind")]
+"""The networks of this package: what teachers and students can be made of."""
+AnyNetworkConfig = Annotated[
+    OwnNetwork | DiffusersUNetConfig | TorchCFMUNetConfig | ModuleNetworkConfig,
+    Field(discriminator="kind"),
+]
+"""These and the networks of others, of which imported teachers are made."""
 
-__all__ = ["MLP", "MLPConfig", "Network", "NetworkConfig", "UNet", "UNetConfig", "build_network"]
+__all__ = ["MLP", "AnyNetworkConfig", "DhariwalUNetConfig", "EDM2UNetConfig", "MLPConfig",
+           "Network", "NetworkConfig", "SongUNetConfig", "TransformerConfig", "UNetConfig",
+           "build_network", "is_spatial"]
+
+NETWORKS: dict[str, type[Network]] = {
+    "mlp": MLP,
+    "unet": UNet,
+    "song_unet": SongUNet,
+    "dhariwal_unet": DhariwalUNet,
+    "edm2_unet": EDM2UNet,
+    "transformer": Transformer,
+    "diffusers_unet": DiffusersUNet,
+    "torchcfm_unet": TorchCFMUNet,
+    "module": ModuleNetwork,
+}
 
 
 def build_network(
-    config: NetworkConfig,
+    config: AnyNetworkConfig,
     in_shape: tuple[int, ...],
     out_shape: tuple[int, ...],
     *,
@@ -32,6 +61,9 @@ def build_network(
     Raises:
         KDMError: the network cannot map between these shapes.
     """
-    if isinstance(config, MLPConfig):
-        return MLP(config, in_shape, out_shape, timed, num_classes)
-    return UNet(config, in_shape, out_shape, timed, num_classes)
+    return NETWORKS[config.kind](config, in_shape, out_shape, timed, num_classes)
+
+
+def is_spatial(config: AnyNetworkConfig) -> bool:
+    """Whether a network maps images to images of the same height and width."""
+    return not isinstance(config, MLPConfig)

@@ -8,7 +8,10 @@ from torch.nn import functional as F
 
 
 class Network(nn.Module):
-    """A map (B, *in_shape) → (B, *out_shape), given a time (B,) and labels (B,) int64 or not."""
+    """A map (B, *in_shape) → (B, *out_shape), given a time (B,) and labels (B,) int64 or not.
+
+    A label of −1, or None for all of them, is "no label": what guidance compares with.
+    """
 
     def forward(
         self, x: Tensor, time: Tensor | None = None, labels: Tensor | None = None
@@ -19,6 +22,15 @@ class Network(nn.Module):
         self, x: Tensor, time: Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:
         return super().__call__(x, time, labels)  # type: ignore[no-any-return]
+
+
+def one_hot(labels: Tensor | None, num_classes: int, batch: int, like: Tensor) -> Tensor:
+    """Labels (B,) as (B, num_classes) rows of zeros and a one, in the dtype and on the device of
+    `like`; all zeros where there is no label."""
+    if labels is None:
+        return like.new_zeros(batch, num_classes)
+    classes = torch.arange(num_classes, device=labels.device)
+    return (labels[:, None] == classes).to(like)
 
 
 class ConditionEmbedding(nn.Module):
@@ -41,15 +53,15 @@ class ConditionEmbedding(nn.Module):
         self.mix = nn.Linear(width, width)
 
     def forward(self, time: Tensor | None, labels: Tensor | None) -> Tensor:
-        parts = []
+        parts = [self.mix.weight.new_zeros(1, self.mix.in_features)]
         if self.timed:
             assert time is not None, "this network takes a time"
             angles = time.to(torch.float32)[:, None] * self.frequencies
             parts.append(self.map_time(torch.cat([angles.cos(), angles.sin()], dim=1)))
-        if self.map_label is not None:
-            assert labels is not None, "this network takes labels"
-            parts.append(self.map_label(labels))
-        return F.silu(self.mix(F.silu(torch.stack(parts).sum(dim=0))))
+        if self.map_label is not None and labels is not None:
+            known = (labels >= 0)[:, None]
+            parts.append(self.map_label(labels.clamp(min=0)) * known)
+        return F.silu(self.mix(F.silu(sum(parts[1:], start=parts[0]))))
 
 
 def zero_init(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:

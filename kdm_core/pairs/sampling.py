@@ -6,13 +6,15 @@ from typing import Literal
 import numpy as np
 import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from kdm_core.compute import Precision, resolve_precision
 from kdm_core.config import Config
 from kdm_core.errors import DivergedError
 from kdm_core.noise import draw
 from kdm_core.pairs.store import Block, PairStore, StoreSpec
-from kdm_core.solvers import SolverConfig, solve
+from kdm_core.solvers import AdaptiveSolver, Path, SolverConfig, solve
+from kdm_core.solvers.guidance import GuidanceConfig
 from kdm_core.teachers.base import Teacher
 from kdm_core.values import to_uint8
 
@@ -28,6 +30,7 @@ class PairsConfig(Config):
     """
 
     solver: SolverConfig
+    guidance: GuidanceConfig | None = None
     train: int = Field(ge=1)
     validation: int = Field(ge=2)
     test: int = Field(ge=2)
@@ -48,25 +51,33 @@ class PairsConfig(Config):
 
 
 def plan_store(
-    config: PairsConfig, teacher: Teacher, teacher_fingerprint: str, seed: int,
+    config: PairsConfig, teacher: Teacher, teacher_fingerprint: str, guide: str | None, seed: int,
     device: torch.device,
 ) -> StoreSpec:
-    """What the store will hold when it is complete."""
+    """What the store will hold when it is complete.
+
+    Args:
+        teacher: as it is sampled, guidance included.
+        teacher_fingerprint, guide: of the teacher, and of the weaker one if it has one.
+
+    Raises:
+        ValueError: the parameters do not fit the teacher.
+    """
     if teacher.spec.kind != "image" and config.sample_dtype == "uint8":
         raise ValueError("pairs.sample_dtype: uint8 is for images; use float32 for points")
-    # Solved for a state of one number and no velocity, to count the evaluations.
-    probe = solve(config.solver, lambda state, time: torch.zeros_like(state), torch.zeros(1),
-                  teacher.time_grid(config.solver.steps))
+    times = teacher.times(config.solver)
     return StoreSpec(
         samples=teacher.spec,
         teacher=teacher_fingerprint,
         noise_seed=seed,
         noise_dtype=config.noise_dtype,
-        noise_scale=float(teacher.noise_scale),
+        noise_scale=float(teacher.noise_scale(times[0])),
         sample_dtype=config.sample_dtype,
         solver=config.solver,
-        times=teacher.time_grid(config.solver.steps).tolist(),
-        nfe=probe.nfe,
+        times=times.tolist(),
+        nfe=count_evaluations(config.solver, teacher),
+        guidance=config.guidance,
+        guide=guide,
         compute_batch=config.batch,
         precision=resolve_precision(config.precision, device),
         splits={"test": config.test, "validation": config.validation, "train": config.train},
@@ -75,14 +86,41 @@ def plan_store(
     )
 
 
-def sample_shard(spec: StoreSpec, teacher: Teacher, shard: int, device: torch.device) -> Block:
+def count_evaluations(solver: SolverConfig, teacher: Teacher) -> int | None:
+    """Runs of a network that one sample takes; None where that depends on the sample."""
+    if isinstance(solver, AdaptiveSolver):
+        return None
+
+    class Still:
+        """An ODE of no motion, solved for the sake of the count."""
+
+        ends_singular = teacher.ends_singular
+
+        def velocity(self, state: Tensor, time: Tensor) -> Tensor:
+            return torch.zeros_like(state)
+
+        denoise = velocity
+
+        def path(self, time: Tensor) -> Path:
+            return teacher.path(time)
+
+    found = solve(solver, Still(), torch.zeros(1, dtype=torch.float64), teacher.times(solver))
+    return found.nfe * teacher.evaluations
+
+
+def sample_shard(
+    spec: StoreSpec, teacher: Teacher, shard: int, device: torch.device
+) -> tuple[Block, float]:
     """The pairs of one shard, in compute batches that do not depend on who asks.
+
+    Returns:
+        The pairs, and the evaluations a pair that they took.
 
     Raises:
         DivergedError: the teacher made values that are not finite.
     """
     rows = spec.shard_range(shard)
-    samples = []
+    samples, evaluations = [], []
     # Always whole batches, even past the end of the store: a batch's size can change the last bit
     # of its results, and the same pairs must come out when the store has grown.
     stop = rows.start + -(-len(rows) // spec.compute_batch) * spec.compute_batch
@@ -93,15 +131,19 @@ def sample_shard(spec: StoreSpec, teacher: Teacher, shard: int, device: torch.de
         batch = slice(start, start + spec.compute_batch)
         given = torch.from_numpy(labels[batch]).to(device) if spec.samples.num_classes else None
         x = torch.from_numpy(noise[batch]).to(device, torch.float32)
-        samples.append(teacher.sample(x, given, spec.solver, spec.precision).state.cpu())
+        found = teacher.sample(x, given, spec.solver, spec.precision)
+        samples.append(found.state.cpu())
+        evaluations.append(found.nfe)
     sample = torch.cat(samples)[: len(rows)]
     if not sample.isfinite().all():
         raise DivergedError(f"the teacher {spec.teacher[:12]} makes samples that are not finite "
-                            f"(pairs {rows.start} to {rows.stop}): train it longer or with a lower "
-                            "teacher.training.lr, or use pairs.precision: fp32")
+                            f"(pairs {rows.start} to {rows.stop}): a trained one may need "
+                            "pairs.precision: fp32 or more pairs.solver.steps, one trained here "
+                            "a lower teacher.training.lr")
     stored = to_uint8(sample) if spec.sample_dtype == "uint8" else sample
     n = len(rows)
-    return Block(noise[:n], stored.numpy(), labels[:n], indices[:n])
+    return (Block(noise[:n], stored.numpy(), labels[:n], indices[:n]),
+            sum(evaluations) / len(evaluations))
 
 
 def sample_pairs(
@@ -109,9 +151,17 @@ def sample_pairs(
     teacher: Teacher,
     device: torch.device,
     on_pairs: Callable[[int], None] = lambda pairs: None,
-) -> None:
-    """Fill the shards that a store still misses; `on_pairs` is told the pairs of each."""
+) -> float | None:
+    """Fill the shards that a store still misses; `on_pairs` is told the pairs of each.
+
+    Returns:
+        The evaluations a pair, as counted; None if there was nothing left to do.
+    """
     store.remove_leftovers()
+    counts = []
     for shard in store.missing_shards():
-        store.write_shard(shard, sample_shard(store.spec, teacher, shard, device))
+        block, nfe = sample_shard(store.spec, teacher, shard, device)
+        store.write_shard(shard, block)
+        counts.append(nfe)
         on_pairs(len(store.spec.shard_range(shard)))
+    return sum(counts) / len(counts) if counts else None

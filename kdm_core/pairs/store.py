@@ -29,6 +29,7 @@ from kdm_core.errors import DataError, MismatchError
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import fingerprint
 from kdm_core.solvers import SolverConfig
+from kdm_core.solvers.guidance import GuidanceConfig
 
 SCHEMA_VERSION = 1
 ATTRIBUTE = "kdm_pairs"
@@ -53,7 +54,10 @@ class StoreSpec(Config):
         noise_seed: pair i has the noise and label of `kdm_core.noise.draw(noise_seed, [i], …)`.
         noise_scale: standard deviation of the state the teacher's solver starts from; the stored
             noise has 1.
-        solver, times, nfe: how the teacher was solved, and its evaluations a pair.
+        solver, times: how the teacher was solved, and between which times.
+        nfe: runs of a network a pair; None for an adaptive solver, where they vary.
+        guidance, guide: how the teacher was guided, and the fingerprint of the weaker teacher if
+            that is another one.
         compute_batch: pairs that go through the teacher together; cuts the index range from 0.
         precision: of the teacher's matrix products.
         splits: number of pairs of each split, which follow each other in this order; the test and
@@ -70,7 +74,9 @@ class StoreSpec(Config):
     sample_dtype: Literal["uint8", "float32"]
     solver: SolverConfig
     times: list[float]
-    nfe: int
+    nfe: int | None
+    guidance: GuidanceConfig | None = None
+    guide: str | None = None
     compute_batch: int = Field(ge=1)
     precision: Literal["fp32", "bf16"]
     splits: dict[Split, int]
@@ -160,7 +166,8 @@ class PairStore:
                                 f"version {SCHEMA_VERSION}: use the version that made it")
         try:
             parsed = StoreSpec.model_validate(spec)
-            if parsed.fingerprint != mark:
+            # Of what stands there: an older store lacks fields that were added since.
+            if fingerprint(spec) != mark:
                 raise MismatchError(f"{path}: its attributes were altered, the fingerprint does "
                                     "not fit: sample it again")
             return cls(path, group, parsed)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kdm_core.compute import Precision, autocast
 from kdm_core.config import Config
-from kdm_core.networks import NetworkConfig, UNetConfig, build_network
+from kdm_core.networks import NetworkConfig, build_network, is_spatial
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import load_model, save_model
 from kdm_core.students.koopman import OperatorConfig, build_operator
@@ -35,14 +35,14 @@ class StudentConfig(Config):
 
 
 def latent_shape(network: NetworkConfig, latent: int, spec: SampleSpec) -> tuple[int, ...]:
-    """How a network sees the latent: as an image for a U-Net, as a vector otherwise."""
-    if not isinstance(network, UNetConfig):
+    """How a network sees the latent: as an image if it maps images, as a vector otherwise."""
+    if not is_spatial(network):
         return (latent,)
     height, width = spec.shape[1:]
     if latent % (height * width):
         # A ValueError, so that pydantic can attach it to the parameter it came from.
         raise ValueError(f"latent: {latent} is no multiple of height × width = {height * width}, "
-                         "which a unet needs")
+                         f"which a {network.kind} needs")
     return (latent // (height * width), height, width)
 
 

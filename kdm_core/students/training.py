@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdm_core.compute import autocast, fresh_weights, step_generator
+from kdm_core.compute import autocast, seeded, step_generator
 from kdm_core.config import Config
 from kdm_core.losses.discriminator import Discriminator, discriminator_loss, generator_loss
 from kdm_core.losses.distances import DistanceConfig, MSEConfig, build_distance, mse
@@ -57,7 +57,7 @@ class StudentTask(Task):
         self.modules: dict[str, nn.Module] = {"student": student, "ema": self.ema}
         self.optimizers = {"adam": self.adam}
         if losses.adversarial:
-            with fresh_weights(seed):
+            with seeded(seed):
                 discriminator = Discriminator(student.spec)
             self.discriminator: Discriminator = discriminator.to(pairs.noise.device)
             self.adam_d = ScheduledAdam(self.discriminator.parameters(), config)

@@ -7,19 +7,41 @@ from torch import Tensor, nn
 
 from kdm_core.compute import Precision, autocast, state_dtype
 from kdm_core.config import Config
+from kdm_core.errors import KDMError
 from kdm_core.samples import SampleSpec
-from kdm_core.solvers import Solution, SolverConfig, solve
+from kdm_core.solvers import Path, Solution, SolverConfig, solve
+from kdm_core.solvers.grids import (
+    GridConfig,
+    TimestepGrid,
+    UniformGrid,
+    noise_levels,
+    timestep_indices,
+)
 
 
 class Teacher(nn.Module, ABC):
     """A model whose ODE carries noise to samples.
 
-    The ODE runs in a time of the teacher's own choice (sigma for EDM, t for flow matching): from
-    `time_grid(steps)[0]`, where the state is `noise_scale` times unit-variance noise, to
-    `time_grid(steps)[-1]`, where it is a sample.
+    It follows a Gaussian path x_t = alpha(t) x₀ + sigma(t) ε in a time of its own choice, from
+    `start` (noise) to `end` (samples). A noise level is the ratio sigma / alpha, which is what
+    time grids are made of. Denoiser and velocity say the same thing of the path; a kind of teacher
+    implements the one it has and derives the other.
+
+    Attributes:
+        start, end: times at which the noise begins and ends.
+        lowest, highest: positive noise levels between which the model was trained.
+        default_grid: the time grid used where none is asked for.
+        evaluations: runs of a network that one evaluation of the ODE takes.
+        ends_singular: whether the velocity is 0/0 at `end`.
     """
 
-    noise_scale: float
+    start: float
+    end: float
+    lowest: float
+    highest: float
+    default_grid: GridConfig
+    evaluations = 1
+    ends_singular = False
 
     def __init__(self, config: Config, spec: SampleSpec) -> None:
         super().__init__()
@@ -27,25 +49,69 @@ class Teacher(nn.Module, ABC):
         self.spec = spec
 
     @abstractmethod
-    def time_grid(self, steps: int) -> Tensor:
-        """The times (steps + 1,) between which a solver steps, float64 on the CPU."""
+    def path(self, time: Tensor) -> Path:
+        """alpha and sigma at times of any shape."""
 
     @abstractmethod
-    def velocity(self, state: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
-        """dx/dt of the probability-flow ODE.
+    def time_at(self, level: Tensor) -> Tensor:
+        """The times at which sigma / alpha is `level`, rounded to what the model knows."""
+
+    @abstractmethod
+    def denoise(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
+        """E[x₀ | x_t = x].
 
         Args:
-            state: (B, *shape), in the solver's dtype.
-            time: a scalar tensor.
-            labels: (B,) int64, or None for an unconditional teacher.
+            x: (B, *shape).
+            time: a scalar, or (B,).
+            labels: (B,) int64 with −1 for "no label"; None for no labels at all.
 
         Returns:
-            (B, *shape), in the state's dtype.
+            (B, *shape) in the dtype of `x`.
         """
 
     @abstractmethod
+    def velocity(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
+        """dx/dt of the probability-flow ODE; arguments and result as of `denoise`."""
+
     def loss(self, samples: Tensor, labels: Tensor | None, generator: torch.Generator) -> Tensor:
-        """The training objective, averaged over a batch of clean samples (B, *shape)."""
+        """The training objective, averaged over a batch of clean samples (B, *shape).
+
+        Raises:
+            KDMError: teachers of this kind are not trained here.
+        """
+        raise KDMError(f"teacher.source: a {type(self).__name__} cannot be trained here; "
+                       "import one that is trained")
+
+    def noise_scale(self, time: Tensor) -> Tensor:
+        """Standard deviation of the state with which the ODE starts at a time."""
+        return self.path(time).sigma
+
+    def levels(self) -> Tensor | None:
+        """All noise levels of a model that was trained on discrete ones, ascending."""
+        return None
+
+    def times(self, solver: SolverConfig) -> Tensor:
+        """The times (steps + 1,) between which a solver steps, float64 on the CPU."""
+        grid = solver.grid or self.default_grid
+        end = torch.tensor([self.end], dtype=torch.float64)
+        if isinstance(grid, UniformGrid):
+            return torch.linspace(self.start, self.end, solver.steps + 1, dtype=torch.float64)
+        if isinstance(grid, TimestepGrid):
+            return self._timesteps(grid, solver.steps)
+        levels = noise_levels(grid, solver.steps, self.lowest, self.highest)
+        return torch.cat([self.time_at(levels), end])
+
+    def _timesteps(self, grid: TimestepGrid, steps: int) -> Tensor:
+        table = self.levels()
+        if table is None:
+            raise KDMError("pairs.solver.grid.kind: timesteps is for teachers with discrete noise "
+                           "levels, which this one has not; use karras, log_snr or uniform")
+        indices = timestep_indices(grid, steps, len(table))
+        if steps > len(table) or int(indices.max()) >= len(table):
+            raise KDMError(f"pairs.solver.grid: {steps} steps with offset {grid.offset} leave the "
+                           f"teacher's {len(table)} noise levels; lower one of them")
+        last = table[:1] if grid.end == "lowest" else torch.zeros(1, dtype=torch.float64)
+        return self.time_at(torch.cat([table[indices], last]))
 
     @torch.inference_mode()
     def sample(
@@ -54,14 +120,36 @@ class Teacher(nn.Module, ABC):
         labels: Tensor | None,
         solver: SolverConfig,
         precision: Precision = "auto",
+        keep_states: bool = False,
     ) -> Solution:
-        """Carry unit-variance noise (B, *shape) to samples (B, *shape), float32."""
+        """Carry unit-variance noise (B, *shape) to samples (B, *shape), float32.
+
+        `nfe` counts runs of the network; `states` come in the solver's dtype.
+        """
         dtype = state_dtype(noise.device)
-        times = self.time_grid(solver.steps).to(noise.device, dtype)
+        times = self.times(solver).to(noise.device, dtype)
+        state = noise.to(dtype) * self.noise_scale(times[0])
+        found = solve(solver, Bound(self, labels, precision), state, times, keep_states)
+        return Solution(found.state.to(torch.float32), found.nfe * self.evaluations, found.states)
 
-        def velocity(state: Tensor, time: Tensor) -> Tensor:
-            with autocast(precision, noise.device):
-                return self.velocity(state, time, labels)
 
-        state, nfe = solve(solver, velocity, noise.to(dtype) * self.noise_scale, times)
-        return Solution(state.to(torch.float32), nfe)
+class Bound:
+    """A teacher's ODE for the labels of one batch, in one precision."""
+
+    def __init__(self, teacher: Teacher, labels: Tensor | None, precision: Precision) -> None:
+        self.teacher, self.labels, self.precision = teacher, labels, precision
+        self.path = teacher.path
+        self.ends_singular = teacher.ends_singular
+
+    def velocity(self, state: Tensor, time: Tensor) -> Tensor:
+        with autocast(self.precision, state.device):
+            return self.teacher.velocity(state, time, self.labels)
+
+    def denoise(self, state: Tensor, time: Tensor) -> Tensor:
+        with autocast(self.precision, state.device):
+            return self.teacher.denoise(state, time, self.labels)
+
+
+def per_sample(time: Tensor, x: Tensor) -> Tensor:
+    """A scalar time or times (B,), shaped to multiply states like `x`, in its dtype."""
+    return time.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))

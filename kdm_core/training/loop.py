@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from kdm_core.compute import dropout_seed, seeded
 from kdm_core.errors import DataError, DivergedError
 from kdm_core.serialization import read_tensors, write_tensors
 from kdm_core.training.config import TrainingConfig
@@ -23,17 +24,24 @@ class Task(ABC):
 
     Attributes:
         config: steps, batch, rates.
+        seed: decides, with the step, all that is random in it.
         modules: everything with weights that a later step depends on (models, averages, critics).
         optimizers: everything with moments.
     """
 
     config: TrainingConfig
+    seed: int
     modules: dict[str, nn.Module]
     optimizers: dict[str, ScheduledAdam]
 
     @abstractmethod
     def step(self, step: int) -> dict[str, Tensor]:
         """Train on the batch of step `step`; returns scalars for the curves, with "loss"."""
+
+    def seeded_step(self, step: int) -> dict[str, Tensor]:
+        """`step` with what dropout layers draw a function of (seed, step), too."""
+        with seeded(dropout_seed(self.seed, step)):
+            return self.step(step)
 
     def validate(self) -> dict[str, float]:
         """Scalars measured on held-out data at each point of the curves; none by default."""
@@ -73,7 +81,7 @@ def fit(
     sums: dict[str, Tensor] = {}
     window = 0
     for step in range(start, config.steps):
-        for name, value in task.step(step).items():
+        for name, value in task.seeded_step(step).items():
             sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach()
         window += 1
         done = step + 1

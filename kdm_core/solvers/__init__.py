@@ -1,0 +1,101 @@
+"""Deterministic ODE solvers over a time grid, which count their function evaluations."""
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from kdm_core.config import Config
+from kdm_core.solvers.adaptive import dopri5
+from kdm_core.solvers.base import ODE, Path, Solution
+from kdm_core.solvers.fixed import euler, heun, midpoint, rk4
+from kdm_core.solvers.grids import GridConfig
+from kdm_core.solvers.multistep import DPMSolver
+
+__all__ = ["ODE", "AdaptiveSolver", "FixedSolver", "Path", "Solution", "SolverConfig", "solve"]
+
+Step = Callable[[ODE, Tensor, Tensor, Tensor], Tensor]
+"""(ode, state at t, t, t_next) → state at t_next."""
+
+
+class FixedSolver(Config):
+    """A solver that takes `steps` steps over a grid (None: the teacher's own).
+
+    On its last step Heun makes no correction, as in EDM (algorithm 1): NFE = 2 steps − 1. So does
+    every solver where the velocity has no value at the end.
+    """
+
+    kind: Literal["euler", "heun", "midpoint", "rk4", "dpmpp_2m"]
+    steps: int = Field(ge=1)
+    grid: GridConfig | None = None
+
+
+class AdaptiveSolver(Config):
+    """Dormand–Prince 5(4), which chooses its own steps between the times of the grid.
+
+    Its error estimate is taken over a batch, so the pairs depend on the batch (a little) and the
+    number of evaluations differs from batch to batch.
+
+    Attributes:
+        tolerance: of the error of a step, absolute and relative.
+        steps: intervals of the grid, at whose ends the state is known. The last is a single step
+            where the velocity has no value at the end.
+    """
+
+    kind: Literal["dopri5"]
+    tolerance: float = Field(1e-5, gt=0)
+    steps: int = Field(2, ge=2)
+    grid: GridConfig | None = None
+
+
+SolverConfig = Annotated[FixedSolver | AdaptiveSolver, Field(discriminator="kind")]
+
+ONE_STEP: dict[str, Step] = {"euler": euler, "heun": heun, "midpoint": midpoint, "rk4": rk4}
+
+
+def solve(
+    config: SolverConfig, ode: ODE, state: Tensor, times: Tensor, keep_states: bool = False
+) -> Solution:
+    """Integrate from `times[0]`, where the state is `state`, to `times[-1]`.
+
+    Args:
+        config: which solver.
+        ode: the teacher's ODE.
+        state: (B, *shape).
+        times: (steps + 1,), on the state's device and in its dtype.
+        keep_states: also return the states at all times.
+    """
+    counted = Counted(ode)
+    states = [state]
+    body = times[:-1] if ode.ends_singular or config.kind == "heun" else times
+    if isinstance(config, AdaptiveSolver):
+        states += dopri5(counted, state, body, config.tolerance)
+    else:
+        step = DPMSolver() if config.kind == "dpmpp_2m" else ONE_STEP[config.kind]
+        for t, t_next in zip(body[:-1], body[1:], strict=True):
+            states.append(step(counted, states[-1], t, t_next))
+            if not keep_states:
+                del states[0]
+    if len(body) < len(times):
+        states.append(euler(counted, states[-1], times[-2], times[-1]))
+    return Solution(states[-1], counted.nfe, torch.stack(states) if keep_states else None)
+
+
+class Counted:
+    """An ODE that counts its evaluations."""
+
+    def __init__(self, ode: ODE) -> None:
+        self.ode = ode
+        self.path = ode.path
+        self.ends_singular = ode.ends_singular
+        self.nfe = 0
+
+    def velocity(self, state: Tensor, time: Tensor) -> Tensor:
+        self.nfe += 1
+        return self.ode.velocity(state, time)
+
+    def denoise(self, state: Tensor, time: Tensor) -> Tensor:
+        self.nfe += 1
+        return self.ode.denoise(state, time)

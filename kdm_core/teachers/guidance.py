@@ -1,0 +1,71 @@
+"""Guidance: a teacher pushed away from a weaker one."""
+
+import torch
+from torch import Tensor
+
+from kdm_core.errors import KDMError, MismatchError
+from kdm_core.solvers import Path
+from kdm_core.solvers.guidance import GuidanceConfig
+from kdm_core.teachers.base import Teacher
+
+
+class Guided(Teacher):
+    """weak + scale (teacher − weak), in the velocity as in the denoiser, which are linear in each
+    other. One evaluation runs two networks."""
+
+    evaluations = 2
+
+    def __init__(self, teacher: Teacher, weak: Teacher, scale: float, labelled: bool) -> None:
+        """`labelled`: whether the weaker teacher is given the labels."""
+        super().__init__(teacher.config, teacher.spec)
+        self.teacher, self.weak, self.scale, self.labelled = teacher, weak, scale, labelled
+        self.start, self.end = teacher.start, teacher.end
+        self.lowest, self.highest = teacher.lowest, teacher.highest
+        self.default_grid, self.ends_singular = teacher.default_grid, teacher.ends_singular
+
+    def path(self, time: Tensor) -> Path:
+        return self.teacher.path(time)
+
+    def time_at(self, level: Tensor) -> Tensor:
+        return self.teacher.time_at(level)
+
+    def levels(self) -> Tensor | None:
+        return self.teacher.levels()
+
+    def noise_scale(self, time: Tensor) -> Tensor:
+        return self.teacher.noise_scale(time)
+
+    def denoise(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
+        weak = self.weak.denoise(x, time, labels if self.labelled else None)
+        return torch.lerp(weak, self.teacher.denoise(x, time, labels), self.scale)
+
+    def velocity(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
+        weak = self.weak.velocity(x, time, labels if self.labelled else None)
+        return torch.lerp(weak, self.teacher.velocity(x, time, labels), self.scale)
+
+
+def guided(teacher: Teacher, weak: Teacher | None, config: GuidanceConfig | None) -> Teacher:
+    """The teacher as it is to be sampled; `weak` is its `teacher.guide` if it has one.
+
+    Raises:
+        KDMError: the guidance asked for needs labels or a second teacher that are not there.
+        MismatchError: the second teacher has samples, classes or an ODE of another kind.
+    """
+    if config is None:
+        return teacher
+    if config.kind == "classifier_free":
+        if not teacher.spec.num_classes:
+            raise KDMError("pairs.guidance.kind: classifier_free needs a teacher that takes "
+                           "labels; use autoguidance, or a class-conditional teacher")
+        return Guided(teacher, teacher, config.scale, labelled=False)
+    if weak is None:
+        raise KDMError("pairs.guidance.kind: autoguidance needs a second, weaker teacher; "
+                       "describe one under teacher.guide")
+    halfway = torch.tensor(0.5, dtype=torch.float64)
+    if (weak.spec.shape != teacher.spec.shape
+            or weak.spec.num_classes not in (0, teacher.spec.num_classes)
+            or weak.path(halfway) != teacher.path(halfway)):
+        raise MismatchError("teacher.guide: it must have the teacher's sample shape, its classes "
+                            "or none, and its kind of ODE (two denoisers, or two flow-matching "
+                            "models); describe such a one")
+    return Guided(teacher, weak, config.scale, labelled=True)

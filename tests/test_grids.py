@@ -1,0 +1,258 @@
+"""Time grids against the formulas as their papers and diffusers have them, coded anew in NumPy."""
+
+from math import cos, exp, log, pi, sqrt
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from kdm_core.errors import KDMError
+from kdm_core.networks import MLPConfig
+from kdm_core.samples import SampleSpec
+from kdm_core.solvers import FixedSolver
+from kdm_core.solvers.grids import (
+    IDDPMGrid,
+    KarrasGrid,
+    LogSNRGrid,
+    SigmaGrid,
+    TimestepGrid,
+    UniformGrid,
+    VEGrid,
+    VPGrid,
+    iddpm_levels,
+    noise_levels,
+    timestep_indices,
+)
+from kdm_core.teachers.denoiser import Denoiser, DenoiserConfig
+from kdm_core.teachers.flow_matching import FlowMatching, FlowMatchingConfig
+from kdm_core.teachers.preconditioning import DiscretePreconditioning
+
+INF = float("inf")
+MLP = MLPConfig(kind="mlp", width=8, blocks=1)
+PLANE = SampleSpec(kind="points", shape=[2])
+BETAS = np.linspace(1e-4, 0.02, 1000)  # DDPM's linear schedule
+ALPHAS_CUMPROD = np.cumprod(1 - BETAS)
+GRIDS = [KarrasGrid(kind="karras"), LogSNRGrid(kind="log_snr"), VEGrid(kind="ve"),
+         VPGrid(kind="vp"), IDDPMGrid(kind="iddpm")]
+
+
+def discrete(alphas: Any = ALPHAS_CUMPROD) -> Denoiser:
+    return Denoiser(DenoiserConfig(
+        kind="denoiser", network=MLP,
+        preconditioning=DiscretePreconditioning(kind="discrete", prediction="epsilon",
+                                                alphas_cumprod=list(map(float, alphas)))), PLANE)
+
+
+@pytest.mark.parametrize("steps", [2, 18, 40])
+def test_karras(steps: int) -> None:
+    i = np.arange(steps)
+    expected = (80 ** (1 / 7) + i / (steps - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    found = noise_levels(KarrasGrid(kind="karras"), steps, 0, INF)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-13)
+
+
+def test_karras_in_numbers() -> None:
+    """Three levels with rho = 1: the ends and the middle."""
+    grid = KarrasGrid(kind="karras", sigma_min=1.0, sigma_max=4.0, rho=1.0)
+    assert noise_levels(grid, 3, 0, INF).tolist() == pytest.approx([4, 2.5, 1])
+
+
+@pytest.mark.parametrize("steps", [2, 18, 40])
+def test_ve(steps: int) -> None:
+    """sigma_i² = sigma_max² (sigma_min² / sigma_max²)^(i / (N − 1))."""
+    i = np.arange(steps)
+    expected = np.sqrt(100.0**2 * (0.02**2 / 100.0**2) ** (i / (steps - 1)))
+    found = noise_levels(VEGrid(kind="ve"), steps, 0, INF)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("steps", [2, 18, 40])
+def test_vp(steps: int) -> None:
+    """sigma(t) = sqrt(exp(beta_d t² / 2 + beta_min t) − 1), t even from 1 to 1e-3."""
+    t = 1 + np.arange(steps) / (steps - 1) * (1e-3 - 1)
+    expected = np.sqrt(np.exp(19.9 / 2 * t**2 + 0.1 * t) - 1)
+    found = noise_levels(VPGrid(kind="vp"), steps, 0, INF)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-11)
+
+
+def test_vp_of_another_range() -> None:
+    """The betas that put sigma(1) and sigma(epsilon) at its ends, found by solving for them."""
+    found = noise_levels(VPGrid(kind="vp", sigma_min=0.05, sigma_max=30.0), 11, 0, INF).numpy()
+    system = np.array([[1 / 2, 1], [1e-6 / 2, 1e-3]])
+    beta_d, beta_min = np.linalg.solve(system, np.log(np.array([30.0, 0.05]) ** 2 + 1))
+    t = np.linspace(1, 1e-3, 11)
+    expected = np.sqrt(np.exp(beta_d / 2 * t**2 + beta_min * t) - 1)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [2, 18, 59, 123])
+def test_iddpm(steps: int) -> None:
+    """Every so many-th level; 59 and 123 steps have halves to round."""
+    def bar(j: int) -> np.float32:
+        return np.sin(np.float32(0.5 * pi) * np.float32(j) / np.float32(1000)
+                      / np.float32(1.008)) ** 2
+
+    u = [0.0]
+    for j in range(1000, 0, -1):
+        u.append(sqrt((u[-1] ** 2 + 1) / max(float(bar(j - 1) / bar(j)), 0.001) - 1))
+    table = np.array([level for level in reversed(u) if 0.002 <= level <= 81])
+    picked = table[((len(table) - 1) / (steps - 1) * np.arange(steps)).round().astype(int)]
+    found = noise_levels(IDDPMGrid(kind="iddpm"), steps, 0, INF)
+    np.testing.assert_allclose(found.numpy(), picked, rtol=1e-4)  # sines in single precision
+
+
+def test_iddpm_levels_are_those_of_the_cosine_schedule() -> None:
+    """1 + sigma_j² is the inverse of alpha_bar = cos²(pi/2 (t + 0.008) / 1.008), up to a factor,
+    wherever no step is clipped."""
+    u = iddpm_levels(1000, 0.001, 0.008, torch.float64)
+    alpha_bar = [cos(pi / 2 * (j / 1000 + 0.008) / 1.008) ** 2 for j in (400, 100)]
+    found = (1 + u[1000 - 400] ** 2) / (1 + u[1000 - 100] ** 2)
+    assert float(found) == pytest.approx(alpha_bar[1] / alpha_bar[0], rel=1e-3)
+    assert float(u[-1]) == 0
+    assert (u[:-1] > u[1:]).all()
+
+
+def test_log_snr() -> None:
+    found = noise_levels(LogSNRGrid(kind="log_snr", sigma_min=0.01, sigma_max=100.0), 5, 0, INF)
+    assert found.tolist() == pytest.approx([100, 10, 1, 0.1, 0.01])
+    middle = noise_levels(LogSNRGrid(kind="log_snr"), 3, 0, INF)[1]
+    assert float(middle) == pytest.approx(exp((log(0.002) + log(80)) / 2))
+
+
+@given(grid=st.sampled_from(GRIDS), steps=st.integers(2, 200),
+       lowest=st.floats(0, 0.5), highest=st.floats(1, 1000))
+@settings(deadline=None)
+def test_levels_fall_within_the_teachers_range(
+    grid: SigmaGrid, steps: int, lowest: float, highest: float
+) -> None:
+    if isinstance(grid, VPGrid):
+        lowest, highest = lowest / 10, 10 * highest
+    levels = noise_levels(grid, steps, lowest, highest)
+    assert levels.shape == (steps,)
+    assert levels.dtype == torch.float64
+    assert (levels[:-1] >= levels[1:]).all()
+    low, high = max(grid.sigma_min, lowest), min(grid.sigma_max, highest)
+    assert float(levels.max()) <= high * (1 + 1e-9)
+    assert float(levels.min()) >= low * (1 - 1e-9)
+    if not isinstance(grid, IDDPMGrid):
+        assert float(levels[0]) == pytest.approx(high)
+        assert float(levels[-1]) == pytest.approx(low)
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: grid.kind)
+def test_one_step_starts_at_the_noisiest_level(grid: SigmaGrid) -> None:
+    most = float(noise_levels(grid, 10, 0, INF)[0])
+    assert noise_levels(grid, 1, 0, INF).tolist() == pytest.approx([most])
+
+
+@pytest.mark.parametrize("limits", [{"lowest": 90.0, "highest": INF},
+                                    {"lowest": 0.0, "highest": 0.001}])
+def test_a_range_without_levels_is_refused(limits: dict[str, float]) -> None:
+    with pytest.raises(KDMError, match=r"pairs\.solver\.grid.*sigma_min"):
+        noise_levels(KarrasGrid(kind="karras"), 5, **limits)
+
+
+def test_a_vp_range_on_which_sigma_would_not_fall_is_refused() -> None:
+    with pytest.raises(KDMError, match=r"pairs\.solver\.grid.*vp"):
+        noise_levels(VPGrid(kind="vp", sigma_min=0.5, sigma_max=1.0), 5, 0, INF)
+
+
+def test_a_range_upside_down_is_refused() -> None:
+    with pytest.raises(KDMError, match=r"pairs\.solver\.grid"):
+        noise_levels(LogSNRGrid(kind="log_snr", sigma_min=3.0, sigma_max=2.0), 5, 0, INF)
+    with pytest.raises(KDMError, match="no iddpm level"):
+        noise_levels(IDDPMGrid(kind="iddpm", sigma_min=0.002, sigma_max=0.003), 5, 0, INF)
+
+
+def test_timesteps_in_numbers() -> None:
+    def picked(spacing: str, offset: int = 0) -> list[int]:
+        grid = TimestepGrid(kind="timesteps", spacing=spacing, offset=offset)
+        return timestep_indices(grid, 5, 1000).tolist()
+
+    assert picked("leading") == [800, 600, 400, 200, 0]
+    assert picked("leading", 1) == [801, 601, 401, 201, 1]
+    assert picked("trailing") == [999, 799, 599, 399, 199]
+    assert picked("linspace") == [999, 749, 500, 250, 0]  # 749.25, 499.5, 249.75
+
+
+@pytest.mark.parametrize("steps", [2, 7, 10, 48, 50, 96, 103, 112, 199, 999, 1000])
+def test_timesteps_are_those_of_diffusers(steps: int) -> None:
+    """Its DDIM scheduler's formulas; the numbers of steps include such with halves to round."""
+    expected = {
+        "leading": (np.arange(0, steps) * (1000 // steps)).round()[::-1],
+        "linspace": np.linspace(0, 999, steps).round()[::-1],
+        # arange(1000, 0, −1000/103) has 104 values, by rounding; diffusers then takes a step more.
+        "trailing": (np.round(np.arange(1000, 0, -1000 / steps)) - 1)[:steps],
+    }
+    for spacing, numbers in expected.items():
+        found = timestep_indices(TimestepGrid(kind="timesteps", spacing=spacing), steps, 1000)
+        np.testing.assert_array_equal(found.numpy(), numbers.astype(np.int64), spacing)
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "linspace"])
+def test_one_timestep_is_the_noisiest(spacing: str) -> None:
+    grid = TimestepGrid(kind="timesteps", spacing=spacing)
+    assert timestep_indices(grid, 1, 1000).tolist() == [999]
+
+
+@pytest.mark.parametrize("end", ["zero", "lowest"])
+def test_times_of_a_discrete_teacher_are_its_own_levels(end: str) -> None:
+    grid = TimestepGrid(kind="timesteps", spacing="trailing", end=end)
+    times = discrete().times(FixedSolver(kind="euler", steps=4, grid=grid))
+    table = np.sqrt((1 - ALPHAS_CUMPROD) / ALPHAS_CUMPROD)
+    last = 0.0 if end == "zero" else table[0]
+    np.testing.assert_allclose(times.numpy(), [*table[[999, 749, 499, 249]], last], rtol=1e-12)
+
+
+def test_sigma_grids_are_rounded_to_discrete_levels() -> None:
+    times = discrete().times(FixedSolver(kind="euler", steps=7, grid=KarrasGrid(kind="karras")))
+    table = np.sqrt((1 - ALPHAS_CUMPROD) / ALPHAS_CUMPROD)
+    wanted = noise_levels(KarrasGrid(kind="karras"), 7, float(table[0]), float(table[-1])).numpy()
+    nearest = [table[np.abs(table - level).argmin()] for level in wanted]
+    np.testing.assert_allclose(times.numpy(), [*nearest, 0], rtol=1e-12)
+
+
+def test_times_of_flow_matching() -> None:
+    """Even by default; a noise level sigma / alpha is met at t = 1 / (1 + level)."""
+    teacher = FlowMatching(FlowMatchingConfig(kind="flow_matching", network=MLP), PLANE)
+    even = teacher.times(FixedSolver(kind="euler", steps=4))
+    assert even.tolist() == [0, 0.25, 0.5, 0.75, 1]
+    grid = LogSNRGrid(kind="log_snr", sigma_min=1 / 3, sigma_max=3.0)
+    times = teacher.times(FixedSolver(kind="euler", steps=3, grid=grid))
+    assert times.tolist() == pytest.approx([0.25, 0.5, 0.75, 1])
+    path = teacher.path(times)
+    np.testing.assert_allclose((path.sigma / path.alpha)[:-1].numpy(), [3, 1, 1 / 3])
+
+
+def test_even_times_of_a_denoiser_run_down_to_zero() -> None:
+    teacher = Denoiser(DenoiserConfig(kind="denoiser", network=MLP), PLANE)
+    times = teacher.times(FixedSolver(kind="euler", steps=4, grid=UniformGrid(kind="uniform")))
+    assert times.tolist() == [80, 60, 40, 20, 0]
+
+
+def test_timesteps_need_discrete_levels_and_enough_of_them() -> None:
+    grid = TimestepGrid(kind="timesteps")
+    plain = Denoiser(DenoiserConfig(kind="denoiser", network=MLP), PLANE)
+    with pytest.raises(KDMError, match=r"pairs\.solver\.grid\.kind.*discrete"):
+        plain.times(FixedSolver(kind="euler", steps=4, grid=grid))
+    with pytest.raises(KDMError, match="12 steps"):
+        discrete(ALPHAS_CUMPROD[::100]).times(FixedSolver(kind="euler", steps=12, grid=grid))
+    far = TimestepGrid(kind="timesteps", offset=300)
+    with pytest.raises(KDMError, match="offset 300"):
+        discrete().times(FixedSolver(kind="euler", steps=4, grid=far))
+
+
+@pytest.mark.parametrize("build", [
+    lambda: KarrasGrid(kind="karras", sigma_min=0.0),
+    lambda: KarrasGrid(kind="karras", rho=0.0),
+    lambda: VPGrid(kind="vp", epsilon=1.0),
+    lambda: TimestepGrid(kind="timesteps", offset=-1),
+    lambda: TimestepGrid(kind="timesteps", spacing="even"),
+])
+def test_grids_that_make_no_sense_are_refused(build: Any) -> None:
+    with pytest.raises(ValidationError):
+        build()

@@ -1,0 +1,109 @@
+"""`kdm teacher import|info|sample`."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from typer.testing import CliRunner, Result
+
+from kdm_core.compute import seeded
+from kdm_core.networks import MLPConfig, SongUNetConfig, build_network
+from kdm_core.samples import SampleSpec
+from kdm_core.teachers import FlowMatching, FlowMatchingConfig, load_teacher, save_teacher
+from pipeline.cli import app
+from tests.edm_writer import edm_pickle
+
+SONG = SongUNetConfig(kind="song_unet", channels=16, multipliers=[1, 2], blocks=1, attention=[4])
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def kdm(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["teacher", *arguments])
+
+
+def test_import_look_and_sample_an_edm_pickle(folder: Path) -> None:
+    shape = (3, 8, 8)
+    with seeded(0):
+        network = build_network(SONG, shape, shape, timed=True, num_classes=2).eval()
+    Path("net.pkl").write_bytes(edm_pickle(network, shape, classes=2))
+    made = kdm("import", "net.pkl", "--kind", "edm", "--out", "mine")
+    assert made.exit_code == 0, made.output
+    assert "denoiser of a song_unet" in made.stdout
+    assert "image of shape (3, 8, 8), 2 labels" in made.stdout
+    shown = kdm("info", "mine")
+    assert shown.stdout.startswith(made.stdout.split(": ", 1)[1])
+    assert "preconditioning:" in shown.stdout
+    again = kdm("import", "net.pkl", "--kind", "edm", "--out", "mine")
+    assert again.exit_code == 1
+    assert "mine exists already" in again.stderr
+    drawn = kdm("sample", "mine", "--n", "4", "--out", "grid.png", "--steps", "3",
+                "--guidance", "2")
+    assert drawn.exit_code == 0, drawn.output
+    assert "4 samples, 10 evaluations each" in drawn.stdout
+    with Image.open("grid.png") as picture:
+        assert picture.width > 100
+
+
+def test_what_the_file_does_not_say_is_given(folder: Path) -> None:
+    with seeded(0):
+        network = build_network(MLPConfig(kind="mlp", width=16, blocks=1), (2,), (2,), timed=True)
+    save_file(network.state_dict(), "points.safetensors")
+    block = "model={kind: flow_matching, network: {kind: mlp, width: 16, blocks: 1}}"
+    made = kdm("import", "points.safetensors", "--kind", "state-dict", "--out", "mine",
+               "--set", block, "--shape", "2", "--sigma-data", "2.5")
+    assert made.exit_code == 0, made.output
+    teacher, _ = load_teacher(Path("mine"))
+    assert teacher.spec == SampleSpec(kind="points", shape=[2], sigma_data=2.5)
+    assert torch.equal(teacher.state_dict()["network.enter.weight"], network.enter.weight)
+    assert kdm("sample", "mine", "--n", "50", "--out", "cloud.png", "--solver", "dopri5",
+               "--steps", "2").exit_code == 0
+
+
+@pytest.mark.parametrize(("arguments", "saying"), [
+    (["missing.pkl", "--kind", "edm"], "teacher.file: missing.pkl does not exist"),
+    (["x", "--kind", "state-dict", "--set", "model"], "--set: 'model' is not KEY=VALUE"),
+    (["x", "--kind", "state-dict"], "model: is missing"),
+    (["x", "--kind", "edm", "--set", "kye=ema"], "kye: unknown key; did you mean key?"),
+    (["x", "--kind", "edm", "--shape", "3,x"], "--shape: '3,x' is no list of sizes"),
+    (["mine:build", "--kind", "module", "--shape", "1,8,8", "--set", "model={kind: flow_matching}"],
+     "trust_code"),
+])
+def test_what_is_wrong_is_one_message(arguments: list[str], saying: str) -> None:
+    result = kdm("import", *arguments, "--out", "mine")
+    assert result.exit_code == 1
+    assert saying in result.stderr
+    assert not Path("mine").exists()
+
+
+def test_a_folder_that_names_code_needs_trust(folder: Path) -> None:
+    Path("mine.py").write_text(
+        "open('ran', 'w')\nfrom torch import nn\nclass Net(nn.Linear):\n"
+        "    def __init__(self): super().__init__(2, 2)\n"
+        "    def forward(self, x, time): return super().forward(x)\n")
+    made = kdm("import", "mine:Net", "--kind", "module", "--shape", "2", "--out", "mine-saved",
+               "--set", "model={kind: flow_matching}", "--set", "trust_code=true")
+    assert made.exit_code == 0, made.output
+    Path("ran").unlink()
+    refused = kdm("info", "mine-saved")
+    assert refused.exit_code == 1
+    assert "mine:Net is code that this would run" in refused.stderr
+    assert not Path("ran").exists()
+    assert kdm("info", "mine-saved", "--trust-code").exit_code == 0
+
+
+def test_altered_weights_are_refused(folder: Path) -> None:
+    spec = SampleSpec(kind="points", shape=[2])
+    save_teacher(Path("mine"), FlowMatching(FlowMatchingConfig(
+        kind="flow_matching", network=MLPConfig(kind="mlp", width=8, blocks=1)), spec))
+    other = Path("mine/config.json")
+    other.write_text(other.read_text().replace('"width": 8', '"width": 16'))
+    result = kdm("info", "mine")
+    assert result.exit_code == 1
+    assert "do not belong together" in result.stderr
