@@ -9,4 +9,4 @@ class Config(BaseModel):
     Unknown keys and values of another type are errors: a typo must never fall back to a default.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)

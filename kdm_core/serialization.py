@@ -56,7 +56,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     """Write tensors and a few strings as one safetensors file."""
     from safetensors.torch import save
 
-    cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    cpu: dict[str, Tensor] = {}
+    storages = set()
+    for name, tensor in tensors.items():
+        kept = tensor.detach().cpu().contiguous()
+        # The format has no tied weights: each name gets values of its own.
+        shared = kept.untyped_storage().data_ptr() in storages
+        cpu[name] = kept.clone() if shared else kept
+        storages.add(kept.untyped_storage().data_ptr())
     write_atomic(path, save(cpu, metadata))
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from kdm_core.compute import seeded
 from kdm_core.datasets import Dataset, open_dataset
-from kdm_core.importers import import_guide, import_teacher
+from kdm_core.importers import ForeignSource, import_guide, import_teacher
+from kdm_core.importers.files import fetch, file_sha256
 from kdm_core.serialization import write_json
 from kdm_core.teachers import GUIDE, Teacher, TrainableConfig, build_teacher, save_teacher
 from kdm_core.teachers.exact import fit_data, fit_mixture
@@ -41,6 +42,7 @@ def main(stage: Stage) -> None:
             teacher, guide = fit_exact(config, dataset), None
         else:
             teacher, guide = import_teacher(config, spec), import_guide(config, spec)
+            say_sums(stage, config)
     result = folder / "result"
     shutil.rmtree(result, ignore_errors=True)
     fingerprint = save_teacher(result, teacher)
@@ -96,6 +98,15 @@ def train(
         records = fit(task, folder / f"{name}.safetensors", key, on_step, on_record)
     averaged: Teacher = task.ema.shadow
     return averaged, records[-1]["loss"]
+
+
+def say_sums(stage: Stage, source: ForeignSource) -> None:
+    """Say the checksums of files that are not pinned: DVC does not watch them."""
+    for name, weights in (("teacher", source), ("teacher.guide", getattr(source, "guide", None))):
+        file = getattr(weights, "file", None)
+        if file and not getattr(weights, "sha256", None):
+            stage.say(f"to notice when {file} changes, pin it: {name}.sha256: "
+                      f"{file_sha256(fetch(file, None))}")
 
 
 def fit_exact(config: ExactTeacher, dataset: Dataset) -> Teacher:

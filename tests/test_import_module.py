@@ -36,6 +36,14 @@ class Gaussian(nn.Module):
     def forward(self, x, sigma):
         return x * 4 / (4 + sigma[:, None] ** 2)
 
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 2), nn.Linear(2, 2)
+        self.second.weight = self.first.weight
+    def forward(self, x, time):
+        return self.second(self.first(x))
+
 class Nested:
     make = Scale
 
@@ -99,6 +107,15 @@ def test_a_saved_teacher_is_loaded_with_trust_only(folder: Path) -> None:
     teacher, _ = load_teacher(folder / "teacher", trust_code=True)
     x = torch.randn(3, 2)
     assert torch.equal(teacher.velocity(x, torch.tensor(0.5), None), 3 * x)
+
+
+def test_tied_weights_are_saved(folder: Path) -> None:
+    saved = import_module(source("mine:Tied"), POINTS)
+    save_teacher(folder / "teacher", saved)
+    teacher, _ = load_teacher(folder / "teacher", trust_code=True)
+    x = torch.randn(3, 2)
+    time = torch.tensor(0.5)
+    assert torch.equal(teacher.velocity(x, time, None), saved.velocity(x, time, None))
 
 
 def test_what_a_module_is_called_with(folder: Path) -> None:

@@ -90,6 +90,9 @@ def test_a_guide_is_read_through_the_same_source(tmp_path: Path) -> None:
     described = source(tmp_path / "w.pt", guide={"file": str(tmp_path / "weak.pt")})
     guide = import_guide(described, POINTS)
     assert guide is not None and same(guide, weak)
+    lost = source(tmp_path / "w.pt", guide={"file": str(tmp_path / "lost.pt")})
+    with pytest.raises(DataError, match=r"^teacher\.guide: .*lost\.pt does not exist"):
+        import_guide(lost, POINTS)
 
 
 class Payload:

@@ -57,6 +57,8 @@ def problem(change: str, value: Any, name: str = "digits") -> str:
     ("pairs.solver.kind", "hean", "pairs.solver: Input tag 'hean' found using 'kind' does not "
                                   "match any of the expected tags: 'euler', 'heun', 'midpoint'"),
     ("pairs.solver.grid", {"kind": "karras", "rho": -1}, "pairs.solver.grid.rho: "),
+    ("pairs.solver.grid", {"kind": "karras", "sigma_max": float("inf")},
+     "pairs.solver.grid.sigma_max: "),
     ("pairs.guidance", {"kind": "autoguidance", "scale": 2.0}, "describe one under teacher.guide"),
     ("pairs.guidance", {"kind": "classifier_free", "scale": 2.0},
      "set teacher.label_dropout: 0.1"),

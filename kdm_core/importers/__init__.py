@@ -1,5 +1,6 @@
 """Importers: each turns a trained model of others into a teacher, which is saved as our own."""
 
+from kdm_core.errors import KDMError
 from kdm_core.importers.diffusers import DiffusersSource, import_diffusers
 from kdm_core.importers.module import ModuleSource, import_module
 from kdm_core.importers.nvlabs import EDM2Source, EDMSource, import_edm
@@ -40,7 +41,10 @@ def import_guide(source: ForeignSource, data: SampleSpec) -> Teacher | None:
     if weights is None:
         return None
     update = {"file": weights.file, "sha256": weights.sha256}
-    guide = build_source(source.model_copy(update=update), data)
+    try:
+        guide = build_source(source.model_copy(update=update), data)
+    except KDMError as error:
+        raise type(error)(f"teacher.guide: {error}") from error
     require_same_samples(guide.spec, data, "teacher.guide")
     return guide
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdm_core.errors import KDMError
+from kdm_core.networks.base import GroupNorm
 
 Filter = Literal["box", "binomial"]
 Direction = Literal["up", "down"]
@@ -56,7 +57,7 @@ def conv(c_in: int, c_out: int, kernel: int, init: Init) -> nn.Conv2d:
     return initialise(nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2), init)
 
 
-def group_norm(channels: int, eps: float) -> nn.GroupNorm:
+def group_norm(channels: int, eps: float) -> GroupNorm:
     """At most 32 groups, of at least 4 channels each.
 
     Raises:
@@ -66,7 +67,7 @@ def group_norm(channels: int, eps: float) -> nn.GroupNorm:
     if groups == 0 or channels % groups:
         raise KDMError(f"network.channels: a layer of {channels} channels cannot be normalised in "
                        f"{groups} groups; choose a multiple of 32")
-    return nn.GroupNorm(groups, channels, eps=eps)
+    return GroupNorm(groups, channels, eps=eps)
 
 
 # Resampling
@@ -226,7 +227,7 @@ def count_heads(channels: int, channels_per_head: int | None) -> int:
     heads = channels // channels_per_head if channels_per_head else 1
     if heads and channels % heads:
         raise KDMError(f"network.channels: {channels} channels cannot be divided between {heads} "
-                       "attention heads; choose a multiple of 64")
+                       "attention heads; choose a multiple of {channels_per_head}")
     return heads
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from kdm_core.config import Config
 from kdm_core.errors import KDMError
-from kdm_core.networks.base import ConditionEmbedding, Network, zero_init
+from kdm_core.networks.base import ConditionEmbedding, GroupNorm, Network, zero_init
 
 
 class UNetConfig(Config):
@@ -35,9 +35,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, condition_width: int, attention: bool) -> None:
         super().__init__()
-        self.norm_in = nn.GroupNorm(8, c_in)
+        self.norm_in = GroupNorm(8, c_in)
         self.conv_in = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.norm_mid = nn.GroupNorm(8, c_out)
+        self.norm_mid = GroupNorm(8, c_out)
         self.modulate = (
             zero_init(nn.Linear(condition_width, 2 * c_out)) if condition_width else None
         )
@@ -59,7 +59,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(8, channels)
+        self.norm = GroupNorm(8, channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.leave = zero_init(nn.Conv2d(channels, channels, 1))
 
@@ -123,7 +123,7 @@ class UNet(Network):
                 self.up.append(nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"),
                                              nn.Conv2d(channels, channels, 3, padding=1)))
                 resolution *= 2
-        self.norm = nn.GroupNorm(8, channels)
+        self.norm = GroupNorm(8, channels)
         self.leave = nn.Conv2d(channels, out_shape[0], 3, padding=1)
 
     def forward(
