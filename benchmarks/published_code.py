@@ -14,6 +14,7 @@ import pickle
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ Sampler = Callable[..., Tensor]
 def main() -> None:
     edm, edm2 = map(Path, sys.argv[1:3])
     print(f"largest deviation of {STEPS}-step samples, as a share of the largest value")
-    for name, network, sampler, source in [*from_edm(edm), *from_edm2(edm2)]:
+    # One clone after the other: both have packages of the same names.
+    for name, network, sampler, source in chain(from_edm(edm), from_edm2(edm2)):
         theirs, ours = sample_both(network, sampler, imported(network, source))
         print(f"{name:>24} {float((theirs - ours).abs().max() / theirs.abs().max()):.1e}")
     compare_speed(edm)
@@ -76,7 +78,7 @@ def from_edm2(clone: Path) -> Iterator[tuple[str, nn.Module, Sampler, str]]:
 
 
 def modules(clone: Path, *names: str) -> list[Any]:
-    """Import modules of a clone; both clones have packages of the same names."""
+    """Import modules of a clone, and forget those of another."""
     for loaded in [name for name in sys.modules
                    if name.split(".")[0] in ("training", "torch_utils", "dnnlib")]:
         del sys.modules[loaded]
