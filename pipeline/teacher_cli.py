@@ -1,7 +1,6 @@
 """`kdm teacher`: import a trained model, look at it, sample it, without the pipeline."""
 
 import io
-from math import ceil, sqrt
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +13,7 @@ from kdm_core.errors import KDMError
 app = typer.Typer(no_args_is_help=True, help="Trained models as teachers.")
 
 Kind = Literal["edm", "edm2", "diffusers", "torchcfm", "state-dict", "module"]
+Solver = Literal["euler", "heun", "midpoint", "rk4", "dpmpp_2m", "dopri5"]
 # What the command's first argument is called in params.yaml.
 PLACE = {"diffusers": "folder", "module": "factory"}
 Folder = Annotated[Path, typer.Argument(metavar="DIR")]
@@ -78,8 +78,7 @@ def sample(
     out: Annotated[Path, typer.Option(help="A PNG file.")],
     n: Annotated[int, typer.Option("--n", min=1, max=10_000)] = 16,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    solver: Annotated[str, typer.Option(help="euler, heun, midpoint, rk4, dpmpp_2m, dopri5")
-                      ] = "heun",
+    solver: Annotated[Solver, typer.Option()] = "heun",
     steps: Annotated[int, typer.Option(min=1)] = 18,
     guidance: Annotated[float, typer.Option(min=1, help="Scale of classifier-free guidance.")] = 1,
     device: str = "auto",
@@ -87,10 +86,11 @@ def sample(
 ) -> None:
     """Sample a teacher folder into a picture."""
     import torch
+    from PIL import Image
 
     from kdm_core.compute import resolve_device
-    from kdm_core.figures.grid import teacher_student_grid
     from kdm_core.figures.scatter import noise_map
+    from kdm_core.figures.tiles import tiles
     from kdm_core.noise import draw
     from kdm_core.solvers import SolverConfig
     from kdm_core.solvers.guidance import GuidanceConfig
@@ -108,8 +108,10 @@ def sample(
     labels = torch.from_numpy(classes).to(where) if spec.num_classes else None
     found = teacher.sample(torch.from_numpy(noise).to(where), labels, chosen)
     made = found.state.cpu().numpy()
-    save_figure(out, teacher_student_grid(made, {}, columns=ceil(sqrt(n)))
-                if spec.kind == "image" else noise_map(made, {}, noise))
+    if spec.kind == "image":
+        Image.fromarray(tiles(made)).save(out, format="PNG")
+    else:
+        save_figure(out, noise_map(made, {}, noise))
     typer.echo(f"{out}: {n} samples, {found.nfe} evaluations each, on {where}")
 
 

@@ -48,7 +48,7 @@ def test_import_look_and_sample_an_edm_pickle(folder: Path) -> None:
     assert drawn.exit_code == 0, drawn.output
     assert "4 samples, 10 evaluations each" in drawn.stdout
     with Image.open("grid.png") as picture:
-        assert picture.width > 100
+        assert picture.size == (2 * 96 + 2, 2 * 96 + 2)  # two rows of two, twelve times as large
 
 
 def test_what_the_file_does_not_say_is_given(folder: Path) -> None:
@@ -67,6 +67,7 @@ def test_what_the_file_does_not_say_is_given(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "saying"), [
+    ([__file__, "--kind", "edm"], "test_teacher_cli.py is no pickle of a network"),
     (["missing.pkl", "--kind", "edm"], "teacher.file: missing.pkl does not exist"),
     (["x", "--kind", "state-dict", "--set", "model"], "--set: 'model' is not KEY=VALUE"),
     (["x", "--kind", "state-dict"], "model: is missing"),

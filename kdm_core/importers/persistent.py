@@ -5,6 +5,7 @@ Python source, which the publishers' own loader executes, and its state. Here th
 `kdm_core.pickles` runs the program, with the few names of `CALLS`. The source is ignored.
 """
 
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
@@ -108,6 +109,9 @@ def read_checkpoint(content: bytes, place: str) -> dict[str, Any]:
     Raises:
         DataError: it is damaged, of another kind, or asks for anything that such files do not need.
     """
+    if not content.startswith(pickle.PROTO):
+        raise DataError(f"{place} is no pickle of a network: choose the source that fits the file, "
+                        "or fetch it again")
     document = run(content, CALLS, place)
     if isinstance(document, PersistentObject):
         return {"ema": document}
