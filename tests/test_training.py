@@ -1,6 +1,7 @@
 """The loop: resumption to the bit, divergence, schedules, averages, the student's objective."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,14 @@ from torch import Tensor, nn
 from kdm_core.compute import step_generator
 from kdm_core.errors import DataError, DivergedError
 from kdm_core.losses.distances import MSEConfig
-from kdm_core.networks import MLPConfig
+from kdm_core.networks import (
+    DhariwalUNetConfig,
+    EDM2UNetConfig,
+    MLPConfig,
+    NetworkConfig,
+    SongUNetConfig,
+    TransformerConfig,
+)
 from kdm_core.pairs.reading import Pairs
 from kdm_core.samples import SampleSpec
 from kdm_core.students.koopman import DenseConfig, FactorisedConfig
@@ -43,10 +51,11 @@ def pairs(count: int = 40) -> Pairs:
 
 
 def student_task(
-    adversarial: float = 0.01, latent: int = 8, noise: float = 0.4, **changes: object
+    adversarial: float = 0.01, latent: int = 8, noise: float = 0.4, network: NetworkConfig = MLP,
+    **changes: object,
 ) -> StudentTask:
     torch.manual_seed(0)
-    student = KDM(StudentConfig(encoder=MLP, decoder=MLP, latent=latent,
+    student = KDM(StudentConfig(encoder=network, decoder=network, latent=latent,
                                 operator=FactorisedConfig(kind="factorised")), IMAGES)
     return StudentTask(student, LossConfig(adversarial=adversarial, latent_noise=noise),
                        config(**changes), pairs(), pairs(4), seed=0)
@@ -86,6 +95,38 @@ def test_a_killed_run_ends_like_an_undisturbed_one(
     seen: list[int] = []
     assert fit(resumed, tmp_path / "b", "key", seen.append) == curves
     assert seen[0] == kill_at // 5 * 5 + 1 if kill_at % 5 else seen[0] == kill_at - 4
+    for name, value in state(whole).items():
+        assert torch.equal(value, state(resumed)[name]), name
+
+
+@pytest.mark.parametrize("network", [
+    SongUNetConfig(kind="song_unet", channels=16, multipliers=[1, 2], blocks=1, attention=[4],
+                   dropout=0.3),
+    DhariwalUNetConfig(kind="dhariwal_unet", channels=32, multipliers=[1, 2], blocks=1,
+                       attention=[], dropout=0.3),
+    EDM2UNetConfig(kind="edm2_unet", channels=16, multipliers=[1, 2], blocks=1, attention=[4],
+                   channels_per_head=16, dropout=0.3),
+    TransformerConfig(kind="transformer", width=32, blocks=1, heads=2),
+], ids=lambda network: network.kind)
+def test_students_of_every_network_train_and_resume(
+    tmp_path: Path, network: NetworkConfig
+) -> None:
+    """Dropout draws from torch's global generator, which is therefore part of the run."""
+    make = partial(student_task, network=network, latent=64, adversarial=0.0, steps=8, lr=3e-3,
+                   warmup=0, schedule="constant", ema=0.0, log_every=1)
+    whole = make()
+    curves = fit(whole, tmp_path / "a", "key")
+    assert curves[-1]["loss"] < curves[0]["loss"]
+
+    def kill(step: int) -> None:
+        torch.rand(1)  # as any other code may
+        if step == 7:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(make(), tmp_path / "b", "key", kill)
+    resumed = make()
+    assert fit(resumed, tmp_path / "b", "key") == curves
     for name, value in state(whole).items():
         assert torch.equal(value, state(resumed)[name]), name
 
