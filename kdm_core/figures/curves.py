@@ -50,11 +50,11 @@ def training_curves(teacher: Curves, students: Mapping[str, Curves]) -> "Figure"
     figure, axes = panels(first + len(shown), 2, WIDTH, 1.9)
     with styled():
         if teacher:
-            axes[0].plot(*teacher["loss"], color=TEACHER)
+            _draw(axes[0], teacher["loss"], TEACHER)
             _dress(axes[0], "teacher: loss", [teacher["loss"]])
         for axis, (term, curves) in zip(axes[first:], shown.items(), strict=True):
             for name, curve in curves.items():
-                axis.plot(*curve, color=colours[name])
+                _draw(axis, curve, colours[name])
             _dress(axis, TITLES[term], list(curves.values()))
         # The legend names all students, also those that a panel has no curve of.
         handles = [axes[0].plot([], [], color=colours[name], label=short(name, 20))[0]
@@ -64,13 +64,18 @@ def training_curves(teacher: Curves, students: Mapping[str, Curves]) -> "Figure"
     return figure
 
 
+def _draw(axis: "Axes", curve: Curve, colour: str) -> None:
+    """A line, or a dot where there is one point only."""
+    axis.plot(*curve, color=colour, marker="o" if len(curve.steps) == 1 else "", markersize=4)
+
+
 def _dress(axis: "Axes", title: str, curves: list[Curve]) -> None:
     """Title and scale; a logarithmic one shows no zeros or negative values."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
     axis.set_title(title)
     axis.margins(x=0.02)
-    axis.xaxis.set_major_locator(MaxNLocator(4))
+    axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     if not all((curve.values > 0).all() for curve in curves):
         return
     axis.set_yscale("log")
