@@ -41,10 +41,13 @@ def main(stage: Stage) -> None:
         evaluations = sample_pairs(store, teacher, stage.device, progress.update)
     content = store.content_hash()
     stage.finish(work, paths.PAIRS)
-    nfe = spec.nfe or evaluations or 0.0
-    write_json(paths.METRICS / "sample_pairs.json", {"pairs": spec.count, "nfe": nfe})
+    # An adaptive solver's evaluations are counted: unknown if an earlier run had sampled all pairs.
+    nfe = spec.nfe or evaluations
+    write_json(paths.METRICS / "sample_pairs.json",
+               {"pairs": spec.count} | ({} if nfe is None else {"nfe": nfe}))
     stage.write_timing(pairs_per_s=round(progress.rate, 1), content=content)
-    stage.say(f"{spec.count:,} pairs of {nfe:g} evaluations each, content {content[:12]}")
+    stage.say(f"{spec.count:,} pairs of {'?' if nfe is None else f'{nfe:g}'} evaluations each, "
+              f"content {content[:12]}")
 
 
 def open_or_create(stage: Stage, path: Path, spec: StoreSpec) -> PairStore:
