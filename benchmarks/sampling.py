@@ -26,7 +26,7 @@ def main() -> None:
                                                     store.spec.precision)}
     for folder in sorted(paths.STUDENTS.iterdir()):
         student = load_student(folder)[0].to(device)
-        candidates[folder.name] = lambda s=student: s.sample(noise, labels, store.spec.precision)
+        candidates[folder.name] = lambda s=student: s.generate(noise, labels, store.spec.precision)
     seconds = rounds(candidates, ROUNDS)
     print(f"{device}, {torch.get_num_threads()} threads, batch {BATCH}, {store.spec.precision}")
     for name, times in seconds.items():

@@ -101,15 +101,8 @@ def save_model(folder: Path, model: nn.Module, config: dict[str, Any]) -> str:
     return mark
 
 
-def load_model(folder: Path, build: Callable[[dict[str, Any]], nn.Module]) -> tuple[Any, str]:
-    """Rebuild a model that `save_model` wrote.
-
-    Args:
-        folder: where it lies.
-        build: makes the module, with any weights, from the configuration.
-
-    Returns:
-        The module in eval mode on the CPU, and its fingerprint.
+def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], str]:
+    """What `save_model` wrote, as it lies there: configuration, weights and fingerprint.
 
     Raises:
         DataError: a file is missing or damaged.
@@ -121,6 +114,23 @@ def load_model(folder: Path, build: Callable[[dict[str, Any]], nn.Module]) -> tu
     if mark is None or metadata.get("fingerprint") != mark or fingerprint(config, weights) != mark:
         raise MismatchError(f"{folder / WEIGHTS} and {folder / CONFIG} do not belong together or "
                             "were altered: run the stage that makes them")
+    return config, weights, mark
+
+
+def load_model(folder: Path, build: Callable[[dict[str, Any]], nn.Module]) -> tuple[Any, str]:
+    """Rebuild a model that `save_model` wrote.
+
+    Args:
+        folder: where it lies.
+        build: makes the module, with any weights, from the configuration.
+
+    Returns:
+        The module in eval mode on the CPU, and its fingerprint.
+
+    Raises:
+        DataError, MismatchError: as `read_model`; or the weights are not those of such a module.
+    """
+    config, weights, mark = read_model(folder)
     model = build(config)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     if missing or unexpected:

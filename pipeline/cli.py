@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from kdm_core.errors import KDMError
+from pipeline.student_cli import add_commands as add_student_commands
 from pipeline.teacher_cli import app as teacher_app
 from stages.paths import WORK
 
@@ -45,6 +46,7 @@ params_app = typer.Typer(no_args_is_help=True, help="The parameter file.")
 app.add_typer(preset_app, name="preset")
 app.add_typer(params_app, name="params")
 app.add_typer(teacher_app, name="teacher")
+add_student_commands(app)
 
 
 @preset_app.command("list")

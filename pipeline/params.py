@@ -22,15 +22,15 @@ from kdm_core.datasets import DataConfig
 from kdm_core.datasets.checkerboard import CheckerboardConfig
 from kdm_core.errors import KDMError
 from kdm_core.importers import ForeignSource, import_guide, import_teacher
-from kdm_core.losses.discriminator import Discriminator
-from kdm_core.losses.distances import LPIPSConfig
+from kdm_core.losses.adversary import check_adversary
+from kdm_core.losses.distances import LPIPSConfig, check_distance
 from kdm_core.metrics.classifier import ClassifierConfig
 from kdm_core.networks import is_spatial
 from kdm_core.networks.module import ModuleNetworkConfig
 from kdm_core.pairs.sampling import PairsConfig
 from kdm_core.samples import SampleSpec
 from kdm_core.students.model import KDM, StudentConfig
-from kdm_core.students.training import LossConfig
+from kdm_core.students.objective import LossConfig, check_losses
 from kdm_core.teachers import TrainableConfig, build_teacher
 from kdm_core.teachers.augmentation import AugmentationConfig, check_augmentation
 from kdm_core.training.config import TrainingConfig
@@ -49,10 +49,15 @@ class ComputeParams(Config):
         device: `auto` (the best there is), `cpu`, `cuda`, `cuda:1`, `mps`, …
         threads: CPU threads; 0 leaves the choice to torch. Results on a CPU are reproducible to
             the bit only for the same number of threads.
+        processes: that train a student together, each on a GPU of its own where there are any.
+        deterministic: use only kernels that give the same bits every time, where torch has them;
+            on GPUs others are faster.
     """
 
     device: str = "auto"
     threads: int = Field(0, ge=0)
+    processes: int = Field(1, ge=1)
+    deterministic: bool = True
 
 
 class WeakerTeacher(Config):
@@ -115,11 +120,25 @@ TeacherParams = Annotated[TrainedTeacher | ExactTeacher | ForeignSource,
 
 
 class StudentParams(Config):
-    """One student: architecture, objective, optimisation."""
+    """One student: architecture, objective, optimisation.
+
+    Attributes:
+        init: where the weights start: `random`, at the `teacher`'s as far as they fit, or at those
+            of a student of the same architecture, which is a folder or OWNER/NAME on the hub.
+    """
 
     model: StudentConfig
+    init: str = Field("random", min_length=1)
     losses: LossConfig = LossConfig()
     training: TrainingConfig
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "StudentParams":
+        check_losses(self.losses, self.model)
+        if self.init == "teacher" and not self.model.takes_time:
+            raise ValueError("init: the teacher's network takes a time, and so has a student that "
+                             "starts at its weights; set model.timed: true")
+        return self
 
 
 class ClassifierParams(Config):
@@ -184,7 +203,15 @@ class Params(Config):
         if isinstance(self.data, CheckerboardConfig):
             self._require_points()
         self._require_guidance()
+        self._require_states()
         return self
+
+    def _require_states(self) -> None:
+        for name, student in self.students.items():
+            if student.losses.trajectory and not self.pairs.states:
+                raise ValueError(f"students.{name}.losses.trajectory: there are no intermediate "
+                                 "states in the pairs; set pairs.states (4, say), or the weight "
+                                 "to 0")
 
     def _require_guidance(self) -> None:
         guidance = self.pairs.guidance
@@ -248,8 +275,10 @@ class Params(Config):
             for name, student in self.students.items():
                 where = f"{FILE}: students.{name}"
                 self._try(f"{where}.model", lambda s=student: KDM(s.model, spec))
+                self._try(where, lambda s=student: check_distance(s.losses.distance, spec))
                 if student.losses.adversarial:
-                    self._try(f"{where}.losses", lambda: Discriminator(spec))
+                    self._try(where,
+                              lambda s=student: check_adversary(s.losses.adversary, spec))
 
     @property
     def trusts_code(self) -> bool:

@@ -45,7 +45,8 @@ def main() -> None:
     for name in ("weights", "torchcfm"):
         locks[name] = resolve(f"requirements/{name}.in", "--no-deps")
     for entry in resolve("pyproject.toml", "requirements/build.in",
-                         "--extra", "dev", "--extra", "diffusers"):
+                         "--extra", "dev", "--extra", "diffusers", "--extra", "hub",
+                         "--extra", "export"):
         if match := re.match(r"torch==(\S+)", entry):
             wheels = CPU_WHEELS.get(match[1])
             if wheels is None:

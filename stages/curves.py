@@ -1,9 +1,11 @@
 """Training curves through DVCLive, as files for `dvc plots` and for the report."""
 
+import io
 import shutil
 from pathlib import Path
 
 from dvclive.live import Live
+from PIL import Image
 
 from kdm_core.training.loop import Record
 from stages import paths
@@ -27,6 +29,10 @@ class Curves:
             if name != "step":
                 self.live.log_metric(name, value)
         self.live.make_summary()  # type: ignore[no-untyped-call]
+
+    def picture(self, name: str, png: bytes) -> None:
+        """Keep a picture, in the place of an earlier one of that name."""
+        self.live.log_image(name, Image.open(io.BytesIO(png)))
 
     def end(self) -> None:
         self.live.end()  # type: ignore[no-untyped-call]

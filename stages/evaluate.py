@@ -64,7 +64,7 @@ def sample_student(student: KDM, test: Pairs, spec: StoreSpec) -> Tensor:
     for noise, labels in zip(torch.split(test.noise, spec.compute_batch),
                              torch.split(test.labels, spec.compute_batch), strict=True):
         given = labels if student.spec.num_classes else None
-        parts.append(student.sample(noise, given, spec.precision))
+        parts.append(student.generate(noise, given, spec.precision))
     samples = torch.cat(parts)
     return from_uint8(to_uint8(samples)) if student.spec.kind == "image" else samples
 
@@ -160,7 +160,7 @@ def time_sampling(
     figures["teacher"]["nfe"] = teacher.sample(noise, labels, solver, precision).nfe
     figures["teacher"]["images_per_s"] = rate(
         lambda: teacher.sample(noise, labels, solver, precision))
-    figures["student"]["images_per_s"] = rate(lambda: student.sample(noise, labels, precision))
+    figures["student"]["images_per_s"] = rate(lambda: student.generate(noise, labels, precision))
 
 
 def synchronise(device: torch.device) -> None:

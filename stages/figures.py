@@ -12,15 +12,20 @@ from kdm_core.samples import SampleSpec
 from kdm_core.serialization import write_atomic
 
 
-def save_figure(path: Path, figure: Figure) -> None:
-    """Write a figure as PNG whose bytes depend on nothing but the figure."""
+def render(figure: Figure) -> bytes:
+    """A figure as PNG whose bytes depend on nothing but the figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_atomic(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
-def save_grid(path: Path, spec: SampleSpec, teacher: Tensor, student: Tensor) -> None:
-    """Write samples (n, *spec.shape) of one student beside its teacher's from the same noise."""
+def save_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as PNG."""
+    write_atomic(path, render(figure))
+
+
+def comparison(spec: SampleSpec, teacher: Tensor, student: Tensor) -> Figure:
+    """Samples (n, *spec.shape) of one student beside its teacher's from the same noise."""
     theirs, made = teacher.cpu().numpy(), student.cpu().numpy()
-    save_figure(path, image_grid(theirs, made) if spec.kind == "image"
-                else noise_map(theirs, {"student": made}))
+    return (image_grid(theirs, made) if spec.kind == "image"
+            else noise_map(theirs, {"student": made}))

@@ -38,7 +38,7 @@ class Stage:
             torch.set_num_threads(self.params.compute.threads)
         # Seeds in params.yaml decide everything; kernels that add in a random order would undo
         # that. Where a device has no deterministic kernel, torch warns.
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.use_deterministic_algorithms(self.params.compute.deterministic, warn_only=True)
         self.started = time.perf_counter()
 
     def say(self, message: str) -> None:
@@ -96,22 +96,31 @@ def code_hash() -> str:
     return digest.hexdigest()
 
 
-def run(name: str, main: Callable[[Stage], None]) -> None:
-    """Run a stage program; what a user can mend is one message and exit code 1."""
+def run(
+    name: str, main: Callable[[Stage], None], relief: str = "lower the batch sizes in params.yaml"
+) -> None:
+    """Run a stage program; what a user can mend is one message and exit code 1.
+
+    `relief` says what to do where memory does not suffice.
+    """
     try:
         stage = Stage(name)
         main(stage)
     except KDMError as error:
         sys.exit(f"[{name}] error: {error}")
     except MemoryError:
-        sys.exit(f"[{name}] error: not enough memory; lower the batch sizes in params.yaml")
+        sys.exit(f"[{name}] error: not enough memory; {relief}")
     except torch.OutOfMemoryError as error:
-        sys.exit(f"[{name}] error: not enough device memory ({error}); lower the batch sizes in "
-                 "params.yaml, or set compute.device: cpu")
+        sys.exit(f"[{name}] error: not enough device memory ({error}); {relief}, or set "
+                 "compute.device: cpu")
     except OSError as error:
         sys.exit(f"[{name}] error: {error.filename or 'input/output'}: {error.strerror or error}")
     except sqlite3.OperationalError as error:  # of DVC, which DVCLive asks for the repository
         sys.exit(f"[{name}] error: DVC cannot write its database under .dvc ({error}): free some "
                  "space or check the permissions, then run again")
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # how torch says MemoryError on a CPU
+            raise
+        sys.exit(f"[{name}] error: not enough memory; {relief}")
     except KeyboardInterrupt:
         os._exit(130)

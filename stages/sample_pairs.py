@@ -76,7 +76,8 @@ def require_space(path: Path, spec: StoreSpec) -> None:
     """Fail before the work and not after it when the store cannot fit."""
     values = numpy.prod(spec.samples.sample_shape)
     size = int(spec.count * values * (numpy.dtype(spec.noise_dtype).itemsize
-                                      + numpy.dtype(spec.sample_dtype).itemsize))
+                                      + numpy.dtype(spec.sample_dtype).itemsize
+                                      + len(spec.states) * numpy.dtype("float16").itemsize))
     free = shutil.disk_usage(path.parent).free
     if free < size:
         raise DataError(f"{path}: the pairs need up to {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB "

@@ -1,50 +1,113 @@
 """train_student NAME: distils the pairs into the student that params.yaml calls NAME."""
 
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 from kdm_core.compute import seeded
 from kdm_core.pairs.reading import read_split
 from kdm_core.pairs.store import PairStore
 from kdm_core.serialization import write_json
+from kdm_core.students.initialise import start_at_student, start_at_teacher
 from kdm_core.students.model import KDM, save_student
 from kdm_core.students.training import StudentTask
+from kdm_core.training.distributed import (
+    is_main,
+    is_worker,
+    one_failure,
+    process_group,
+    world_size,
+)
+from kdm_core.training.launcher import launch
 from kdm_core.training.loop import Record, fit
+from kdm_core.training.waiting import Waiting
+from pipeline.params import StudentParams
 from stages import paths
 from stages.curves import Curves
-from stages.figures import save_grid
+from stages.figures import comparison, render
 from stages.progress import Progress
 from stages.runner import Stage, run
 
+PICTURE_EVERY_S = 20.0
+
 
 def main(stage: Stage, name: str) -> None:
+    if not is_worker() and stage.params.compute.processes > 1:
+        sys.exit(launch("stages.train_student", [name], stage.params.compute.processes))
+    with process_group(stage.device) as stage.device:
+        distil(stage, name)
+
+
+def distil(stage: Stage, name: str) -> None:
     config = stage.params.students[name]
     store = PairStore.open(paths.PAIRS)
     spec = store.spec
     stage.params.check_against(spec.samples)
-    folder, key = stage.work_folder(spec.fingerprint, config.model_dump(), stage.device.type)
     with seeded(stage.seed("weights")):
-        student = KDM(config.model, spec.samples).to(stage.device)
+        student = KDM(config.model, spec.samples)
+    start = initialise(stage, student, config)
+    folder, key = stage.work_folder(spec.fingerprint, config.model_dump(), start,
+                                    stage.device.type)
     parameters = sum(p.numel() for p in student.parameters())
-    stage.say(f"{config.model.operator.kind} operator on {config.model.latent} dimensions, "
-              f"{parameters:,} parameters, on {stage.device}")
-    task = StudentTask(student, config.losses, config.training,
-                       read_split(store, "train", stage.device),
+    if is_main():
+        stage.say(f"{config.model.operator.kind} operator on {config.model.latent} dimensions, "
+                  f"{parameters:,} parameters, on {world_size()} × {stage.device.type}")
+    task = StudentTask(student.to(stage.device), config.losses, config.training,
+                       read_split(store, "train", stage.device, bool(config.losses.trajectory)),
                        read_split(store, "validation", stage.device), stage.seed("training"))
-    records = train(task, name, folder, key)
+    checkpoint = folder / "checkpoint.safetensors"
+    if not is_main():
+        fit(task, checkpoint, key, say=lambda message: None)
+        return
+    waiting = Waiting(stage.device)
+    last = train(stage, task, name, checkpoint, key, waiting)
     fingerprint = save_student(folder / "result", task.ema.shadow, {
-        "pairs": spec.fingerprint, "teacher": spec.teacher, "steps": config.training.steps})
+        "pairs": spec.fingerprint, "teacher": spec.teacher, "losses": config.losses.model_dump(),
+        "training": config.training.model_dump(), **start})
     stage.finish(folder / "result", paths.STUDENTS / name)
     write_json(paths.METRICS / "train_student" / f"{name}.json",
-               {key: value for key, value in records[-1].items() if key != "step"})
-    stage.write_timing()
+               {key: value for key, value in last.items() if key != "step"})
+    stage.write_timing(processes=world_size(), waiting_share=round(waiting.share, 4))
     stage.say(f"student {fingerprint[:12]}")
 
 
-def train(task: StudentTask, name: str, folder: Path, key: str) -> list[Record]:
-    """Run the loop with progress and curves; ends with a grid of held-out samples."""
+def initialise(stage: Stage, student: KDM, config: StudentParams) -> dict[str, Any]:
+    """Give the student the weights that it starts with; returns where they are from."""
+    if config.init == "random":
+        return {}
+    if config.init == "teacher":
+        taken, mark = start_at_teacher(student, paths.TEACHER)
+        if is_main():
+            stage.say(f"{taken:,} parameters are the teacher's")
+        return {"init": mark}
+    other = KDM.from_pretrained(config.init)
+    start_at_student(student, other, config.init)
+    return {"init": config.init}
+
+
+def train(
+    stage: Stage, task: StudentTask, name: str, checkpoint: Path, key: str, waiting: Waiting
+) -> Record:
+    """Run the loop with progress, curves and, now and then, a grid of held-out samples.
+
+    Returns:
+        The last point of the curves.
+    """
     curves = Curves(name)
     steps, batch = task.config.steps, task.order.batch
+    noise, samples, labels = (part[:64] for part in task.validation[:3])
+    shown = time.monotonic()
+
+    def show_samples(step: int) -> None:
+        nonlocal shown
+        if step < steps and time.monotonic() - shown < PICTURE_EVERY_S:
+            return
+        shown = time.monotonic()
+        best = task.ema.shadow
+        made = best.generate(noise, task.labels(labels), task.config.precision)
+        curves.picture("samples.png", render(comparison(best.spec, samples, made)))
+
     with Progress(name, steps * batch, "pair") as progress:
 
         def on_step(done: int) -> None:
@@ -54,14 +117,14 @@ def train(task: StudentTask, name: str, folder: Path, key: str) -> list[Record]:
             progress.note = f"held-out MSE {record['validation_mse_ratio']:.3f} of permuted"
             curves(record)
 
-        records = fit(task, folder / "checkpoint.safetensors", key, on_step, on_record)
-    best = task.ema.shadow
-    noise, samples, labels = (part[:64] for part in task.validation)
-    made = best.sample(noise, task.labels(labels), task.config.precision)
-    save_grid(curves.folder / "samples.png", best.spec, samples, made)
+        records = fit(task, checkpoint, key, on_step, on_record, show_samples, stage.say, waiting)
+    show_samples(steps)
     curves.end()
-    return records
+    return records[-1]
 
 
 if __name__ == "__main__":
-    run(f"train_student@{sys.argv[1]}", lambda stage: main(stage, sys.argv[1]))
+    name = sys.argv[1]
+    relief = f"raise students.{name}.training.accumulate, or lower its batch, in params.yaml"
+    with one_failure():
+        run(f"train_student@{name}", lambda stage: main(stage, name), relief)

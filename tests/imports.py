@@ -8,6 +8,8 @@ PACKAGES = ("kdm_core", "stages", "pipeline")
 # The schema of all stages' parameters. A stage depends on the values it reads, which DVC knows
 # as params, and on the schema's own file; not on every module that another stage's section needs.
 LEAVES = {Path("pipeline/params.py")}
+# What users import from the package itself, when they ask for it; stages import from the modules.
+PUBLIC = Path("kdm_core/__init__.py")
 
 
 def module_file(name: str) -> Path | None:
@@ -42,6 +44,8 @@ def closure(file: Path) -> set[Path]:
     todo = {file}
     while todo:
         current = todo.pop()
+        if current == PUBLIC:
+            continue
         seen.add(current)
         if current not in LEAVES:
             todo |= direct_imports(current) - seen

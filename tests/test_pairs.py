@@ -1,6 +1,8 @@
 """The pair store: completeness, resumption, damage, identity."""
 
+import hashlib
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -11,22 +13,35 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kdm_core.errors import DataError, DivergedError, MismatchError
 from kdm_core.networks import MLPConfig
 from kdm_core.pairs.reading import read_split
-from kdm_core.pairs.sampling import PairsConfig, plan_store, sample_pairs, sample_shard
+from kdm_core.pairs.sampling import (
+    PairsConfig,
+    kept_states,
+    plan_store,
+    sample_pairs,
+    sample_shard,
+)
 from kdm_core.pairs.store import PairStore, StoreSpec
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import fingerprint
 from kdm_core.solvers import AdaptiveSolver, FixedSolver
+from kdm_core.solvers.grids import KarrasGrid, UniformGrid
 from kdm_core.solvers.guidance import GuidanceConfig
 from kdm_core.teachers import Denoiser, DenoiserConfig, FlowMatching, FlowMatchingConfig
+from kdm_core.teachers.exact import GaussianMixture, GaussianMixtureConfig
 from kdm_core.teachers.guidance import guided
 from kdm_core.values import as_float, from_uint8, to_uint8
 
 CPU = torch.device("cpu")
 SPEC = SampleSpec(kind="image", shape=[1, 4, 4], label_names=["a", "b"], sigma_data=0.5)
+POINTS = SampleSpec(kind="points", shape=[2], sigma_data=0.7)
+# Fingerprint of the plan below, from before stores could keep states.
+WITHOUT_STATES = "559de335208739915236369ae3caf4e40b796690e0072c6027a95b53c7611e27"
 
 
 def teacher() -> Denoiser:
@@ -74,6 +89,99 @@ def test_plain_zarr_reads_it(tmp_path: Path) -> None:
     assert group["index"][:].tolist() == list(range(85))
     assert group.attrs["kdm_pairs"]["spec"]["solver"] == {
         "kind": "heun", "steps": 3, "grid": None}
+
+
+def test_states_are_those_of_the_solution(tmp_path: Path) -> None:
+    """Those at the stored times, divided by their deviation; the pairs are what they were."""
+    store, bare = sampled(tmp_path / "p", states=2), sampled(tmp_path / "q")
+    group = zarr.open(tmp_path / "p", mode="r")
+    assert group["trajectory"].shape == (85, 2, 1, 4, 4)
+    assert group["trajectory"].dtype == np.float16
+    places = [state.place for state in store.spec.states]
+    assert group["times"][:].tolist() == [store.spec.times[place] for place in places]
+    pairs = read_split(store, "train", CPU, states=True)
+    assert pairs.trajectory is not None
+    assert pairs.positions is not None
+    found = teacher().sample(pairs.noise, pairs.labels, store.spec.solver, "fp32",
+                             keep_states=True)
+    assert found.states is not None
+    for k, state in enumerate(store.spec.states):
+        level = store.spec.times[state.place]  # of an EDM denoiser: sigma
+        assert state.scale == pytest.approx((0.25 + level**2) ** 0.5)
+        assert float(pairs.positions[k]) == pytest.approx(2 / math.pi * math.atan(level / 0.5))
+        torch.testing.assert_close(pairs.trajectory[:, k].double() * state.scale,
+                                   found.states[state.place], rtol=2e-3, atol=1e-3 * state.scale)
+    unread = read_split(store, "train", CPU)
+    assert unread.trajectory is unread.positions is None
+    assert read_split(bare, "train", CPU, states=True).trajectory is None
+    for name in ("noise", "sample", "label", "index"):
+        np.testing.assert_array_equal(getattr(store.read(range(85)), name),
+                                      getattr(bare.read(range(85)), name))
+
+
+def test_states_of_the_exact_teacher_are_its_flow_map(tmp_path: Path) -> None:
+    """To the rounding of float16, 2^-11 of values of order one."""
+    exact = GaussianMixture(GaussianMixtureConfig(kind="gaussian_mixture", components=1), POINTS)
+    exact.describe(torch.ones(1), torch.tensor([[0.3, -0.2]]),
+                   torch.tensor([[[0.9, 0.3], [0.3, 0.2]]]))
+    solver = AdaptiveSolver(kind="dopri5", tolerance=1e-9, steps=8)
+    spec = plan_store(config(solver=solver, states=4, noise_dtype="float32",
+                             sample_dtype="float32"), exact, "f" * 64, None, 0, CPU)
+    store = PairStore.create(tmp_path / "p", spec, {})
+    sample_pairs(store, exact, CPU)
+    block = store.read(range(spec.count))
+    assert block.trajectory is not None
+    start = torch.from_numpy(block.noise).double() * spec.noise_scale
+    for k, state in enumerate(spec.states):
+        truth = exact.flow_map(start, spec.times[0], spec.times[state.place]) / state.scale
+        torch.testing.assert_close(torch.from_numpy(block.trajectory[:, k]).double(), truth,
+                                   rtol=2**-11 + 1e-6, atol=2e-6)
+
+
+@given(steps=st.integers(2, 40), share=st.floats(0, 1), karras=st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_kept_states_are_spread_over_the_positions(
+    steps: int, share: float, karras: bool
+) -> None:
+    grid = KarrasGrid(kind="karras") if karras else UniformGrid(kind="uniform")
+    exact = GaussianMixture(GaussianMixtureConfig(kind="gaussian_mixture", components=1), POINTS)
+    times = exact.times(FixedSolver(kind="heun", steps=steps, grid=grid))
+    count = round(share * (steps - 1))
+    kept = kept_states(exact, times, count)
+    places, positions = [s.place for s in kept], [s.position for s in kept]
+    assert len(kept) == count
+    assert places == sorted(set(places))
+    assert all(0 < place < steps for place in places)
+    assert positions == sorted(positions, reverse=True)
+    if count == steps - 1:
+        assert places == list(range(1, steps))
+
+
+def test_kept_states_are_the_nearest_to_even_positions() -> None:
+    """Of EDM's 18 times those at u = 0.73, 0.55 and 0.17 for 3/4, 1/2 and 1/4."""
+    spec = plan(solver=FixedSolver(kind="heun", steps=18), states=3)
+    levels = [spec.times[state.place] for state in spec.states]
+    assert levels == pytest.approx([1.088, 0.5853, 0.1395], rel=1e-3)
+
+
+def test_more_states_than_the_grid_has_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"pairs\.states: 3 states .* 2 between"):
+        plan(states=3)
+
+
+def test_stores_without_states_are_what_they_were(tmp_path: Path) -> None:
+    """No trace of states in their attributes; fingerprint and hash as before."""
+    store = sampled(tmp_path / "p")
+    kept = json.loads((tmp_path / "p/zarr.json").read_text())["attributes"]["kdm_pairs"]
+    assert "states" not in kept["spec"]
+    assert sorted(p.name for p in (tmp_path / "p").iterdir()) == [
+        "index", "label", "noise", "sample", "zarr.json"]
+    assert kept["fingerprint"] == store.spec.fingerprint == WITHOUT_STATES
+    digest = hashlib.sha256(WITHOUT_STATES.encode())
+    for block in store.shards():
+        for values in block[:4]:
+            digest.update(values.tobytes())
+    assert store.content_hash() == digest.hexdigest()
 
 
 def test_same_parameters_give_the_same_hash(tmp_path: Path) -> None:
@@ -139,11 +247,12 @@ def fill_slowly(path: Path) -> None:
     sample_pairs(store, teacher(), CPU, lambda pairs: time.sleep(0.05))
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.02, 0.07, 0.15])
-def test_survives_sigkill(tmp_path: Path, delay: float) -> None:
-    whole = sampled(tmp_path / "a").content_hash()
+@pytest.mark.parametrize(("delay", "states"),
+                         [(0.0, 0), (0.02, 2), (0.07, 0), (0.1, 2), (0.15, 0)])
+def test_survives_sigkill(tmp_path: Path, delay: float, states: int) -> None:
+    whole = sampled(tmp_path / "a", states=states).content_hash()
     path = tmp_path / "b"
-    PairStore.create(path, plan(), {})
+    PairStore.create(path, plan(states=states), {})
     process = multiprocessing.get_context("fork").Process(target=fill_slowly, args=(path,))
     process.start()
     time.sleep(delay)
@@ -166,9 +275,9 @@ def test_truncated_shard_is_written_again(tmp_path: Path) -> None:
     assert store.content_hash() == whole
 
 
-@pytest.mark.parametrize("array", ["noise", "sample", "label"])
+@pytest.mark.parametrize("array", ["noise", "sample", "label", "trajectory"])
 def test_flipped_bit_is_found_when_read(tmp_path: Path, array: str) -> None:
-    store = sampled(tmp_path / "p")
+    store = sampled(tmp_path / "p", states=1)
     victim = next(f for f in (tmp_path / "p" / array).rglob("*") if f.is_file()
                   and f.name != "zarr.json")
     content = bytearray(victim.read_bytes())
@@ -189,6 +298,8 @@ def test_mismatch_names_the_field(tmp_path: Path) -> None:
     store.require(plan())
     with pytest.raises(MismatchError, match=r"solver .*steps.*3.*wanted.*4"):
         store.require(plan(solver=FixedSolver(kind="heun", steps=4)))
+    with pytest.raises(MismatchError, match=r"states \(here \[\], wanted \[\{'place': 1"):
+        store.require(plan(states=1))
 
 
 def test_foreign_and_later_stores_are_refused(tmp_path: Path) -> None:

@@ -111,6 +111,50 @@ def test_impossible_combinations_for_points(key: str, value: Any, expected: str)
     assert expected in problem(key, value, "checkerboard")
 
 
+@pytest.mark.parametrize(("key", "value", "expected"), [
+    ("students.kdm.init", "teacher", "model.timed: true"),
+    ("students.kdm.losses.trajectory", 1.0, "model.encoders: shared"),
+    ("students.kdm.model.encoders", "noise", "losses.reconstruction"),
+    ("students.kdm.model.encoders", "both", "'separate', 'shared' or 'noise'"),
+    ("students.kdm.model.projected_channels", 1, "the encoder is no network of images"),
+    ("students.kdm.model.operator", {"kind": "dense", "spectrum": {"kind": "round"}},
+     "students.kdm.model.operator.spectrum.kind: "),
+    ("students.kdm.losses.adversary", {"loss": "wgan"}, "students.kdm.losses.adversary.loss: "),
+    ("students.kdm.training.post_hoc", {"profiles": [0.05]}, "students.kdm.training.post_hoc"),
+])
+def test_impossible_students(key: str, value: Any, expected: str) -> None:
+    message = problem(key, value)
+    assert expected in message
+    assert "students.kdm" in message
+
+
+def test_trajectory_supervision_needs_states_in_the_pairs() -> None:
+    values = preset()
+    student = values["students"]["kdm"]
+    student["model"] |= {"encoders": "shared", "operator": {"kind": "continuous"}}
+    student["losses"]["trajectory"] = 1.0
+    with pytest.raises(ParamsError, match=r"set pairs\.states"):
+        parse_params(values)
+    values["pairs"]["states"] = 4
+    parse_params(values)
+
+
+@pytest.mark.parametrize(("losses", "expected"), [
+    ({"distance": {"kind": "lpips", "resolution": 0}}, "losses.distance.resolution"),
+    ({"adversarial": 0.1, "distance": {"kind": "mse"}}, "at least 8×8"),
+])
+def test_losses_that_do_not_fit_the_images_are_found_before_any_training(
+    losses: dict[str, Any], expected: str
+) -> None:
+    values = preset()
+    values["students"]["kdm"]["losses"] |= losses
+    params = parse_params(values)
+    params.check_against(SampleSpec(kind="image", shape=[1, 32, 32]))
+    with pytest.raises(ParamsError, match=r"students\.kdm\.losses\.\w+") as caught:
+        params.check_against(SampleSpec(kind="image", shape=[1, 4, 4]))
+    assert expected in str(caught.value)
+
+
 def test_models_that_do_not_fit_the_data_are_found_before_any_training() -> None:
     values = preset()
     values["students"]["kdm"]["model"]["encoder"] = {"kind": "unet", "multipliers": [1, 1]}

@@ -276,14 +276,14 @@ def test_conditions_that_differ_are_told_by_student() -> None:
     assert "kdm-f: cuda" in page
 
 
-def test_save_grid_of_images_and_points() -> None:
+def test_comparisons_of_images_and_points() -> None:
     images = torch.rand(5, 3, 8, 8) * 2 - 1
-    figures.save_grid(Path("images.png"), SampleSpec(kind="image", shape=[3, 8, 8]), images,
-                      images)
     points = torch.randn(50, 2)
-    figures.save_grid(Path("points.png"), SampleSpec(kind="points", shape=[2]), points, points)
-    for name in ("images.png", "points.png"):
-        assert Path(name).read_bytes().startswith(b"\x89PNG")
+    for spec, made in ((SampleSpec(kind="image", shape=[3, 8, 8]), images),
+                       (SampleSpec(kind="points", shape=[2]), points)):
+        first = figures.render(figures.comparison(spec, made, made))
+        assert first.startswith(b"\x89PNG")
+        assert first == figures.render(figures.comparison(spec, made, made))
 
 
 def test_colours_tell_the_cell() -> None:

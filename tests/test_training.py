@@ -1,18 +1,22 @@
-"""The loop: resumption to the bit, divergence, schedules, averages, the student's objective."""
+"""The loop and its parts: resumption to the bit, divergence, schedules, averages, checkpoints."""
 
 import math
+import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from kdm_core.compute import step_generator
-from kdm_core.errors import DataError, DivergedError
-from kdm_core.losses.distances import MSEConfig
+from kdm_core.errors import DataError, DivergedError, KDMError, MismatchError
 from kdm_core.networks import (
     DhariwalUNetConfig,
     EDM2UNetConfig,
@@ -21,21 +25,29 @@ from kdm_core.networks import (
     SongUNetConfig,
     TransformerConfig,
 )
+from kdm_core.operators import FactorisedConfig
 from kdm_core.pairs.reading import Pairs
 from kdm_core.samples import SampleSpec
-from kdm_core.students.koopman import DenseConfig, FactorisedConfig
-from kdm_core.students.model import KDM, StudentConfig, load_student, save_student
-from kdm_core.students.training import LossConfig, StudentTask
+from kdm_core.students.model import KDM, StudentConfig
+from kdm_core.students.objective import LossConfig
+from kdm_core.students.training import StudentTask
 from kdm_core.teachers import DenoiserConfig, build_teacher
 from kdm_core.teachers.training import TeacherTask
+from kdm_core.training import optimizer as optimizer_module
 from kdm_core.training.batches import BatchOrder
+from kdm_core.training.checkpoints import checkpoint_path, checkpoints, differences
+from kdm_core.training.compilation import compiled
 from kdm_core.training.config import TrainingConfig
-from kdm_core.training.ema import EMA
-from kdm_core.training.loop import Task, fit
-from kdm_core.training.optimizer import learning_rate
+from kdm_core.training.ema import Averages
+from kdm_core.training.loop import PATIENCE, Task, fit
+from kdm_core.training.optimizer import ScheduledOptimizer, learning_rate
+from kdm_core.training.post_hoc import choose, snapshot_path, snapshot_steps, write_snapshot
+from kdm_core.training.profiles import decay, exponent, synthesis, weights
+from kdm_core.training.waiting import Waiting
 
 MLP = MLPConfig(kind="mlp", width=16, blocks=1)
 IMAGES = SampleSpec(kind="image", shape=[1, 8, 8], label_names=["a", "b", "c"], sigma_data=0.5)
+POST_HOC = {"profiles": [0.05, 0.10], "snapshots": 4, "candidates": [0.05, 0.08, 0.15]}
 
 
 def config(**changes: object) -> TrainingConfig:
@@ -51,21 +63,20 @@ def pairs(count: int = 40) -> Pairs:
 
 
 def student_task(
-    adversarial: float = 0.01, latent: int = 8, noise: float = 0.4, network: NetworkConfig = MLP,
-    **changes: object,
+    adversarial: float = 0.01, latent: int = 8, network: NetworkConfig = MLP, **changes: object,
 ) -> StudentTask:
     torch.manual_seed(0)
     student = KDM(StudentConfig(encoder=network, decoder=network, latent=latent,
                                 operator=FactorisedConfig(kind="factorised")), IMAGES)
-    return StudentTask(student, LossConfig(adversarial=adversarial, latent_noise=noise),
-                       config(**changes), pairs(), pairs(4), seed=0)
+    return StudentTask(student, LossConfig(adversarial=adversarial), config(**changes), pairs(),
+                       pairs(4), seed=0)
 
 
-def teacher_task() -> TeacherTask:
+def teacher_task(**changes: object) -> TeacherTask:
     torch.manual_seed(0)
     teacher = build_teacher(DenoiserConfig(kind="denoiser", network=MLP), IMAGES)
     data = pairs()
-    return TeacherTask(teacher, config(), data.samples, data.labels, seed=0)
+    return TeacherTask(teacher, config(**changes), data.samples, data.labels, seed=0)
 
 
 def state(task: Task) -> dict[str, Tensor]:
@@ -73,30 +84,48 @@ def state(task: Task) -> dict[str, Tensor]:
             for key, value in module.state_dict().items()}
 
 
+def assert_same(first: Task, second: Task) -> None:
+    for name, value in state(first).items():
+        assert torch.equal(value, state(second)[name]), name
+
+
 class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("make", [student_task, teacher_task])
+def killed_at(step: int) -> Callable[[int], None]:
+    def kill(done: int) -> None:
+        torch.rand(1)  # as any other code may
+        if done == step:
+            raise Killed
+
+    return kill
+
+
+# Resumption
+
+
+@pytest.mark.parametrize("make", [
+    student_task,
+    teacher_task,
+    partial(student_task, adversarial=0.0, accumulate=2, optimizer="adamw", weight_decay=0.1,
+            schedule="linear"),
+    partial(teacher_task, accumulate=2, keep_checkpoints=1),
+    partial(student_task, adversarial=0.0, post_hoc=POST_HOC),
+], ids=["student", "teacher", "adamw", "accumulated", "post-hoc"])
 @pytest.mark.parametrize("kill_at", [3, 5, 11, 23])
 def test_a_killed_run_ends_like_an_undisturbed_one(
-    tmp_path: Path, make: type[Task], kill_at: int
+    tmp_path: Path, make: Callable[[], Task], kill_at: int
 ) -> None:
     whole = make()
     curves = fit(whole, tmp_path / "a", "key")
-
-    def kill(step: int) -> None:
-        if step == kill_at:
-            raise Killed
-
     with pytest.raises(Killed):
-        fit(make(), tmp_path / "b", "key", kill)
+        fit(make(), tmp_path / "b", "key", killed_at(kill_at))
     resumed = make()
     seen: list[int] = []
     assert fit(resumed, tmp_path / "b", "key", seen.append) == curves
-    assert seen[0] == kill_at // 5 * 5 + 1 if kill_at % 5 else seen[0] == kill_at - 4
-    for name, value in state(whole).items():
-        assert torch.equal(value, state(resumed)[name]), name
+    assert seen[0] == (kill_at - 1) // 5 * 5 + 1
+    assert_same(whole, resumed)
 
 
 @pytest.mark.parametrize("network", [
@@ -117,41 +146,475 @@ def test_students_of_every_network_train_and_resume(
     whole = make()
     curves = fit(whole, tmp_path / "a", "key")
     assert curves[-1]["loss"] < curves[0]["loss"]
-
-    def kill(step: int) -> None:
-        torch.rand(1)  # as any other code may
-        if step == 7:
-            raise Killed
-
     with pytest.raises(Killed):
-        fit(make(), tmp_path / "b", "key", kill)
+        fit(make(), tmp_path / "b", "key", killed_at(7))
     resumed = make()
     assert fit(resumed, tmp_path / "b", "key") == curves
-    for name, value in state(whole).items():
-        assert torch.equal(value, state(resumed)[name]), name
+    assert_same(whole, resumed)
+
+
+def test_a_student_s_run_does_not_depend_on_the_global_generator(tmp_path: Path) -> None:
+    """A program that has drawn random numbers before ends with the same weights."""
+    first = student_task()
+    torch.manual_seed(1234)
+    student = KDM(first.student.config, IMAGES)
+    student.load_state_dict(first.student.state_dict())
+    second = StudentTask(student, first.losses, first.config, first.pairs, first.validation, 0)
+    fit(first, tmp_path / "a", "key")
+    fit(second, tmp_path / "b", "key")
+    assert_same(first, second)
+
+
+# Checkpoints
 
 
 def test_a_checkpoint_of_other_work_is_not_used(tmp_path: Path) -> None:
     fit(student_task(), tmp_path / "c", "key")
     seen: list[int] = []
+    with pytest.raises(Killed):
+        fit(student_task(), tmp_path / "c", "another key", killed_at(7))
     fit(student_task(), tmp_path / "c", "another key", seen.append)
-    assert seen[0] == 1
+    assert seen[0] == 6
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep, expected", [(1, [20]), (2, [20, 15]), (9, [20, 15, 10, 5])])
+def test_the_last_checkpoints_are_kept(tmp_path: Path, keep: int, expected: list[int]) -> None:
+    told: list[int] = []
+    fit(teacher_task(keep_checkpoints=keep), tmp_path / "c.safetensors", "key",
+        on_checkpoint=told.append)
+    assert told == [5, 10, 15, 20]
+    assert list(checkpoints(tmp_path / "c.safetensors")) == expected
+    assert len(list(tmp_path.iterdir())) == len(expected)
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flip(content: bytes) -> bytes:
+    return content[:-5] + bytes([content[-5] ^ 1]) + content[-4:]
+
+
+@pytest.mark.parametrize("damage", [cut, flip])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    whole = student_task()
+    curves = fit(whole, tmp_path / "c", "key")
+    newest = checkpoint_path(tmp_path / "c", 20)
+    newest.write_bytes(damage(newest.read_bytes()))
+    resumed = student_task()
+    seen: list[int] = []
+    said: list[str] = []
+    assert fit(resumed, tmp_path / "c", "key", seen.append, say=said.append) == curves
+    assert seen[0] == 16
+    assert len(said) == 1 and str(newest) in said[0] and "step 15" in said[0]
+    assert_same(whole, resumed)
+
+
+def test_where_all_checkpoints_are_damaged_they_are_named(tmp_path: Path) -> None:
+    fit(teacher_task(), tmp_path / "c", "key")
+    for path in tmp_path.iterdir():
+        path.write_bytes(cut(path.read_bytes()))
+    with pytest.raises(DataError, match="c-00000020 is damaged.*c-00000015 is damaged.*delete it"):
+        fit(teacher_task(), tmp_path / "c", "key")
+
+
+def test_a_full_disk_leaves_the_checkpoints_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = teacher_task()
+    curves = fit(whole, tmp_path / "a", "key")
+    real = os.fsync
+    calls: list[int] = []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DataError, match="No space left on device; free some space"):
+        fit(teacher_task(), tmp_path / "b", "key")
+    assert sorted(path.name for path in tmp_path.glob("b*")) == ["b-00000005", "b-00000010"]
+    resumed = teacher_task()
+    seen: list[int] = []
+    assert fit(resumed, tmp_path / "b", "key", seen.append) == curves
+    assert seen[0] == 11
+    assert_same(whole, resumed)
+
+
+def test_a_killed_write_is_cleaned_up(tmp_path: Path) -> None:
+    (tmp_path / ".c-00000003.1234.tmp").write_bytes(b"half")
+    fit(teacher_task(steps=6), tmp_path / "c", "key")
+    assert [path.name for path in tmp_path.iterdir()] == ["c-00000005"]
+
+
+def test_a_checkpoint_of_another_architecture_names_the_fields(tmp_path: Path) -> None:
     fit(student_task(), tmp_path / "c", "key")
-    content = (tmp_path / "c").read_bytes()
-    (tmp_path / "c").write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match="damaged"):
-        fit(student_task(), tmp_path / "c", "key")
+    with pytest.raises(MismatchError, match=r"student\.latent: 8, not 16") as caught:
+        fit(student_task(latent=16), tmp_path / "c", "key")
+    assert "width" not in str(caught.value)
+
+
+def test_differences() -> None:
+    assert differences({"a": 1, "b": {"c": [1]}}, {"a": 1, "b": {"c": [1]}}) == []
+    assert differences({"a": 1, "b": {"c": [1]}, "x": 2}, {"a": 3, "b": {"c": [2]}}) == [
+        "a: 1, not 3", "b.c: [1], not [2]", "x: 2, not None"]
+
+
+# Failed steps
 
 
 def test_divergence_is_an_error_and_leaves_no_checkpoint_of_it(tmp_path: Path) -> None:
     task = teacher_task()
+    task.samples[:] = float("inf")
+    records: list[object] = []
+    with pytest.raises(DivergedError, match=f"{PATIENCE} steps.*lower the learning rate"):
+        fit(task, tmp_path / "c", "key", on_record=records.append)
+    assert not records and not list(tmp_path.iterdir())
+
+
+def test_a_failed_step_is_left_out_and_counted(tmp_path: Path) -> None:
+    """One bad sample of forty spoils one batch of an epoch's five."""
+    task = teacher_task(log_every=5)
     task.samples[3] = float("inf")
-    with pytest.raises(DivergedError, match="lower the learning rate"):
-        fit(task, tmp_path / "c", "key")
-    assert not (tmp_path / "c").exists()
+    records = fit(task, tmp_path / "c", "key")
+    assert [record["skipped"] for record in records[:4]] == [0.2] * 4
+    assert all(math.isfinite(value) for record in records for value in record.values())
+    assert all(value.isfinite().all() for value in state(task).values())
+
+
+def test_curves_of_single_steps_leave_gaps_where_a_step_failed(tmp_path: Path) -> None:
+    task = teacher_task(log_every=1, steps=20)
+    bad = next(step for step in range(5) if 3 in task.order(step))
+    task.samples[3] = float("inf")
+    steps = [record["step"] for record in fit(task, tmp_path / "c", "key")]
+    assert bad + 1 not in steps and len(steps) >= 15
+
+
+def test_a_run_whose_last_steps_all_failed_has_diverged(tmp_path: Path) -> None:
+    task = teacher_task(steps=6, checkpoint_every=100, log_every=5)
+
+    def spoil(done: int) -> None:
+        if done == 5:
+            task.samples[:] = float("nan")
+
+    with pytest.raises(DivergedError):
+        fit(task, tmp_path / "c", "key", spoil)
+
+
+# The optimiser
+
+
+def parameters() -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(size, generator=generator)) for size in ((5, 7), (3,))]
+
+
+def descend(
+    optimizer: ScheduledOptimizer, step: int, spoil: float = 0.0, scale: float = 3.0
+) -> dict[str, Tensor]:
+    """An update with random gradients (of norm about 6 × scale), one of them replaced."""
+    generator = torch.Generator().manual_seed(step)
+    for parameter in optimizer.parameters:
+        parameter.grad = scale * torch.randn(parameter.shape, generator=generator)
+    if spoil:
+        optimizer.parameters[1].grad[2] = spoil  # type: ignore[index]
+    return optimizer.update(step)
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+@pytest.mark.parametrize("clip", [0.0, 2.0])
+def test_updates_are_those_of_torch(kind: str, clip: float) -> None:
+    """Against the plain optimiser and `clip_grad_norm_`, in their order."""
+    cfg = config(optimizer=kind, clip=clip, betas=[0.8, 0.95], weight_decay=0.1, lr=0.01)
+    ours = ScheduledOptimizer(parameters(), cfg)
+    theirs = parameters()
+    cls = torch.optim.AdamW if kind == "adamw" else torch.optim.Adam
+    plain = cls(theirs, betas=(0.8, 0.95), weight_decay=0.1, foreach=False)
+    for step in range(24):
+        curves = descend(ours, step)
+        generator = torch.Generator().manual_seed(step)
+        for parameter in theirs:
+            parameter.grad = 3 * torch.randn(parameter.shape, generator=generator)
+        norm = nn.utils.clip_grad_norm_(theirs, clip or math.inf)
+        plain.param_groups[0]["lr"] = learning_rate(cfg, step)
+        plain.step()
+        assert float(curves["gradient_norm"]) == pytest.approx(float(norm))
+        assert not curves["skipped"]
+    for mine, other in zip(ours.parameters, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("device_skips", [True, False])
+@pytest.mark.parametrize("spoil", [math.nan, math.inf, -math.inf])
+def test_an_update_that_is_not_finite_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, device_skips: bool, spoil: float
+) -> None:
+    """To the bit, moments and their step counts included, as if it had never been."""
+    if not device_skips:
+        monkeypatch.setattr(optimizer_module, "SKIPPING_KERNELS", ())
+    spoiled, clean = (ScheduledOptimizer(parameters(), config()) for _ in range(2))
+    for step in range(6):
+        if step == 3:
+            before = [p.clone() for p in spoiled.parameters]
+            assert descend(spoiled, step, spoil)["skipped"] == 1
+            assert all(map(torch.equal, before, spoiled.parameters))
+        else:
+            assert descend(spoiled, step)["skipped"] == 0
+            descend(clean, step)
+    assert all(map(torch.equal, spoiled.parameters, clean.parameters))
+    for name, value in clean.state_tensors().items():
+        assert torch.equal(value, spoiled.state_tensors()[name]), name
+
+
+def test_clipping_is_the_same_where_the_kernel_cannot_do_it(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = ScheduledOptimizer(parameters(), config())
+    for step in range(5):
+        descend(inside, step)
+    monkeypatch.setattr(optimizer_module, "SKIPPING_KERNELS", ())
+    outside = ScheduledOptimizer(parameters(), config())
+    for step in range(5):
+        descend(outside, step)
+    for first, second in zip(inside.parameters, outside.parameters, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-7)
+
+
+def test_gradients_that_are_not_finite_are_replaced_like_the_published_code_s() -> None:
+    ours = ScheduledOptimizer([nn.Parameter(torch.zeros(4))], config(nonfinite="zero", clip=0.0))
+    ours.parameters[0].grad = torch.tensor([math.nan, math.inf, -math.inf, 2.0])
+    curves = ours.update(0)
+    assert "skipped" not in curves
+    moments = ours.state_tensors()["0.exp_avg"]
+    torch.testing.assert_close(moments, 0.1 * torch.tensor([0.0, 1e5, -1e5, 2.0]))
+    assert ours.parameters[0].isfinite().all()
+
+
+def test_gradients_add_up_until_the_update() -> None:
+    ours = ScheduledOptimizer(parameters(), config())
+    for _ in range(2):
+        ours.backward(sum((p**2).sum() for p in ours.parameters) / 2)  # type: ignore[arg-type]
+    wanted = torch.cat([2 * p.detach().flatten() for p in ours.parameters])
+    norm = ours.update(0)["gradient_norm"]
+    assert float(norm) == pytest.approx(float(wanted.norm()))
+    assert all(p.grad is None for p in ours.parameters)
+
+
+@pytest.mark.parametrize("make", [student_task, teacher_task])
+def test_accumulation_is_the_whole_batch(make: Callable[..., Task]) -> None:
+    """Micro-batches see the same samples and, where the step draws them at once, noises."""
+    if make is student_task:
+        make = partial(make, adversarial=0.0)  # batch norm sees a micro-batch at a time
+    whole, parts = make(), make(accumulate=4)
+    if isinstance(parts, TeacherTask):
+        # Noise is drawn a micro-batch at a time: only the number of samples is the same.
+        rows: list[Tensor] = []
+        real = parts.descend
+        parts.descend = lambda part, generator: rows.append(part) or real(part, generator)  # type: ignore[assignment, func-returns-value, method-assign]
+        parts.step(0)
+        assert torch.equal(torch.cat(rows), whole.order(0)) and len(rows) == 4  # type: ignore[attr-defined]
+        return
+    for step in range(3):
+        first, second = whole.step(step), parts.step(step)
+        for name, value in first.items():
+            torch.testing.assert_close(second[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_that_cannot_be_cut_is_refused() -> None:
+    with pytest.raises(KDMError, match="accumulate"):
+        teacher_task(accumulate=3)
+
+
+@given(steps=st.integers(1, 10_000), warmup=st.integers(0, 12_000), lr=st.floats(1e-6, 1.0),
+       schedule=st.sampled_from(["constant", "cosine", "linear"]), data=st.data())
+def test_learning_rates_rise_and_fall(
+    steps: int, warmup: int, lr: float, schedule: str, data: st.DataObject
+) -> None:
+    cfg = config(steps=steps, warmup=warmup, lr=lr, schedule=schedule)
+    step = data.draw(st.integers(0, steps - 1))
+    rate, following = learning_rate(cfg, step), learning_rate(cfg, step + 1)
+    assert 0 < rate <= lr * (1 + 1e-12)
+    if step + 1 < warmup:
+        assert rate < following
+    elif schedule != "constant" and step >= warmup:
+        assert rate > following
+    if steps > warmup and step + 1 == steps and schedule != "constant":
+        assert following == pytest.approx(0.0, abs=1e-12)
+
+
+def test_learning_rate() -> None:
+    c = config(steps=100, warmup=10, lr=1.0)
+    assert learning_rate(c, 0) == pytest.approx(0.1)
+    assert learning_rate(c, 9) == pytest.approx(1.0)
+    assert learning_rate(c, 55) == pytest.approx((1 + math.cos(math.pi * 45 / 90)) / 2)
+    assert learning_rate(config(schedule="constant", warmup=0, lr=0.5), 20) == 0.5
+    linear = config(steps=100, warmup=20, lr=1.0, schedule="linear")
+    assert learning_rate(linear, 60) == pytest.approx(0.5)
+
+
+# Averages
+
+
+def test_ema() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    ema = Averages(model, config(ema=0.9))
+    nn.init.ones_(model.weight)
+    expected = 0.0
+    for step in range(200):
+        smooth = min(0.9, (1 + step) / (10 + step))
+        expected = smooth * expected + 1 - smooth
+        ema.update(model, step)
+    assert float(ema.shadow.weight) == pytest.approx(expected, rel=1e-5)
+
+
+def test_averages_carry_the_buffers() -> None:
+    model = nn.BatchNorm1d(3)
+    ema = Averages(model, config(post_hoc=POST_HOC))
+    model(torch.randn(8, 3))
+    ema.update(model, 0)
+    assert ema.shadow.running_mean is not None and model.running_mean is not None
+    assert torch.equal(ema.shadow.running_mean, model.running_mean)
+
+
+@given(sigma_rel=st.floats(0.005, 12 ** -0.5))
+def test_the_exponent_gives_the_width(sigma_rel: float) -> None:
+    gamma = exponent(sigma_rel)
+    variance = (gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3))
+    assert gamma >= 0 and math.sqrt(variance) == pytest.approx(sigma_rel, rel=1e-6)
+
+
+@given(sigma_rel=st.floats(0.01, 12 ** -0.5), length=st.integers(1, 400))
+@settings(max_examples=30)
+def test_the_recursion_has_the_weights_of_the_profile(sigma_rel: float, length: int) -> None:
+    """They sum to 1, and depend on no weights before the first step."""
+    gamma = exponent(sigma_rel)
+    found = np.zeros(length)
+    for step in range(1, length + 1):
+        found *= decay(gamma, step)
+        found[step - 1] = 1 - decay(gamma, step)
+    expected = weights(gamma, length, np.arange(1, length + 1))
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert found.sum() == pytest.approx(1.0)
+
+
+def test_the_profile_has_the_width() -> None:
+    """Standard deviation of the weights over their length, for many steps."""
+    steps = np.arange(1, 200_001)
+    for sigma_rel in (0.05, 0.1, 0.25):
+        p = weights(exponent(sigma_rel), len(steps), steps)
+        mean = (p * steps).sum()
+        deviation = math.sqrt((p * (steps - mean) ** 2).sum())
+        assert deviation / len(steps) == pytest.approx(sigma_rel, rel=1e-3)
+
+
+@given(length=st.integers(1, 3000), snapshots=st.integers(1, 12),
+       wanted=st.lists(st.floats(0.02, 0.25), min_size=1, max_size=3, unique=True))
+@settings(max_examples=30, deadline=None)
+def test_factors_of_a_synthesis_sum_to_1(
+    length: int, snapshots: int, wanted: list[float]
+) -> None:
+    times = sorted({-(-length * part // snapshots) for part in range(1, snapshots + 1)})
+    known = [(width, step) for step in times for width in (0.05, 0.10)]
+    factors = synthesis(known, [*wanted, 0.05, 0.10], length)
+    np.testing.assert_allclose(factors.sum(axis=1), 1, atol=1e-9)
+    # A wanted average that is at hand is taken as it is.
+    assert factors[-2, -2] == 1 and np.count_nonzero(factors[-2]) == 1
+    assert factors[-1, -1] == 1 and np.count_nonzero(factors[-1]) == 1
+
+
+def wandering(step: int, model: nn.Linear) -> None:
+    """A random walk that settles, as weights in training do."""
+    generator = torch.Generator().manual_seed(step)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += torch.randn(parameter.shape, generator=generator) / (1 + step) ** 0.5
+
+
+@pytest.mark.parametrize("sigma_rel, error", [
+    (0.03, 0.02), (0.05, 0.0), (0.07, 1e-3), (0.10, 0.0), (0.15, 5e-3), (0.20, 1e-2)])
+def test_a_synthesised_average_is_that_of_its_width(
+    tmp_path: Path, sigma_rel: float, error: float
+) -> None:
+    """Against the average that is kept with that width all along, relative to its motion."""
+    steps = 400
+    cfg = config(steps=steps, post_hoc={"profiles": [0.05, 0.10], "candidates": [sigma_rel]})
+    assert cfg.post_hoc is not None
+    model = nn.Linear(20, 10)
+    averages = Averages(model, cfg)
+    direct = {name: torch.zeros_like(value, dtype=torch.float64)
+              for name, value in model.named_parameters()}
+    start = {name: value.detach().clone() for name, value in model.named_parameters()}
+    gamma = exponent(sigma_rel)
+    for step in range(steps):
+        wandering(step, model)
+        averages.update(model, step)
+        for name, value in model.named_parameters():
+            direct[name].lerp_(value.detach().double(), 1 - decay(gamma, step + 1))
+        if step + 1 in snapshot_steps(cfg.post_hoc, steps):
+            write_snapshot(tmp_path / "c", "key", averages, step + 1)
+    last = {index: averages.named_profile(index) for index in range(2)}
+    figures = choose(cfg.post_hoc, averages, steps, tmp_path / "c", "key", lambda: 0.0)
+    assert figures["sigma_rel"] == sigma_rel
+    for name, value in averages.shadow.named_parameters():
+        if error:
+            distance = float((value - direct[name]).norm() / (start[name] - direct[name]).norm())
+            assert distance < error
+        else:
+            assert torch.equal(value, last[[0.05, 0.10].index(sigma_rel)][name])
+
+
+def test_the_candidate_with_the_smallest_held_out_error_is_the_result(tmp_path: Path) -> None:
+    records = fit(task := student_task(adversarial=0.0, post_hoc=POST_HOC), tmp_path / "c", "key")
+    last = records[-1]
+    errors = {float(name.removeprefix("error_sigma_rel_")): value for name, value in last.items()
+              if name.startswith("error_sigma_rel_")}
+    assert set(errors) == {0.05, 0.08, 0.15} and len(set(errors.values())) == 3
+    assert last["sigma_rel"] == min(errors, key=errors.__getitem__)
+    assert last["validation_mse"] == min(errors.values()) == task.validate()["validation_mse"]
+    assert "sigma_rel" not in records[-2]
+
+
+def test_a_missing_snapshot_is_named(tmp_path: Path) -> None:
+    make = partial(student_task, adversarial=0.0, post_hoc=POST_HOC)
+    fit(make(), tmp_path / "c", "key")
+    path = snapshot_path(tmp_path / "c", 12)
+    path.write_bytes(cut(path.read_bytes()))
+    with pytest.raises(DataError, match="averages-00000012.*damaged.*delete"):
+        fit(make(), tmp_path / "c", "key")
+    path.unlink()
+    with pytest.raises(DataError, match="averages-00000012.*missing.*delete"):
+        fit(make(), tmp_path / "c", "key")
+
+
+def test_snapshots_of_another_run_are_not_mixed_in(tmp_path: Path) -> None:
+    make = partial(student_task, adversarial=0.0, post_hoc=POST_HOC)
+    fit(make(), tmp_path / "c", "key")
+    foreign = snapshot_path(tmp_path / "c", 6).read_bytes()
+    fit(make(), tmp_path / "c", "another key")
+    snapshot_path(tmp_path / "c", 6).write_bytes(foreign)
+    with pytest.raises(DataError, match="belongs to another run"):
+        fit(make(), tmp_path / "c", "another key")
+
+
+def test_post_hoc_needs_something_to_choose_by(tmp_path: Path) -> None:
+    with pytest.raises(KDMError, match="post_hoc: only students"):
+        fit(teacher_task(post_hoc=POST_HOC), tmp_path / "c", "key")
+
+
+@pytest.mark.parametrize("changes", [
+    {"profiles": [0.05]}, {"profiles": [0.05, 0.05]}, {"profiles": [0.05, 0.3]},
+    {"candidates": []}, {"candidates": [0.0]}, {"snapshots": 0}])
+def test_impossible_widths_are_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        config(post_hoc={**POST_HOC, **changes})
+
+
+# Order, randomness, waiting, compilation
 
 
 @given(count=st.integers(1, 50), batch=st.integers(1, 60), seed=st.integers(0, 1000),
@@ -174,96 +637,30 @@ def test_random_numbers_are_a_function_of_seed_and_step() -> None:
     assert len({tuple(values.tolist()) for values in draws.values()}) == 4
 
 
-def test_learning_rate() -> None:
-    c = config(steps=100, warmup=10, lr=1.0)
-    assert learning_rate(c, 0) == pytest.approx(0.1)
-    assert learning_rate(c, 9) == pytest.approx(1.0)
-    assert learning_rate(c, 55) == pytest.approx((1 + math.cos(math.pi * 45 / 90)) / 2)
-    assert learning_rate(config(schedule="constant", warmup=0, lr=0.5), 20) == 0.5
+def test_waiting_is_the_time_between_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step takes 3 s, and 1 s passes between two; points of the curves are left out."""
+    clock = iter(second for step in range(100) for second in (4.0 * step, 4.0 * step + 3))
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    waiting = Waiting(torch.device("cpu"))
+    fit(teacher_task(steps=6, log_every=3, checkpoint_every=100), tmp_path / "c", "key",
+        waiting=waiting)
+    assert (waiting.measured_s, waiting.waited_s) == (2 * (3 * 3 + 2), 4.0)
+    assert waiting.share == pytest.approx(4 / 22)
 
 
-def test_ema() -> None:
-    model = nn.Linear(1, 1, bias=False)
-    nn.init.zeros_(model.weight)
-    ema = EMA(model, decay=0.9)
-    nn.init.ones_(model.weight)
-    expected = 0.0
-    for step in range(200):
-        decay = min(0.9, (1 + step) / (10 + step))
-        expected = decay * expected + 1 - decay
-        ema.update(model, step)
-    assert float(ema.shadow.weight) == pytest.approx(expected, rel=1e-5)
+def test_without_a_compiler_training_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler(*arguments: Any, **options: Any) -> Any:
+        raise RuntimeError("no working C++ compiler\nwas found")
 
-
-def test_a_student_s_run_does_not_depend_on_the_global_generator(tmp_path: Path) -> None:
-    """A program that has drawn random numbers before ends with the same weights."""
-    first = student_task()
-    torch.manual_seed(1234)
-    student = KDM(first.student.config, IMAGES)
-    student.load_state_dict(first.student.state_dict())
-    second = StudentTask(student, first.losses, first.config, first.pairs, first.validation, 0)
-    fit(first, tmp_path / "a", "key")
-    fit(second, tmp_path / "b", "key")
-    for name, value in state(first).items():
-        assert torch.equal(value, state(second)[name]), name
-
-
-def test_the_objective_is_that_of_algorithm_1() -> None:
-    """Each term of eqs. 5–7, computed by hand without latent noise, and their weighted sum."""
-    torch.manual_seed(0)
-    student = KDM(StudentConfig(encoder=MLP, decoder=MLP, latent=8,
-                                operator=DenseConfig(kind="dense")), IMAGES)
-    losses = LossConfig(distance=MSEConfig(kind="mse"), reconstruction=2.0, latent=3.0,
-                        prediction=5.0, adversarial=0.0, latent_noise=0.0)
-    data = pairs(8)
-    task = StudentTask(student, losses, config(), data, pairs(4), seed=0)
-    with torch.no_grad():
-        z_0 = student.encode_data(data.samples, data.labels)
-        pushed = student.push(student.encode_noise(data.noise, data.labels), data.labels)
-        rec = ((student.decode(z_0, data.labels) - data.samples) ** 2).mean()
-        lat = ((z_0 - pushed) ** 2).mean()
-        pred = ((student(data.noise, data.labels) - data.samples) ** 2).mean()
-    found = task.step(0)
-    assert float(found["reconstruction"].detach()) == pytest.approx(float(rec), rel=1e-5)
-    assert float(found["latent"].detach()) == pytest.approx(float(lat), rel=1e-5)
-    assert float(found["prediction"].detach()) == pytest.approx(float(pred), rel=1e-5)
-    assert float(found["loss"].detach()) == pytest.approx(float(2 * rec + 3 * lat + 5 * pred),
-                                                          rel=1e-5)
-
-
-def test_latent_noise_has_the_given_deviation() -> None:
-    task = student_task()
-    z = torch.zeros(200, 500)
-    noisy = task.perturb(z, torch.Generator().manual_seed(0))
-    assert float(noisy.std()) == pytest.approx(0.4, rel=0.02)
-
-
-def test_control_is_linear_in_the_one_hot_label() -> None:
-    torch.manual_seed(0)
-    student = KDM(StudentConfig(encoder=MLP, decoder=MLP, latent=8,
-                                operator=DenseConfig(kind="dense", bias=False)), IMAGES)
-    assert student.control is not None
-    nn.init.normal_(student.control.weight)
-    labels = torch.tensor([0, 2, 1])
-    onehot = nn.functional.one_hot(labels, 3).float()
-    z = torch.randn(3, 8)
-    expected = student.operator(z) + onehot @ student.control.weight
-    torch.testing.assert_close(student.push(z, labels), expected)
-
-
-@pytest.mark.parametrize("adversarial", [0.0, 0.001])
-def test_training_brings_the_student_to_its_pairs(tmp_path: Path, adversarial: float) -> None:
-    task = student_task(adversarial, latent=64, noise=0.05, steps=400, lr=5e-3,
-                        checkpoint_every=1000)
-    records = fit(task, tmp_path / "c", "key")
-    assert records[-1]["prediction"] < 0.5 * records[0]["prediction"]
-    assert ("discriminator" in records[-1]) == bool(adversarial)
-
-
-def test_student_round_trip(tmp_path: Path) -> None:
-    student = student_task().student.eval()
-    mark = save_student(tmp_path, student, {"teacher": "t"})
-    loaded, found = load_student(tmp_path)
-    data = pairs(5)
-    assert found == mark
-    assert torch.equal(loaded(data.noise, data.labels), student(data.noise, data.labels))
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    said: list[str] = []
+    model = nn.Linear(3, 3)
+    cpu = torch.device("cpu")
+    assert compiled(model, config(compile="on"), cpu, said.append) is model
+    assert len(said) == 1 and "no working C++ compiler); going on without" in said[0]
+    assert model(torch.ones(1, 3)).shape == (1, 3)
+    compiled(model, config(compile="auto"), cpu, said.append)
+    compiled(model, config(compile="off"), cpu, said.append)
+    assert len(said) == 1

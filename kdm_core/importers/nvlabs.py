@@ -9,7 +9,7 @@ from kdm_core.importers.edm2 import read_edm2
 from kdm_core.importers.files import Weights, fetch
 from kdm_core.importers.samples import label_names
 from kdm_core.importers.weights import load_weights
-from kdm_core.networks import NetworkConfig
+from kdm_core.networks import AnyNetworkConfig
 from kdm_core.samples import SampleSpec
 from kdm_core.teachers import Denoiser, DenoiserConfig
 from kdm_core.teachers.preconditioning import PreconditioningConfig
@@ -50,7 +50,7 @@ def import_edm(source: EDMSource, data: SampleSpec) -> Denoiser:
         preconditioning = {"kind": found.preconditioning, **found.constants}
     spec = SampleSpec(kind="image", shape=list(found.shape), sigma_data=found.sigma_data,
                       label_names=label_names(found.num_classes, data))
-    network: NetworkConfig = found.network
+    network: AnyNetworkConfig = found.network
     parsed: PreconditioningConfig = TypeAdapter(PreconditioningConfig).validate_python(
         preconditioning)
     config = DenoiserConfig(kind="denoiser", network=network, preconditioning=parsed)

@@ -15,10 +15,12 @@ from kdm_core.config import Config
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import load_model, save_model
 from kdm_core.training.batches import BatchOrder
+from kdm_core.training.compilation import compiled
 from kdm_core.training.config import TrainingConfig
-from kdm_core.training.ema import EMA
-from kdm_core.training.loop import Task
-from kdm_core.training.optimizer import ScheduledAdam
+from kdm_core.training.distributed import check_batch
+from kdm_core.training.ema import Averages
+from kdm_core.training.optimizer import ScheduledOptimizer
+from kdm_core.training.task import Task
 
 
 class ClassifierConfig(Config):
@@ -61,22 +63,30 @@ class ClassifierTask(Task):
                  seed: int) -> None:
         self.config, self.model, self.seed = config, model.train(), seed
         self.images, self.labels = images, labels
-        self.order = BatchOrder(len(images), config.batch, seed)
-        self.ema = EMA(model, config.ema)
-        self.adam = ScheduledAdam(model.parameters(), config)
+        self.order = BatchOrder(len(images), config.batch, seed, images.device)
+        check_batch(self.order.batch, config.accumulate)
+        self.ema = Averages(model, config)
+        self.optimizer = ScheduledOptimizer(model.parameters(), config)
         self.modules = {"model": model, "ema": self.ema}
-        self.optimizers = {"adam": self.adam}
+        self.optimizers = {"optimizer": self.optimizer}
+        compiled(model, config, images.device)
 
     def step(self, step: int) -> dict[str, Tensor]:
         device = self.images.device
-        rows = self.order(step).to(device)
+        rows = self.order(step)
         images = random_shift(self.images[rows], step_generator(device, self.seed, step))
-        with autocast(self.config.precision, device):
-            _, logits = self.model(images)
-            loss = F.cross_entropy(logits, self.labels[rows], label_smoothing=0.1)
-        self.adam.step(loss, step)
+        accumulate = self.config.accumulate
+        loss = torch.zeros((), device=device)
+        for part, labels in zip(images.chunk(accumulate), self.labels[rows].chunk(accumulate),
+                                strict=True):
+            with autocast(self.config.precision, device):
+                _, logits = self.model(part)
+                share = F.cross_entropy(logits, labels, label_smoothing=0.1) / accumulate
+            self.optimizer.backward(share)
+            loss += share.detach()
+        curves = self.optimizer.update(step)
         self.ema.update(self.model, step)
-        return {"loss": loss}
+        return {"loss": loss, **curves}
 
 
 def random_shift(images: Tensor, generator: torch.Generator) -> Tensor:

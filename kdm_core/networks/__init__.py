@@ -8,6 +8,7 @@ from kdm_core.networks.base import Network
 from kdm_core.networks.dhariwal_unet import DhariwalUNet, DhariwalUNetConfig
 from kdm_core.networks.diffusers_unet import DiffusersUNet, DiffusersUNetConfig
 from kdm_core.networks.edm2_unet import EDM2UNet, EDM2UNetConfig
+from kdm_core.networks.identity import Identity, IdentityConfig
 from kdm_core.networks.mlp import MLP, MLPConfig
 from kdm_core.networks.module import ModuleNetwork, ModuleNetworkConfig
 from kdm_core.networks.song_unet import SongUNet, SongUNetConfig
@@ -17,20 +18,21 @@ from kdm_core.networks.unet import UNet, UNetConfig
 
 OwnNetwork = (MLPConfig | UNetConfig | SongUNetConfig | DhariwalUNetConfig | EDM2UNetConfig
               | TransformerConfig)
-NetworkConfig = Annotated[OwnNetwork, Field(discriminator="kind")]
-"""The networks of this package: what teachers and students can be made of."""
+NetworkConfig = Annotated[OwnNetwork | IdentityConfig, Field(discriminator="kind")]
+"""The networks of this package: what students can be made of."""
 AnyNetworkConfig = Annotated[
     OwnNetwork | DiffusersUNetConfig | TorchCFMUNetConfig | ModuleNetworkConfig,
     Field(discriminator="kind"),
 ]
-"""These and the networks of others, of which imported teachers are made."""
+"""Those with weights and the networks of others: what teachers can be made of."""
 
-__all__ = ["MLP", "AnyNetworkConfig", "DhariwalUNetConfig", "EDM2UNetConfig", "MLPConfig",
-           "Network", "NetworkConfig", "SongUNetConfig", "TransformerConfig", "UNetConfig",
-           "build_network", "is_spatial"]
+__all__ = ["MLP", "AnyNetworkConfig", "DhariwalUNetConfig", "EDM2UNetConfig", "IdentityConfig",
+           "MLPConfig", "Network", "NetworkConfig", "SongUNetConfig", "TransformerConfig",
+           "UNetConfig", "build_network", "is_spatial"]
 
 NETWORKS: dict[str, type[Network]] = {
     "mlp": MLP,
+    "identity": Identity,
     "unet": UNet,
     "song_unet": SongUNet,
     "dhariwal_unet": DhariwalUNet,
@@ -43,7 +45,7 @@ NETWORKS: dict[str, type[Network]] = {
 
 
 def build_network(
-    config: AnyNetworkConfig,
+    config: AnyNetworkConfig | IdentityConfig,
     in_shape: tuple[int, ...],
     out_shape: tuple[int, ...],
     *,
@@ -64,6 +66,6 @@ def build_network(
     return NETWORKS[config.kind](config, in_shape, out_shape, timed, num_classes)
 
 
-def is_spatial(config: AnyNetworkConfig) -> bool:
+def is_spatial(config: AnyNetworkConfig | IdentityConfig) -> bool:
     """Whether a network maps images to images of the same height and width."""
-    return not isinstance(config, MLPConfig)
+    return not isinstance(config, MLPConfig | IdentityConfig)

@@ -171,7 +171,7 @@ class DhariwalUNet(Network):
         if self.conditioned:
             # Times reach 999, of which half precision keeps two or three digits.
             with torch.autocast(x.device.type, enabled=False):
-                condition = self.embed(len(x), time, labels, augment)
+                condition = self.embed(x.shape[0], time, labels, augment)
         # Convolutions are faster in this layout on CPUs and on tensor cores.
         h = x.contiguous(memory_format=torch.channels_last)
         skips = []

@@ -307,7 +307,7 @@ class EDM2UNet(Network):
         self, x: Tensor, time: Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            condition = self.embed(len(x), time, labels)
+            condition = self.embed(x.shape[0], time, labels)
         h = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
         # Convolutions are faster in this layout on CPUs and on tensor cores.
         h = h.contiguous(memory_format=torch.channels_last)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdm_core.errors import KDMError
-from kdm_core.networks.base import GroupNorm
+from kdm_core.networks.base import GroupNorm, attention, dropout
 
 Filter = Literal["box", "binomial"]
 Direction = Literal["up", "down"]
@@ -187,7 +187,7 @@ class UNetBlock(nn.Module):
         """(B, C, H, W) and the condition (B, width) → (B, C', H', W')."""
         h: Tensor = self.conv0(self.resample(F.silu(self.norm0(x))))
         h = F.silu(self.modulate(h, condition))
-        h = self.conv1(F.dropout(h, self.style.dropout, self.training))
+        h = self.conv1(dropout(h, self.style.dropout, self.training))
         h = (h + self.skip(self.resample(x))) * self.style.skip_scale
         if self.heads:
             h = (h + self.attend(h)) * self.style.skip_scale
@@ -213,7 +213,7 @@ class UNetBlock(nn.Module):
         bias = self.qkv.bias.reshape(channels, 3).t().flatten()
         qkv = F.conv2d(self.norm2(x), weight, bias).permute(0, 2, 3, 1)
         heads = qkv.reshape(batch, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        h = F.scaled_dot_product_attention(*heads)
+        h = attention(*heads)
         pixels = h.transpose(1, 2).reshape(batch, height, width, channels)
         return self.proj(pixels.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
 

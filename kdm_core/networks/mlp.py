@@ -67,4 +67,4 @@ class MLP(Network):
         for block in self.blocks:
             h = block(h, condition)
         out: Tensor = self.leave(F.silu(self.norm(h)))
-        return out.reshape(len(x), *self.out_shape)
+        return out.reshape(x.shape[0], *self.out_shape)

@@ -1,6 +1,7 @@
 """Filling a pair store from a teacher."""
 
 from collections.abc import Callable
+from math import pi
 from typing import Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from kdm_core.compute import Precision, resolve_precision
 from kdm_core.config import Config
 from kdm_core.errors import DivergedError
 from kdm_core.noise import draw
-from kdm_core.pairs.store import Block, PairStore, StoreSpec
+from kdm_core.pairs.store import Block, KeptState, PairStore, StoreSpec
 from kdm_core.solvers import AdaptiveSolver, Path, SolverConfig, solve
 from kdm_core.solvers.guidance import GuidanceConfig
 from kdm_core.teachers.base import Teacher
@@ -27,6 +28,8 @@ class PairsConfig(Config):
         batch: pairs that go through the teacher together; the pairs' last bits depend on it.
         shard: pairs a file and a task, a multiple of `batch` and of `chunk`.
         chunk: pairs that are compressed together.
+        states: states between noise and sample that are kept of each pair, for trajectory
+            supervision.
     """
 
     solver: SolverConfig
@@ -40,6 +43,7 @@ class PairsConfig(Config):
     chunk: int = Field(500, ge=1)
     noise_dtype: Literal["float16", "float32"] = "float16"
     sample_dtype: Literal["uint8", "float32"] = "uint8"
+    states: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _aligned(self) -> "PairsConfig":
@@ -83,7 +87,36 @@ def plan_store(
         splits={"test": config.test, "validation": config.validation, "train": config.train},
         chunk=config.chunk,
         shard=config.shard,
+        states=kept_states(teacher, times, config.states),
     )
+
+
+def kept_states(teacher: Teacher, times: Tensor, count: int) -> list[KeptState]:
+    """The states at `count` of a solver's times, their positions as even as the times allow.
+
+    Even in position and not in the solver's steps, since a student that is sampled in several
+    steps takes them even in position; grids such as EDM's crowd at both ends of it.
+
+    Raises:
+        ValueError: there are not as many times between the first and the last.
+    """
+    inner = len(times) - 2
+    if count > inner:
+        raise ValueError(f"pairs.states: {count} states cannot be kept, the solver's grid has "
+                         f"{inner} between noise and samples; lower it or raise "
+                         "pairs.solver.steps")
+    alpha, sigma = teacher.path(times)
+    signal = alpha * teacher.spec.sigma_data
+    positions, scales = 2 / pi * torch.atan2(sigma, signal), torch.hypot(sigma, signal)
+    kept: list[KeptState] = []
+    for rank in range(count):
+        nearest = int((positions - (1 - (rank + 1) / (count + 1))).abs().argmin())
+        # Each has a time of its own, so some must be left for those that follow.
+        first, last = (kept[-1].place if kept else 0) + 1, inner - (count - 1 - rank)
+        place = min(max(nearest, first), last)
+        kept.append(KeptState(place=place, position=float(positions[place]),
+                              scale=float(scales[place])))
+    return kept
 
 
 def count_evaluations(solver: SolverConfig, teacher: Teacher) -> int | None:
@@ -120,7 +153,9 @@ def sample_shard(
         DivergedError: the teacher made values that are not finite.
     """
     rows = spec.shard_range(shard)
-    samples, evaluations = [], []
+    samples, paths, evaluations = [], [], []
+    places = [state.place for state in spec.states]
+    scales = torch.tensor([state.scale for state in spec.states], device=device)
     # Always whole batches, even past the end of the store: a batch's size can change the last bit
     # of its results, and the same pairs must come out when the store has grown.
     stop = rows.start + -(-len(rows) // spec.compute_batch) * spec.compute_batch
@@ -131,18 +166,22 @@ def sample_shard(
         batch = slice(start, start + spec.compute_batch)
         given = torch.from_numpy(labels[batch]).to(device) if spec.samples.num_classes else None
         x = torch.from_numpy(noise[batch]).to(device, torch.float32)
-        found = teacher.sample(x, given, spec.solver, spec.precision)
+        found = teacher.sample(x, given, spec.solver, spec.precision, keep_states=places)
         samples.append(found.state.cpu())
+        if found.states is not None:
+            unit = found.states.transpose(0, 1) / scales.reshape(-1, *[1] * (x.ndim - 1))
+            paths.append(unit.to(torch.float16).cpu())
         evaluations.append(found.nfe)
     sample = torch.cat(samples)[: len(rows)]
-    if not sample.isfinite().all():
+    if not all(values.isfinite().all() for values in (sample, *paths)):
         raise DivergedError(f"the teacher {spec.teacher[:12]} makes samples that are not finite "
                             f"(pairs {rows.start} to {rows.stop}): a trained one may need "
                             "pairs.precision: fp32 or more pairs.solver.steps, one trained here "
                             "a lower teacher.training.lr")
     stored = to_uint8(sample) if spec.sample_dtype == "uint8" else sample
     n = len(rows)
-    return (Block(noise[:n], stored.numpy(), labels[:n], indices[:n]),
+    trajectory = torch.cat(paths)[:n].numpy() if paths else None
+    return (Block(noise[:n], stored.numpy(), labels[:n], indices[:n], trajectory),
             sum(evaluations) / len(evaluations))
 
 

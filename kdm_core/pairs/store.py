@@ -7,6 +7,11 @@ Arrays, all with the pair's index as their first axis, cut into the same shards:
     label   (n,) int64                       class, -1 in an unlabelled store
     index   (n,) int64                       the pair's index, -1 where nothing is written yet
 
+and in a store with intermediate states of the teacher's ODE, noisiest first:
+
+    trajectory  (n, k, *shape) float16       each state divided by its standard deviation
+    times       (k,) float64                 the teacher's times of these states
+
 A shard is the unit of writing. `index` is written last, so that a shard counts as complete when
 its indices stand there; a kill at any instant costs at most the shard under way.
 """
@@ -37,12 +42,31 @@ Split = Literal["test", "validation", "train"]
 
 
 class Block(NamedTuple):
-    """Consecutive pairs: noise, sample, label and index, each (n, …)."""
+    """Consecutive pairs: noise, sample, label, index and perhaps trajectory, each (n, …)."""
 
     noise: NDArray[Any]
     sample: NDArray[Any]
     label: NDArray[np.int64]
     index: NDArray[np.int64]  # type: ignore[assignment]  # tuples have a method of that name
+    trajectory: NDArray[np.float16] | None = None
+
+
+class KeptState(Config):
+    """A state of the teacher's ODE, between noise and sample, that is kept of each pair.
+
+    Attributes:
+        place: where its time stands in the store's `times`.
+        position: u = (2/π) atan(sigma / (alpha sigma_data)) in (0, 1), from samples (0) to noise
+            (1). This is the share of a quarter turn in x_t ∝ cos(πu/2) x₀/sigma_data +
+            sin(πu/2) ε, the time of TrigFlow (Lu & Song 2024, arXiv:2410.11081): a function of
+            the noise level alone, whatever the grid and the teacher's own time are.
+        scale: standard deviation √(alpha² sigma_data² + sigma²) of such states; kept ones are
+            divided by it, which float16 holds well and a network sees as it sees the noise.
+    """
+
+    place: int = Field(ge=1)
+    position: float = Field(gt=0, lt=1)
+    scale: float = Field(gt=0)
 
 
 class StoreSpec(Config):
@@ -63,6 +87,7 @@ class StoreSpec(Config):
         splits: number of pairs of each split, which follow each other in this order; the test and
             validation pairs come first, so that a store can grow at its end.
         chunk, shard: pairs a compressed chunk and a file.
+        states: what is kept of the way from noise to sample, noisiest first.
     """
 
     schema_version: Literal[1] = 1
@@ -82,6 +107,7 @@ class StoreSpec(Config):
     splits: dict[Split, int]
     chunk: int = Field(ge=1)
     shard: int = Field(ge=1)
+    states: list[KeptState] = []
 
     @property
     def count(self) -> int:
@@ -89,7 +115,12 @@ class StoreSpec(Config):
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint(self.model_dump())
+        return fingerprint(self.describe())
+
+    def describe(self) -> dict[str, Any]:
+        """The specification as JSON has it."""
+        # Stores without states were made before there were any, and keep their fingerprint.
+        return self.model_dump(exclude=None if self.states else {"states"})
 
     def split_range(self, split: Split) -> range:
         """The indices of a split."""
@@ -111,7 +142,8 @@ class PairStore:
     def __init__(self, path: Path, group: zarr.Group, spec: StoreSpec) -> None:
         self.path = path
         self.spec = spec
-        self._arrays: dict[str, Any] = {name: group[name] for name in Block._fields}
+        names = ["noise", "sample", *(["trajectory"] if spec.states else []), "label", "index"]
+        self._arrays: dict[str, Any] = {name: group[name] for name in names}
 
     @classmethod
     def create(cls, path: Path, spec: StoreSpec, provenance: dict[str, Any]) -> "PairStore":
@@ -129,16 +161,21 @@ class PairStore:
         temporary = path.with_name(f".{path.name}.creating")
         shutil.rmtree(temporary, ignore_errors=True)
         group = zarr.create_group(temporary, attributes={ATTRIBUTE: {
-            "spec": spec.model_dump(), "fingerprint": spec.fingerprint, "provenance": provenance}})
+            "spec": spec.describe(), "fingerprint": spec.fingerprint, "provenance": provenance}})
         layout: dict[str, tuple[tuple[int, ...], str, int]] = {
             "noise": (shape, spec.noise_dtype, 0),
             "sample": (shape, spec.sample_dtype, 0),
             "label": ((), "int64", -1),
             "index": ((), "int64", -1),
         }
+        if spec.states:
+            layout["trajectory"] = ((len(spec.states), *shape), "float16", 0)
+            times = [spec.times[state.place] for state in spec.states]
+            group.create_array("times", data=np.array(times), compressors=[Crc32cCodec()])
         for name, (inner, dtype, fill) in layout.items():
             # Noise does not compress. Every chunk carries a checksum.
-            codecs = [Crc32cCodec()] if name == "noise" else [ZstdCodec(level=3), Crc32cCodec()]
+            noisy = name in ("noise", "trajectory")
+            codecs = [Crc32cCodec()] if noisy else [ZstdCodec(level=3), Crc32cCodec()]
             group.create_array(name, shape=(spec.count, *inner), dtype=dtype, fill_value=fill,
                                chunks=(spec.chunk, *inner), shards=(spec.shard, *inner),
                                compressors=codecs)
@@ -212,8 +249,8 @@ class PairStore:
         rows = self.spec.shard_range(shard)
         try:
             self.discard_shard(shard)
-            for name, values in block._asdict().items():
-                self._arrays[name][rows.start : rows.stop] = values
+            for name, array in self._arrays.items():
+                array[rows.start : rows.stop] = getattr(block, name)
         except OSError as error:
             raise DataError(f"cannot write shard {shard} of {self.path}: {error.strerror}; free "
                             "some space or check the permissions, then run again: complete "
@@ -230,14 +267,16 @@ class PairStore:
         for leftover in self.path.rglob("*.partial"):
             leftover.unlink()
 
-    def read(self, rows: range) -> Block:
-        """Consecutive pairs, as stored.
+    def read(self, rows: range, states: bool = True) -> Block:
+        """Consecutive pairs, as stored; without the trajectory if no `states` are asked for.
 
         Raises:
             DataError: a pair is missing, or a chunk's checksum does not fit.
         """
         try:
-            block = Block(*(array[rows.start : rows.stop] for array in self._arrays.values()))
+            block = Block(**{name: array[rows.start : rows.stop]
+                             for name, array in self._arrays.items()
+                             if states or name != "trajectory"})
         except (ValueError, OSError) as error:
             raise DataError(f"{self.path}: pairs {rows.start} to {rows.stop} are damaged "
                             f"({error}): sample them again") from error
@@ -256,5 +295,6 @@ class PairStore:
         digest = hashlib.sha256(self.spec.fingerprint.encode())
         for block in self.shards():
             for values in block:
-                digest.update(np.ascontiguousarray(values).tobytes())
+                if values is not None:
+                    digest.update(np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()

@@ -1,6 +1,6 @@
 """Deterministic ODE solvers over a time grid, which count their function evaluations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
 from typing import Annotated, Literal
 
 import torch
@@ -56,7 +56,11 @@ ONE_STEP: dict[str, Step] = {"euler": euler, "heun": heun, "midpoint": midpoint,
 
 
 def solve(
-    config: SolverConfig, ode: ODE, state: Tensor, times: Tensor, keep_states: bool = False
+    config: SolverConfig,
+    ode: ODE,
+    state: Tensor,
+    times: Tensor,
+    keep_states: bool | Container[int] = False,
 ) -> Solution:
     """Integrate from `times[0]`, where the state is `state`, to `times[-1]`.
 
@@ -65,22 +69,33 @@ def solve(
         ode: the teacher's ODE.
         state: (B, *shape).
         times: (steps + 1,), on the state's device and in its dtype.
-        keep_states: also return the states at all times.
+        keep_states: also return the states at all times, or at these places among them.
     """
     counted = Counted(ode)
-    states = [state]
+    if isinstance(keep_states, bool):
+        keep_states = range(len(times)) if keep_states else ()
+    kept = [state] if 0 in keep_states else []
+    reached = state
+    for place, reached in enumerate(walk(config, counted, state, times), start=1):
+        if place in keep_states:
+            kept.append(reached)
+    return Solution(reached, counted.nfe, torch.stack(kept) if kept else None)
+
+
+def walk(config: SolverConfig, ode: ODE, state: Tensor, times: Tensor) -> Iterator[Tensor]:
+    """The states at `times[1:]`, one after the other; arguments as of `solve`."""
+    reached = state
     body = times[:-1] if ode.ends_singular or config.kind == "heun" else times
     if isinstance(config, AdaptiveSolver):
-        states += dopri5(counted, state, body, config.tolerance)
+        for reached in dopri5(ode, state, body, config.tolerance):
+            yield reached
     else:
         step = DPMSolver() if config.kind == "dpmpp_2m" else ONE_STEP[config.kind]
         for t, t_next in zip(body[:-1], body[1:], strict=True):
-            states.append(step(counted, states[-1], t, t_next))
-            if not keep_states:
-                del states[0]
+            reached = step(ode, reached, t, t_next)
+            yield reached
     if len(body) < len(times):
-        states.append(euler(counted, states[-1], times[-2], times[-1]))
-    return Solution(states[-1], counted.nfe, torch.stack(states) if keep_states else None)
+        yield euler(ode, reached, times[-2], times[-1])
 
 
 class Counted:

@@ -1,104 +1,291 @@
 """The Koopman Distillation Model: encoders, a linear operator, a decoder (section 4)."""
 
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from kdm_core.compute import Precision, autocast
 from kdm_core.config import Config
+from kdm_core.errors import KDMError
 from kdm_core.networks import NetworkConfig, build_network, is_spatial
+from kdm_core.noise import draw
+from kdm_core.operators import OperatorConfig, build_operator
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import load_model, save_model
-from kdm_core.students.koopman import OperatorConfig, build_operator
 
 
 class StudentConfig(Config):
     """Architecture of a student.
 
     Attributes:
-        encoder, decoder: the two encoders share a configuration, not weights.
-        latent: numbers of the latent; for a U-Net a multiple of height × width, which gives the
-            latent its channels (1 × 32 × 32 = 1024 in the paper's CIFAR-10 model).
-        operator: dense (KDM) or factorised (KDM-F).
+        encoder, decoder: the encoders have one configuration.
+        encoders: whether noise and samples have an encoder each (the paper), share one that is
+            told which it sees, or only the noise has one (plain knowledge distillation).
+        timed: the networks take a time: 1 for noise, 0 for samples. A constant each, as in the
+            published code, unless the encoders are shared; what is initialised from a teacher
+            needs it, too.
+        latent: numbers of the latent. A U-Net or transformer gives it as an image, so it is a
+            multiple of height × width there (1 × 32 × 32 = 1024 in the paper's CIFAR-10 model).
+        projected_channels: channels of the images that the encoders give and the decoder takes if
+            a linear layer leads from them to a latent of any size and back (1 in the paper's FFHQ
+            and AFHQv2 models); None for no such layer.
+        operator: dense (KDM), factorised (KDM-F), continuous, or the identity.
         control: adds C_μ(y) to the pushed latent of class-conditional students (eq. after 9).
     """
 
     encoder: NetworkConfig
     decoder: NetworkConfig
+    encoders: Literal["separate", "shared", "noise"] = "separate"
+    timed: bool = False
     latent: int = Field(ge=1)
+    projected_channels: int | None = Field(None, ge=1)
     operator: OperatorConfig
     control: bool = True
 
+    @model_validator(mode="after")
+    def _projection(self) -> "StudentConfig":
+        if self.projected_channels is not None:
+            for part in ("encoder", "decoder"):
+                if not is_spatial(getattr(self, part)):
+                    raise ValueError(f"projected_channels: the {part} is no network of images, so "
+                                     "it gives a latent of any size by itself; leave it out")
+        return self
 
-def latent_shape(network: NetworkConfig, latent: int, spec: SampleSpec) -> tuple[int, ...]:
-    """How a network sees the latent: as an image if it maps images, as a vector otherwise."""
+    @property
+    def takes_time(self) -> bool:
+        return self.timed or self.encoders == "shared"
+
+
+def latent_shape(config: StudentConfig, part: str, spec: SampleSpec) -> tuple[int, ...]:
+    """How a network sees the latent: as an image if it maps images, as a vector otherwise.
+
+    Raises:
+        ValueError: the latent has no such shape.
+    """
+    network = getattr(config, part)
     if not is_spatial(network):
-        return (latent,)
+        return (config.latent,)
     height, width = spec.shape[1:]
-    if latent % (height * width):
+    if config.projected_channels is not None:
+        return (config.projected_channels, height, width)
+    if config.latent % (height * width):
         # A ValueError, so that pydantic can attach it to the parameter it came from.
-        raise ValueError(f"latent: {latent} is no multiple of height × width = {height * width}, "
-                         f"which a {network.kind} needs")
-    return (latent // (height * width), height, width)
+        raise ValueError(f"latent: {config.latent} is no multiple of height × width = "
+                         f"{height * width}, which a {network.kind} needs; set projected_channels "
+                         "(1 in the paper) for a linear layer between them")
+    return (config.latent // (height * width), height, width)
+
+
+class Encoder(nn.Module):
+    """A network from samples to latents (B, d)."""
+
+    def __init__(self, config: StudentConfig, spec: SampleSpec) -> None:
+        super().__init__()
+        shape = latent_shape(config, "encoder", spec)
+        self.network = build_network(config.encoder, spec.sample_shape, shape,
+                                     timed=config.takes_time, num_classes=spec.num_classes)
+        self.project = (nn.Linear(prod(shape), config.latent)
+                        if config.projected_channels is not None else nn.Identity())
+
+    def forward(self, x: Tensor, time: Tensor | None, labels: Tensor | None) -> Tensor:
+        latent: Tensor = self.project(self.network(x, time, labels).flatten(1))
+        return latent
+
+
+class Decoder(nn.Module):
+    """A network from latents (B, d) to samples."""
+
+    def __init__(self, config: StudentConfig, spec: SampleSpec) -> None:
+        super().__init__()
+        self.shape = latent_shape(config, "decoder", spec)
+        self.network = build_network(config.decoder, self.shape, spec.sample_shape,
+                                     timed=config.takes_time, num_classes=spec.num_classes)
+        self.project = (nn.Linear(config.latent, prod(self.shape))
+                        if config.projected_channels is not None else nn.Identity())
+
+    def forward(self, z: Tensor, time: Tensor | None, labels: Tensor | None) -> Tensor:
+        seen = self.project(z).unflatten(1, self.shape)
+        return self.network(seen, time, labels)
 
 
 class KDM(nn.Module):
     """A one-step generator: `student(noise, labels)` is a sample.
 
-    Attributes of the forward pass, all with a batch B and latents flattened to (B, d):
-        encode_data: E_φ, sample → z_0
+        student = KDM.from_pretrained("data/students/kdm")
+        images = student.sample(64, seed=0)
+
+    Its parts, all with a batch B, latents (B, d), and networks that see values of unit variance:
+
+        encode_data: E_φ, samples → z_0
         encode_noise: E_ϕ, unit-variance noise → z_T
         push: C_η z_T + C_μ(y)
-        decode: D_ψ, latent → sample
+        decode: D_ψ, latents → samples
+
+    `position` is where between samples (0) and noise (1) a state of the teacher's ODE lies; only
+    students whose encoders are shared know states between the two.
     """
+
+    time_of_ends: Tensor
 
     def __init__(self, config: StudentConfig, spec: SampleSpec) -> None:
         super().__init__()
         self.config, self.spec = config, spec
-        shape = spec.sample_shape
-        encoded = latent_shape(config.encoder, config.latent, spec)
-        self.decoder_in = latent_shape(config.decoder, config.latent, spec)
-        classes = spec.num_classes
-        self.data_encoder = build_network(config.encoder, shape, encoded, num_classes=classes)
-        self.noise_encoder = build_network(config.encoder, shape, encoded, num_classes=classes)
-        self.operator = build_operator(config.operator, prod(encoded))
+        self.provenance: dict[str, Any] = {}  # of one that was loaded: what it was distilled from
+        self.noise_encoder = Encoder(config, spec)  # of all states, where encoders are shared
+        self.data_encoder = Encoder(config, spec) if config.encoders == "separate" else None
+        self.operator = build_operator(config.operator, config.latent)
         self.control = None
-        if classes and config.control:
+        if spec.num_classes and config.control:
             # The same as a linear map of the one-hot label.
-            self.control = nn.Embedding(classes, config.latent)
+            self.control = nn.Embedding(spec.num_classes, config.latent)
             nn.init.zeros_(self.control.weight)
-        self.decoder = build_network(config.decoder, self.decoder_in, shape, num_classes=classes)
+        self.decoder = Decoder(config, spec)
+        if config.takes_time:
+            # What the networks are told at positions 0 and 1: a teacher's weights know other times.
+            self.register_buffer("time_of_ends", torch.tensor([0.0, 1.0]))
+
+    def time(self, position: float | Tensor, like: Tensor) -> Tensor | None:
+        """What networks are told of a position, a number or (B,), in a batch such as `like`."""
+        if not self.config.takes_time:
+            return None
+        start, end = self.time_of_ends
+        time: Tensor = start + (end - start) * position
+        return time.expand(like.shape[0])
+
+    def encode(self, state: Tensor, position: float | Tensor, labels: Tensor | None) -> Tensor:
+        """Latents of states of unit variance (B, *shape) at positions, a number or (B,).
+
+        Raises:
+            KDMError: its encoders are not shared, so that it knows but samples and noise.
+        """
+        if self.config.encoders != "shared":
+            raise KDMError(f"model.encoders: {self.config.encoders} has no encoder for all "
+                           "states from noise to samples; use shared")
+        return cast(Tensor, self.noise_encoder(state, self.time(position, state), labels))
 
     def encode_data(self, samples: Tensor, labels: Tensor | None) -> Tensor:
         # Divided by their deviation, so that both encoders see inputs of unit variance.
-        return self.data_encoder(samples / self.spec.sigma_data, None, labels).flatten(1)
+        state = samples / self.spec.sigma_data
+        if self.data_encoder is None:
+            return self.encode(state, 0.0, labels)
+        return cast(Tensor, self.data_encoder(state, self.time(0.0, state), labels))
 
     def encode_noise(self, noise: Tensor, labels: Tensor | None) -> Tensor:
-        return self.noise_encoder(noise, None, labels).flatten(1)
+        return cast(Tensor, self.noise_encoder(noise, self.time(1.0, noise), labels))
+
+    def drive(self, labels: Tensor | None) -> Tensor | None:
+        """C_μ(y) (B, d); None for a student without."""
+        return None if self.control is None else cast(Tensor, self.control(labels))
 
     def push(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        pushed: Tensor = self.operator(z)
-        return pushed if self.control is None else pushed + self.control(labels)
+        return self.operator(z, self.drive(labels))
+
+    def decode_state(self, z: Tensor, position: float | Tensor, labels: Tensor | None) -> Tensor:
+        """States of unit variance (B, *shape), float32, at positions, a number or (B,)."""
+        decoded: Tensor = self.decoder(z, self.time(position, z), labels)
+        return decoded.to(torch.float32)
 
     def decode(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        decoded = self.decoder(z.reshape(len(z), *self.decoder_in), None, labels)
-        return decoded.to(torch.float32) * self.spec.sigma_data
+        return self.decode_state(z, 0.0, labels) * self.spec.sigma_data
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """Samples (B, *shape) from unit-variance noise (B, *shape) (algorithm 2)."""
         return self.decode(self.push(self.encode_noise(noise, labels), labels), labels)
 
     @torch.inference_mode()
-    def sample(
-        self, noise: Tensor, labels: Tensor | None, precision: Precision = "auto"
+    def generate(
+        self,
+        noise: Tensor,
+        labels: Tensor | None = None,
+        precision: Precision = "auto",
+        steps: int = 1,
     ) -> Tensor:
-        """`forward` without gradients, in the given precision; float32 out."""
+        """Samples (B, *shape), float32, from unit-variance noise (B, *shape).
+
+        Args:
+            labels: (B,) int64 for a class-conditional student.
+            precision: of matrix products.
+            steps: 1, or more for a student with trajectory supervision, which then refines.
+        """
         with autocast(precision, noise.device):
-            return self(noise, labels).to(torch.float32)  # type: ignore[no-any-return]
+            if steps == 1:
+                return self(noise, labels).to(torch.float32)  # type: ignore[no-any-return]
+            from kdm_core.students.trajectory import refine
+
+            return refine(self, noise, labels, steps).to(torch.float32)
+
+    def sample(
+        self,
+        n: int,
+        seed: int = 0,
+        labels: Sequence[int] | Tensor | None = None,
+        precision: Precision = "auto",
+        batch: int = 500,
+        steps: int = 1,
+    ) -> Tensor:
+        """Samples (n, *shape) float32 on the student's device; images in about [-1, 1].
+
+        Args:
+            n: how many.
+            seed: sample i is that of noise `kdm_core.noise.draw(seed, [i], …)`, whatever n and
+                the batch are.
+            labels: one for each sample; None draws them, too.
+            precision, steps: as of `generate`.
+            batch: samples that are made together.
+
+        Raises:
+            KDMError: n, the labels or the seed are not such.
+        """
+        classes = self.spec.num_classes
+        if n < 1 or seed < 0:
+            raise KDMError(f"n and seed: {n} samples of seed {seed} cannot be made; use n ≥ 1, "
+                           "seed ≥ 0")
+        noise, drawn = draw(seed, range(n), self.spec.sample_shape, "float32", classes)
+        chosen = torch.as_tensor(drawn if labels is None else labels, dtype=torch.int64)
+        if labels is not None:
+            self._check_labels(chosen, n)
+        device = next(self.parameters()).device
+        made = []
+        for x, y in zip(torch.split(torch.from_numpy(noise), batch), torch.split(chosen, batch),
+                        strict=True):
+            given = y.to(device) if classes else None
+            made.append(self.generate(x.to(device), given, precision, steps))
+        return torch.cat(made)
+
+    def _check_labels(self, labels: Tensor, n: int) -> None:
+        classes = self.spec.num_classes
+        if not classes:
+            raise KDMError("labels: this student takes none; leave them out")
+        if labels.shape != (n,):
+            raise KDMError(f"labels: {tuple(labels.shape)} were given for {n} samples; give one "
+                           "for each")
+        if int(labels.min()) < 0 or int(labels.max()) >= classes:
+            raise KDMError(f"labels: this student's are 0 to {classes - 1}, found "
+                           f"{int(labels.min())} to {int(labels.max())}")
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, revision: str | None = None) -> "KDM":
+        """A student from a folder, or from OWNER/NAME on the Hugging Face hub, in eval mode."""
+        from kdm_core.students.hub import from_pretrained
+
+        return from_pretrained(source, revision)
+
+    def save_pretrained(self, folder: str | Path, card: str | None = None) -> str:
+        """Write config.json, weights.safetensors and README.md; returns the fingerprint."""
+        from kdm_core.students.hub import save_pretrained
+
+        return save_pretrained(self, folder, card)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload to OWNER/NAME on the Hugging Face hub; returns the address."""
+        from kdm_core.students.hub import push_to_hub
+
+        return push_to_hub(self, repo_id, **options)
 
 
 def save_student(folder: Path, student: KDM, provenance: dict[str, Any]) -> str:
@@ -115,7 +302,9 @@ def load_student(folder: Path) -> tuple[KDM, str]:
     """Read what `save_student` wrote; returns the student in eval mode and its fingerprint."""
 
     def build(config: dict[str, Any]) -> KDM:
-        return KDM(StudentConfig.model_validate(config["student"]),
-                   SampleSpec.model_validate(config["samples"]))
+        student = KDM(StudentConfig.model_validate(config["student"]),
+                      SampleSpec.model_validate(config["samples"]))
+        student.provenance = config["provenance"]
+        return student
 
     return load_model(folder, build)

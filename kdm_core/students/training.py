@@ -1,42 +1,38 @@
 """Training of a student on noise–sample pairs (algorithm 1)."""
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from kdm_core.compute import autocast, seeded, step_generator
-from kdm_core.config import Config
-from kdm_core.losses.discriminator import Discriminator, discriminator_loss, generator_loss
-from kdm_core.losses.distances import DistanceConfig, MSEConfig, build_distance, mse
+from kdm_core.losses.adversary import build_adversary
+from kdm_core.losses.distances import build_distance
 from kdm_core.pairs.reading import Pairs
 from kdm_core.students.model import KDM
+from kdm_core.students.objective import Batch, LossConfig, Objective, total
+from kdm_core.students.trajectory import draw_places, states_at
 from kdm_core.training.batches import BatchOrder
+from kdm_core.training.compilation import compiled
 from kdm_core.training.config import TrainingConfig
-from kdm_core.training.ema import EMA
-from kdm_core.training.loop import Task
-from kdm_core.training.optimizer import ScheduledAdam
+from kdm_core.training.distributed import (
+    check_batch,
+    distributed,
+    exchanging,
+    own_rows,
+    synchronised,
+)
+from kdm_core.training.ema import Averages
+from kdm_core.training.optimizer import ScheduledOptimizer
+from kdm_core.training.task import Task
 
-
-class LossConfig(Config):
-    """Weights and distances of the objective (eqs. 4–9).
-
-    Attributes:
-        distance: d of the reconstruction and prediction terms.
-        reconstruction, latent, prediction: weights of eqs. 5, 6 and 7.
-        adversarial: weight of eq. 8 in eq. 9; 0 trains without a discriminator.
-        latent_noise: standard deviation of the noise added to both latents while training.
-    """
-
-    distance: DistanceConfig = MSEConfig(kind="mse")
-    reconstruction: float = Field(1.0, ge=0)
-    latent: float = Field(1.0, ge=0)
-    prediction: float = Field(1.0, ge=0)
-    adversarial: float = Field(0.01, ge=0)
-    latent_noise: float = Field(0.4, ge=0)
+Curves = dict[str, Tensor]
 
 
 class StudentTask(Task):
-    """Minimises eq. 9; `ema.shadow` is the result."""
+    """Minimises eq. 9; `ema.shadow` is the result.
+
+    Raises:
+        KDMError: the batch cannot be cut as the configuration asks for.
+    """
 
     def __init__(
         self,
@@ -48,82 +44,105 @@ class StudentTask(Task):
         seed: int,
     ) -> None:
         self.config, self.losses, self.seed = config, losses, seed
+        self.device = pairs.noise.device
         self.student = student.train()
         self.pairs, self.validation = pairs, validation
-        self.order = BatchOrder(len(pairs.noise), config.batch, seed)
-        self.distance = build_distance(losses.distance, pairs.noise.device)
-        self.ema = EMA(student, config.ema)
-        self.adam = ScheduledAdam(student.parameters(), config)
+        self.order = BatchOrder(len(pairs.noise), config.batch, seed, self.device)
+        check_batch(self.order.batch, config.accumulate)
+        objective = Objective(student, losses, build_distance(losses.distance, self.device))
+        self.objective = distributed(compiled(objective, config, self.device))
+        self.ema = Averages(student, config)
+        self.optimizer = ScheduledOptimizer(trainable(student), config)
         self.modules: dict[str, nn.Module] = {"student": student, "ema": self.ema}
-        self.optimizers = {"adam": self.adam}
+        self.optimizers = {"optimizer": self.optimizer}
         if losses.adversarial:
             with seeded(seed):
-                discriminator = Discriminator(student.spec)
-            self.discriminator: Discriminator = discriminator.to(pairs.noise.device)
-            self.adam_d = ScheduledAdam(self.discriminator.parameters(), config)
-            self.modules["discriminator"] = self.discriminator
-            self.optimizers["adam_d"] = self.adam_d
+                self.adversary = build_adversary(losses.adversary, student.spec, self.device)
+            synchronised(self.adversary)
+            self.discriminator_loss = distributed(self.adversary)
+            self.optimizer_d = ScheduledOptimizer(trainable(self.adversary), config)
+            self.modules["adversary"] = self.adversary
+            self.optimizers["optimizer_d"] = self.optimizer_d
 
     def labels(self, labels: Tensor) -> Tensor | None:
         return labels if self.student.spec.num_classes else None
 
-    def step(self, step: int) -> dict[str, Tensor]:
-        device = self.pairs.noise.device
-        rows = self.order(step).to(device)
-        noise, samples = self.pairs.noise[rows], self.pairs.samples[rows]
-        labels = self.labels(self.pairs.labels[rows])
-        generator = step_generator(device, self.seed, step)
-        with autocast(self.config.precision, device):
-            terms, predicted = self.koopman_terms(noise, samples, labels, generator)
+    def batches(self, step: int) -> list[Batch]:
+        """This process's micro-batches of a step, whose random numbers are those of the global
+        batch, however that is cut."""
+        rows = self.order(step)
+        generator = step_generator(self.device, self.seed, step)
+        latent_noise = torch.randn(len(rows), 2, self.student.config.latent, generator=generator,
+                                   device=self.device)
+        places = (draw_places(len(rows), self.pairs, generator) if self.losses.trajectory
+                  else rows.new_zeros(len(rows), 2))
+        cut = [own_rows(part).chunk(self.config.accumulate)
+               for part in (rows, latent_noise, places)]
+        return [self.batch(*parts) for parts in zip(*cut, strict=True)]
+
+    def batch(self, rows: Tensor, latent_noise: Tensor, places: Tensor) -> Batch:
+        pairs, sigma_data = self.pairs, self.student.spec.sigma_data
+        states = (states_at(pairs, rows, places, sigma_data) if self.losses.trajectory else None)
+        return Batch(pairs.noise[rows], pairs.samples[rows], self.labels(pairs.labels[rows]),
+                     latent_noise, states)
+
+    def step(self, step: int) -> Curves:
+        sums: Curves = {}
+        made: list[tuple[Tensor, Tensor]] = []
+        batches = self.batches(step)
+        for index, batch in enumerate(batches, start=1):
+            with exchanging(self.objective, index == len(batches)):
+                predicted = self.descend(batch, sums)
             if self.losses.adversarial:
-                discriminator = self.discriminator.requires_grad_(False)
-                fake: Tensor = discriminator(predicted)
-                terms["adversarial"] = generator_loss(fake.float())
-        terms["operator"] = self.student.operator.penalty()
-        weights = {**self.losses.model_dump(), "operator": 1.0}
-        loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-        self.adam.step(loss, step)
+                made.append((predicted.detach(), batch.samples))
+        sums |= self.optimizer.update(step)
         self.ema.update(self.student, step)
         if self.losses.adversarial:
-            terms["discriminator"] = self.train_discriminator(samples, predicted.detach(), step)
-        return {"loss": loss, **terms}
+            self.train_adversary(made, sums, step)
+        return sums
 
-    def koopman_terms(
-        self, noise: Tensor, samples: Tensor, labels: Tensor | None, generator: torch.Generator
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """L_rec, L_lat and L_pred of eqs. 5–7, and the prediction x̂₀ (algorithm 1, lines 2–12)."""
-        student = self.student
-        z_0 = student.encode_data(samples, labels)
-        z_t = student.encode_noise(noise, labels)
-        pushed = student.push(self.perturb(z_t, generator), labels)
-        # One decoder call for both latents: half the kernel launches.
-        both = torch.cat([self.perturb(z_0, generator), pushed])
-        twice = None if labels is None else labels.repeat(2)
-        reconstructed, predicted = student.decode(both, twice).chunk(2)
-        return {
-            "reconstruction": self.distance(samples, reconstructed),
-            "latent": mse(z_0.float(), pushed.float()),
-            "prediction": self.distance(samples, predicted),
-        }, predicted
+    def descend(self, batch: Batch, sums: Curves) -> Tensor:
+        """Add a micro-batch's gradients, and its terms to the sums; returns its predictions."""
+        with autocast(self.config.precision, self.device):
+            predicted: Tensor
+            terms, predicted = self.objective(batch)
+            loss = total(self.losses, terms)
+            if self.losses.adversarial:
+                terms["adversarial"] = self.adversary.generator_loss(predicted, batch.samples)
+                loss = loss + self.losses.adversarial * terms["adversarial"]
+        self.optimizer.backward(loss / self.config.accumulate)
+        self.add(sums, {"loss": loss, **terms})
+        return predicted
 
-    def perturb(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=torch.float32)
-        return z + self.losses.latent_noise * noise
+    def train_adversary(
+        self, made: list[tuple[Tensor, Tensor]], sums: Curves, step: int
+    ) -> None:
+        """One update of the discriminator, on the predictions that the student was updated by."""
+        for index, (fake, real) in enumerate(made, start=1):
+            with exchanging(self.discriminator_loss, index == len(made)):
+                with autocast(self.config.precision, self.device):
+                    loss = self.discriminator_loss(fake, real)
+                self.optimizer_d.backward(loss / self.config.accumulate)
+            self.add(sums, {"discriminator": loss})
+        sums |= {f"discriminator_{name}": value
+                 for name, value in self.optimizer_d.update(step).items()}
 
-    def train_discriminator(self, samples: Tensor, predicted: Tensor, step: int) -> Tensor:
-        with autocast(self.config.precision, samples.device):
-            discriminator = self.discriminator.requires_grad_(True)
-            loss = discriminator_loss(
-                discriminator(samples).float(), discriminator(predicted).float()
-            )
-        self.adam_d.step(loss, step)
-        return loss
+    def add(self, sums: Curves, terms: Curves) -> None:
+        """Add a micro-batch's terms to a step's, of which they are a share."""
+        for name, term in terms.items():
+            share = term.detach() / self.config.accumulate
+            sums[name] = sums[name] + share if name in sums else share
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
         """Pair MSE of the averaged weights on held-out pairs, as a share of the permuted figure."""
-        noise, samples, labels = self.validation
-        predicted = self.ema.shadow.sample(noise, self.labels(labels), self.config.precision)
-        matched = mse(samples, predicted)
+        noise, samples, labels = self.validation[:3]
+        predicted = self.ema.shadow.generate(noise, self.labels(labels), self.config.precision)
+        matched = (samples - predicted).square().mean()
+        permuted = (samples - predicted.roll(1, dims=0)).square().mean()
         return {"validation_mse": float(matched),
-                "validation_mse_ratio": float(matched / mse(samples, predicted.roll(1, dims=0)))}
+                "validation_mse_ratio": float(matched / permuted)}
+
+
+def trainable(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]

@@ -46,7 +46,8 @@ def build_teacher(config: TeacherConfig, spec: SampleSpec) -> Teacher:
 def save_teacher(folder: Path, teacher: Teacher) -> str:
     """Write a teacher as safetensors and JSON; returns its fingerprint."""
     return save_model(folder, teacher, {"teacher": teacher.config.model_dump(),
-                                        "samples": teacher.spec.model_dump()})
+                                        "samples": teacher.spec.model_dump(),
+                                        "network_times": teacher.network_times()})
 
 
 def load_teacher(folder: Path, trust_code: bool = False) -> tuple[Teacher, str]:

@@ -1,6 +1,7 @@
 """The one interface of all teachers."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Container
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +87,10 @@ class Teacher(nn.Module, ABC):
         """Standard deviation of the state with which the ODE starts at a time."""
         return self.path(time).sigma
 
+    def network_times(self) -> list[float] | None:
+        """What its network is told where samples and where noise are; None without a network."""
+        return None
+
     def levels(self) -> Tensor | None:
         """All noise levels of a model that was trained on discrete ones, ascending."""
         return None
@@ -120,7 +125,7 @@ class Teacher(nn.Module, ABC):
         labels: Tensor | None,
         solver: SolverConfig,
         precision: Precision = "auto",
-        keep_states: bool = False,
+        keep_states: bool | Container[int] = False,
     ) -> Solution:
         """Carry unit-variance noise (B, *shape) to samples (B, *shape), float32.
 

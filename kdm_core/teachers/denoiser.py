@@ -10,7 +10,7 @@ from torch import Tensor
 from kdm_core.config import Config
 from kdm_core.networks import AnyNetworkConfig, build_network
 from kdm_core.samples import SampleSpec
-from kdm_core.solvers import Path
+from kdm_core.solvers import FixedSolver, Path
 from kdm_core.solvers.grids import KarrasGrid, SigmaGrid, TimestepGrid
 from kdm_core.teachers.base import Teacher, per_sample
 from kdm_core.teachers.preconditioning import (
@@ -64,6 +64,12 @@ class Denoiser(Teacher):
 
     def levels(self) -> Tensor | None:
         return self.preconditioning.levels()
+
+    def network_times(self) -> list[float]:
+        # A denoiser is never asked at noise level 0, but at the last one before.
+        sigma = self.times(FixedSolver(kind="euler", steps=18))[[-2, 0]].to(torch.float32)
+        times: list[float] = self.preconditioning.coefficients(sigma).noise.tolist()
+        return times
 
     def noise_scale(self, time: Tensor) -> Tensor:
         return (1 + time**2).sqrt() if self.preconditioning.variance_preserving else time

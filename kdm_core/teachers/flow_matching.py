@@ -45,6 +45,9 @@ class FlowMatching(Teacher):
     def path(self, time: Tensor) -> Path:
         return Path(time, 1 - time)
 
+    def network_times(self) -> list[float]:
+        return [self.end, self.start]
+
     def time_at(self, level: Tensor) -> Tensor:
         return 1 / (1 + level)
 

@@ -11,10 +11,12 @@ from kdm_core.errors import KDMError
 from kdm_core.teachers import Denoiser, FlowMatching, Teacher
 from kdm_core.teachers.augmentation import AugmentationConfig, augment, check_augmentation
 from kdm_core.training.batches import BatchOrder
+from kdm_core.training.compilation import compiled
 from kdm_core.training.config import TrainingConfig
-from kdm_core.training.ema import EMA
-from kdm_core.training.loop import Task
-from kdm_core.training.optimizer import ScheduledAdam
+from kdm_core.training.distributed import check_batch
+from kdm_core.training.ema import Averages
+from kdm_core.training.optimizer import ScheduledOptimizer
+from kdm_core.training.task import Task
 
 
 class TeacherTask(Task):
@@ -44,8 +46,9 @@ class TeacherTask(Task):
             augmentation: of images; None for none.
 
         Raises:
-            KDMError: teachers of this kind are not trained, there are no labels to be dropped, or
-                samples or network are not made for that augmentation.
+            KDMError: teachers of this kind are not trained, there are no labels to be dropped,
+                samples or network are not made for that augmentation, or the batch cannot be cut
+                into that many micro-batches.
         """
         if not isinstance(teacher, Denoiser | FlowMatching):
             raise KDMError(f"teacher: a {type(teacher).__name__} is not trained; use a denoiser or "
@@ -59,27 +62,35 @@ class TeacherTask(Task):
         self.teacher = teacher.train()
         self.samples, self.labels, self.seed = samples, labels, seed
         self.label_dropout, self.augmentation = label_dropout, augmentation
-        self.order = BatchOrder(len(samples), config.batch, seed)
-        self.ema = EMA(teacher, config.ema)
-        self.adam = ScheduledAdam(teacher.parameters(), config)
+        self.order = BatchOrder(len(samples), config.batch, seed, samples.device)
+        check_batch(self.order.batch, config.accumulate)
+        self.ema = Averages(teacher, config)
+        self.optimizer = ScheduledOptimizer(teacher.parameters(), config)
         self.modules = {"teacher": teacher, "ema": self.ema}
-        self.optimizers = {"adam": self.adam}
+        self.optimizers = {"optimizer": self.optimizer}
+        if augmentation is None:  # its hook differs in every step, and would be compiled each time
+            compiled(teacher.network, config, samples.device)
 
     def step(self, step: int) -> dict[str, Tensor]:
-        device = self.samples.device
-        rows = self.order(step).to(device)
-        generator = step_generator(device, self.seed, step)
+        generator = step_generator(self.samples.device, self.seed, step)
+        parts = self.order(step).chunk(self.config.accumulate)
+        losses = [self.descend(rows, generator) for rows in parts]
+        curves = self.optimizer.update(step)
+        self.ema.update(self.teacher, step)
+        return {"loss": torch.stack(losses).mean(), **curves}
+
+    def descend(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """Add the gradients of a micro-batch; returns its loss."""
         labels = self.labels[rows] if self.teacher.spec.num_classes else None
         if labels is not None and self.label_dropout:
             labels = drop_labels(labels, self.label_dropout, generator)
         samples, changes = self.samples[rows], None
         if self.augmentation is not None:
             samples, changes = augment(samples, self.augmentation, generator)
-        with autocast(self.config.precision, device), self.told(changes):
+        with autocast(self.config.precision, rows.device), self.told(changes):
             loss = self.teacher.loss(samples, labels, generator)
-        self.adam.step(loss, step)
-        self.ema.update(self.teacher, step)
-        return {"loss": loss}
+        self.optimizer.backward(loss / self.config.accumulate)
+        return loss.detach()
 
     @contextmanager
     def told(self, changes: Tensor | None) -> Iterator[None]:

@@ -11,21 +11,28 @@ class BatchOrder:
     Step s always gets the same indices, so a resumed run goes on where it was cut.
     """
 
-    def __init__(self, count: int, batch: int, seed: int) -> None:
-        """`count` items in batches of at most `batch`; an epoch's incomplete batch is dropped."""
+    def __init__(
+        self, count: int, batch: int, seed: int, device: torch.device | str = "cpu"
+    ) -> None:
+        """`count` items in batches of at most `batch`; an epoch's incomplete batch is dropped.
+
+        The indices lie on `device`: moved there once an epoch, since each copy from the host's
+        memory to a GPU waits for all that the GPU has still to do.
+        """
         self.count = count
         self.batch = min(batch, count)
         self.per_epoch = count // self.batch
         self.seed = seed
+        self.device = torch.device(device)
         self._epoch = -1
         self._order = torch.empty(0, dtype=torch.int64)
 
     def __call__(self, step: int) -> Tensor:
-        """Indices (batch,) int64 of step `step`, on the CPU."""
+        """Indices (batch,) int64 of step `step`."""
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             philox = np.random.Philox(key=self.seed, counter=[epoch, 0, 0, 1])
             generator = np.random.Generator(philox)
-            self._order = torch.from_numpy(generator.permutation(self.count))
+            self._order = torch.from_numpy(generator.permutation(self.count)).to(self.device)
             self._epoch = epoch
         return self._order[position * self.batch : (position + 1) * self.batch]

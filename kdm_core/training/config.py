@@ -1,11 +1,36 @@
 """How long, on what batches and how fast a network is trained."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from kdm_core.compute import Precision
 from kdm_core.config import Config
+
+# A power function's relative width has no value above that of the uniform average, γ = 0.
+SigmaRel = Annotated[float, Field(ge=0.005, le=12 ** -0.5)]
+
+
+class PostHocConfig(Config):
+    """Averages whose length is chosen after the training (Karras et al. 2024, section 3.2).
+
+    Attributes:
+        profiles: relative widths of the two power-function averages that are kept while training.
+        snapshots: how often in the run both are written to disk; each takes twice the weights'
+            space until the run is complete.
+        candidates: relative widths of the averages among which held-out data choose.
+    """
+
+    profiles: list[SigmaRel] = Field([0.05, 0.10], min_length=2, max_length=2)
+    snapshots: int = Field(16, ge=1, le=100)
+    candidates: list[SigmaRel] = Field([0.03, 0.05, 0.10, 0.15, 0.20], min_length=1)
+
+    @field_validator("profiles", "candidates")
+    @classmethod
+    def _distinct(cls, widths: list[float]) -> list[float]:
+        if len(set(widths)) < len(widths):
+            raise ValueError("the widths must differ")
+        return widths
 
 
 class TrainingConfig(Config):
@@ -14,23 +39,41 @@ class TrainingConfig(Config):
     Attributes:
         steps: optimiser steps.
         batch: samples a step.
-        lr: learning rate at its highest (Adam, betas 0.9 and 0.999).
+        accumulate: micro-batches into which a batch is cut, to need less memory.
+        optimizer: Adam, or AdamW, whose weight decay is no part of the gradient.
+        lr: learning rate at its highest.
+        betas: decays of the optimiser's two moments.
+        weight_decay: of the optimiser.
         warmup: steps over which the rate rises linearly from 0.
-        schedule: `constant` after the warm-up, or `cosine` down to 0 at the last step.
+        schedule: `constant` after the warm-up, or `cosine` or `linear` down to 0 at the end.
         clip: gradients are scaled down to at most this norm; 0 leaves them.
+        nonfinite: what is done with gradients that are not finite: `skip` leaves out the update;
+            `zero` replaces NaN by 0 and infinities by ±1e5, as the published code does.
         ema: decay of the exponential moving average whose weights are kept.
+        post_hoc: averages of other lengths, the best of which is kept instead; null for none.
         precision: of matrix products; `auto` is bf16 where the hardware has it.
+        compile: whether torch.compile translates the model; `auto` does on CUDA.
         checkpoint_every: steps between checkpoints, from which a killed run goes on.
+        keep_checkpoints: how many of them are kept; where one is damaged, the one before serves.
         log_every: steps between points of the training curves.
     """
 
     steps: int = Field(ge=1)
     batch: int = Field(ge=1)
+    accumulate: int = Field(1, ge=1)
+    optimizer: Literal["adam", "adamw"] = "adam"
     lr: float = Field(3e-4, gt=0)
+    betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
+        [0.9, 0.999], min_length=2, max_length=2)
+    weight_decay: float = Field(0.0, ge=0)
     warmup: int = Field(0, ge=0)
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
     clip: float = Field(0.0, ge=0)
+    nonfinite: Literal["skip", "zero"] = "skip"
     ema: float = Field(0.999, ge=0, lt=1)
+    post_hoc: PostHocConfig | None = None
     precision: Precision = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
     checkpoint_every: int = Field(1000, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
     log_every: int = Field(50, ge=1)

@@ -1,51 +1,65 @@
 """The training loop: steps, curves, checkpoints. What is trained is a `Task`."""
 
-import json
 import math
-from abc import ABC, abstractmethod
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kdm_core.compute import dropout_seed, seeded
-from kdm_core.errors import DataError, DivergedError
-from kdm_core.serialization import read_tensors, write_tensors
-from kdm_core.training.config import TrainingConfig
-from kdm_core.training.optimizer import ScheduledAdam
+from kdm_core.errors import DivergedError, KDMError
+from kdm_core.training.checkpoints import Record, restore, store
+from kdm_core.training.distributed import check_start, is_main, mean_over_processes
+from kdm_core.training.post_hoc import choose, snapshot_steps, write_snapshot
+from kdm_core.training.task import Task
+from kdm_core.training.waiting import Waiting
 
-Record = dict[str, float]
-"""One point of the training curves: "step" and named scalars."""
+__all__ = ["Record", "Task", "fit"]
+
+PATIENCE = 10
+"""Failed steps in a row after which a run counts as diverged."""
 
 
-class Task(ABC):
-    """Something that is trained step by step and can be put into a checkpoint.
+class Window:
+    """Scalars of the steps since the last point of the curves, on the device until it is closed.
 
     Attributes:
-        config: steps, batch, rates.
-        seed: decides, with the step, all that is random in it.
-        modules: everything with weights that a later step depends on (models, averages, critics).
-        optimizers: everything with moments.
+        failed: steps in a row, up to the last one, with a scalar that is not finite; known when
+            the window is closed.
     """
 
-    config: TrainingConfig
-    seed: int
-    modules: dict[str, nn.Module]
-    optimizers: dict[str, ScheduledAdam]
+    def __init__(self) -> None:
+        self.failed = 0
+        self.names: list[str] = []
+        self.steps: list[Tensor] = []
 
-    @abstractmethod
-    def step(self, step: int) -> dict[str, Tensor]:
-        """Train on the batch of step `step`; returns scalars for the curves, with "loss"."""
+    def add(self, scalars: dict[str, Tensor]) -> None:
+        """Take the scalars of one step."""
+        self.names += [f"{len(self.steps)}/{name}" for name in scalars]
+        self.steps.append(torch.stack([value.detach().float() for value in scalars.values()]))
 
-    def seeded_step(self, step: int) -> dict[str, Tensor]:
-        """`step` with what dropout layers draw a function of (seed, step), too."""
-        with seeded(dropout_seed(self.seed, step)):
-            return self.step(step)
+    def close(self) -> Record:
+        """Means over steps and processes of what is finite, in one transfer from the device.
 
-    def validate(self) -> dict[str, float]:
-        """Scalars measured on held-out data at each point of the curves; none by default."""
-        return {}
+        Empty where all steps since the last point failed: they stay part of the window.
+        """
+        values = mean_over_processes(
+            dict(zip(self.names, torch.cat(self.steps).tolist(), strict=True)))
+        finite: dict[str, list[float]] = {}
+        broken: set[int] = set()
+        for key, value in values.items():
+            step, name = key.split("/", 1)
+            if math.isfinite(value):
+                finite.setdefault(name, []).append(value)
+            else:
+                broken.add(int(step))
+        count = len(self.steps)
+        self.failed = next((i for i in range(count) if count - 1 - i not in broken), count)
+        if self.failed == count:
+            return {}
+        self.names, self.steps = [], []
+        return {name: sum(found) / len(found) for name, found in finite.items()}
 
 
 def fit(
@@ -54,6 +68,9 @@ def fit(
     work_key: str,
     on_step: Callable[[int], None] = lambda step: None,
     on_record: Callable[[Record], None] = lambda record: None,
+    on_checkpoint: Callable[[int], None] = lambda step: None,
+    say: Callable[[str], None] = warnings.warn,
+    waiting: Waiting | None = None,
 ) -> list[Record]:
     """Train a task to its last step, from its checkpoint if there is one.
 
@@ -62,75 +79,77 @@ def fit(
 
     Args:
         task: what to train.
-        checkpoint: file that holds the state of a run that is under way.
+        checkpoint: the name of the files that hold the state of a run that is under way, to which
+            each adds its step.
         work_key: identifies the run; a checkpoint of another one is not used.
         on_step: called with the number of steps done, for progress.
         on_record: called with each point of the curves, those of the checkpoint first.
+        on_checkpoint: called with the number of steps done when a checkpoint has been written.
+        say: told what a user should know and can live with.
+        waiting: measures how long the device waits; by default nobody asks.
 
     Returns:
         All points of the curves.
 
     Raises:
-        DivergedError: the loss is not finite.
-        DataError: the checkpoint cannot be written, or is damaged.
+        DivergedError: what is trained is not finite any more.
+        DataError: a checkpoint cannot be written, or all are damaged.
+        MismatchError: the checkpoint is of another architecture.
+        KDMError: `post_hoc` is asked of a task that measures nothing to choose by.
     """
     config = task.config
-    start, records = restore(task, checkpoint, work_key)
+    waiting = waiting or Waiting(torch.device("cpu"))
+    snapshots = planned_snapshots(task)
+    start, records = restore(task, checkpoint, work_key, say)
+    check_start(start)
     for record in records:
         on_record(record)
-    sums: dict[str, Tensor] = {}
-    window = 0
+    window = Window()
     for step in range(start, config.steps):
-        for name, value in task.seeded_step(step).items():
-            sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach()
-        window += 1
+        with waiting.step():
+            scalars = task.seeded_step(step)
+        window.add(scalars)
         done = step + 1
         on_step(done)
+        if done in snapshots and is_main():
+            write_snapshot(checkpoint, work_key, task.ema, done)
         # Curves are cut at checkpoints too: a resumed run then averages over the same windows.
-        checkpointed = done % config.checkpoint_every == 0
+        checkpointed = done % config.checkpoint_every == 0 and done < config.steps
         if done % config.log_every == 0 or checkpointed or done == config.steps:
-            record = {name: float(value) / window for name, value in sums.items()}
-            if not all(math.isfinite(value) for value in record.values()):
+            curves = window.close()
+            waiting.pause()
+            last = done == config.steps
+            if window.failed >= PATIENCE or (last and not curves):
                 raise DivergedError(
-                    f"training diverged: {record} at step {done}; lower the learning rate (lr), "
-                    "set clip, or use precision: fp32")
-            records.append({"step": done, **record, **task.validate()})
-            on_record(records[-1])
-            sums, window = {}, 0
-        if checkpointed and done < config.steps:
-            store(task, checkpoint, work_key, done, records)
+                    f"training diverged: {window.failed} steps in a row up to step {done} were "
+                    "not finite; lower the learning rate (lr), set clip, or use precision: fp32")
+            if last:
+                curves |= choice(task, checkpoint, work_key)
+            if curves:
+                records.append({"step": done, **curves, **task.validate()})
+                on_record(records[-1])
+        if checkpointed and not window.failed:
+            if is_main():
+                store(task, checkpoint, work_key, done, records)
+            on_checkpoint(done)
     return records
 
 
-def store(task: Task, checkpoint: Path, work_key: str, step: int, records: list[Record]) -> None:
-    """Write everything the rest of the run depends on, in one file, all at once."""
-    tensors = {f"{name}/{key}": value for name, module in task.modules.items()
-               for key, value in module.state_dict().items()}
-    for name, optimizer in task.optimizers.items():
-        tensors |= {f"{name}/{key}": value for key, value in optimizer.state_tensors().items()}
-    progress = json.dumps({"work_key": work_key, "step": step, "records": records})
-    write_tensors(checkpoint, tensors, {"progress": progress})
+def planned_snapshots(task: Task) -> set[int]:
+    """Numbers of steps done after which averages are written to disk."""
+    post_hoc = task.config.post_hoc
+    if post_hoc is None:
+        return set()
+    if task.chosen_by not in task.validate():
+        raise KDMError("training.post_hoc: only students have held-out data by which to choose "
+                       "an average; set it to null here")
+    return set(snapshot_steps(post_hoc, task.config.steps))
 
 
-def restore(task: Task, checkpoint: Path, work_key: str) -> tuple[int, list[Record]]:
-    """Put a checkpoint back into the task; returns the next step and the curves so far."""
-    if not checkpoint.exists():
-        return 0, []
-    tensors, metadata = read_tensors(checkpoint)
-    try:
-        progress = json.loads(metadata["progress"])
-        if progress["work_key"] != work_key:
-            return 0, []
-
-        def own(name: str) -> dict[str, Tensor]:
-            return {key.removeprefix(f"{name}/"): value for key, value in tensors.items()
-                    if key.startswith(f"{name}/")}
-
-        for name, module in task.modules.items():
-            module.load_state_dict(own(name))
-        for name, optimizer in task.optimizers.items():
-            optimizer.load_state_tensors(own(name))
-        return int(progress["step"]), list(progress["records"])
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise DataError(f"{checkpoint} is damaged ({str(error)[:200]}): delete it to train from "
-                        "the start") from error
+def choice(task: Task, checkpoint: Path, work_key: str) -> Record:
+    """Make the best average the result, if `post_hoc` asks for that; figures of the choice."""
+    config = task.config
+    if config.post_hoc is None or not is_main():
+        return {}
+    return choose(config.post_hoc, task.ema, config.steps, checkpoint, work_key,
+                  lambda: task.validate()[task.chosen_by])

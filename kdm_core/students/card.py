@@ -1,0 +1,158 @@
+"""Model cards: what a student is, written from its configuration and the figures of its run."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from kdm_core.pairs.store import StoreSpec
+from kdm_core.students.model import KDM
+
+CARD = "README.md"
+LIBRARY = "kdm-distill"
+
+Figures = Mapping[str, Any]
+
+
+def model_card(
+    student: KDM,
+    fingerprint: str,
+    pairs: StoreSpec | None = None,
+    evaluation: Figures | None = None,
+    name: str | None = None,
+    license: str | None = None,
+) -> str:
+    """A model card in Markdown, with the YAML head that the Hugging Face hub reads.
+
+    Args:
+        student: with its provenance, if it has one.
+        fingerprint: of its folder.
+        pairs: what it was distilled from; None leaves its solver and number of pairs out.
+        evaluation: what the evaluate stage measured: `teacher`, `student` and `conditions`.
+        name: its title, and where the hub has it; None for a placeholder.
+        license: one of the hub's identifiers (apache-2.0, …); None leaves the choice to the reader.
+    """
+    sections = [
+        head(student, license),
+        f"# {name or 'One-step student'}\n\n{description(student)}",
+        f"## Use\n\n{usage(student, name)}",
+        f"## What it was distilled from\n\n{listing(origin(student, pairs))}",
+        f"## Architecture\n\n{listing(architecture(student, fingerprint))}",
+    ]
+    if evaluation is not None:
+        sections += [f"## Evaluation\n\n{figures_table(evaluation)}",
+                     f"Conditions:\n\n{listing(evaluation['conditions'])}"]
+        if found := limitations(evaluation):
+            sections.append("## Limitations\n\n" + "\n".join(f"- {line}" for line in found))
+    return "\n\n".join(sections) + "\n"
+
+
+def head(student: KDM, license: str | None) -> str:
+    """The YAML between two rules; JSON's strings are YAML's."""
+    lines = [f"license: {json.dumps(license)}"] if license else []
+    lines.append(f"library_name: {LIBRARY}")
+    if student.spec.kind == "image":
+        lines.append("pipeline_tag: unconditional-image-generation")
+    tags = ["koopman-distillation", "one-step-generation", "diffusion-distillation"]
+    lines += ["tags:", *(f"- {tag}" for tag in tags)]
+    return "\n".join(["---", *lines, "---"])
+
+
+def description(student: KDM) -> str:
+    """What it makes of what, in two sentences."""
+    spec = student.spec
+    what = (f"images of {spec.shape[0]} × {spec.shape[1]} × {spec.shape[2]} (channels, height, "
+            "width) in [-1, 1]" if spec.kind == "image" else f"points of {spec.shape[0]} numbers")
+    given = f" and one of {spec.num_classes} labels" if spec.num_classes else ""
+    return (f"A Koopman distillation model: it makes {what} of Gaussian noise{given} in one "
+            "evaluation. It was distilled from a diffusion or flow-matching model with "
+            f"{LIBRARY}.")
+
+
+def usage(student: KDM, name: str | None) -> str:
+    """Three lines of Python."""
+    labels = ", labels=[0] * 64" if student.spec.num_classes else ""
+    shape = (64, *student.spec.shape)
+    return ("```python\nfrom kdm_core import KDM\n"
+            f"student = KDM.from_pretrained({json.dumps(name or 'path/to/this/folder')})\n"
+            f"samples = student.sample(64, seed=0{labels})  # {shape} float32\n```")
+
+
+def origin(student: KDM, pairs: StoreSpec | None) -> dict[str, Any]:
+    """The run's record, and how its pairs were made."""
+    found: dict[str, Any] = dict(sorted(student.provenance.items()))
+    if pairs is not None:
+        found |= {
+            "pairs for training": f"{pairs.splits['train']:,}",
+            "solver": pairs.solver.model_dump(exclude_none=True),
+            "evaluations of the teacher a pair": pairs.nfe if pairs.nfe else "adaptive",
+            "guidance": (pairs.guidance.model_dump(exclude_none=True) if pairs.guidance
+                         else "none"),
+            "precision of the teacher": pairs.precision,
+        }
+    return found or {"record": "none was kept"}
+
+
+def architecture(student: KDM, fingerprint: str) -> dict[str, Any]:
+    config = student.config.model_dump(exclude_none=True)
+    count = sum(parameter.numel() for parameter in student.parameters())
+    labels = ", ".join(student.spec.label_names)
+    return {"parameters": f"{count:,}", **config, **({"labels": labels} if labels else {}),
+            "standard deviation of samples": student.spec.sigma_data, "fingerprint": fingerprint}
+
+
+def listing(values: Figures) -> str:
+    """A Markdown list of names and values; an object is one line of its own fields."""
+    return "\n".join(f"- {one_line(key)}: {text(value)}" for key, value in values.items())
+
+
+def text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{one_line(key)} {text(part)}" for key, part in value.items())
+    if isinstance(value, list):
+        return "[" + ", ".join(map(text, value)) + "]"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else one_line(str(value))
+
+
+def one_line(value: str) -> str:
+    """Text as Markdown that is neither code, nor markup, nor more than a line."""
+    plain = " ".join(value.split())
+    return "".join(f"\\{letter}" if letter in r"\`*_[]<>|#" else letter for letter in plain)
+
+
+def figures_table(evaluation: Figures) -> str:
+    """Teacher and student side by side; a figure that one of them has not is left open."""
+    teacher, student = evaluation["teacher"], evaluation["student"]
+    names = [*teacher, *(key for key in student if key not in teacher)]
+    rows = [f"| {one_line(key)} | {cell(teacher.get(key))} | {cell(student.get(key))} |"
+            for key in names]
+    return "\n".join(["| | teacher | student |", "|---|---|---|", *rows])
+
+
+def cell(value: Any) -> str:
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else text(value)
+
+
+def limitations(evaluation: Figures) -> list[str]:
+    """What the figures say against the student, a sentence each."""
+    teacher, student = evaluation["teacher"], evaluation["student"]
+    found = []
+    for key, what in (("fd_classifier", "Fréchet distance to the real images"),
+                      ("sliced_wasserstein", "sliced Wasserstein distance to the real points")):
+        if key in teacher and key in student and student[key] > teacher[key] > 0:
+            found.append(f"Its {what} is {student[key] / teacher[key]:.2f} times its teacher's "
+                         f"({student[key]:.4g} and {teacher[key]:.4g}).")
+    if "mse" in student and "mse_permuted" in student:
+        share = 100 * student["mse"] / student["mse_permuted"]
+        found.append("It does not give its teacher's sample of a noise exactly: the mean squared "
+                     f"difference is {student['mse']:.4g}, {share:.1f} % of that of samples "
+                     "of different noise.")
+    if "label_agreement" in student and student["label_agreement"] < 1:
+        share = 100 * (1 - student["label_agreement"])
+        found.append(f"In {share:.1f} % of cases a classifier sees another class in its sample "
+                     "than in its teacher's of the same noise.")
+    if "on_support" in student and student["on_support"] < 1:
+        found.append(f"{100 * (1 - student['on_support']):.1f} % of its points lie where there are "
+                     f"no data (teacher: {100 * (1 - teacher['on_support']):.1f} %).")
+    return found

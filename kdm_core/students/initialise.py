@@ -1,0 +1,75 @@
+"""Where a student's weights start: at a teacher's, or at another student's."""
+
+from pathlib import Path
+
+import torch
+
+from kdm_core.errors import MismatchError
+from kdm_core.serialization import read_model
+from kdm_core.students.model import KDM
+
+NETWORK = "network."  # what a teacher's weights are called that are its network's
+
+
+@torch.no_grad()
+def start_at_teacher(student: KDM, folder: Path) -> tuple[int, str]:
+    """Give every network of the student the weights of a teacher's that fit.
+
+    Those are the tensors of the same name and shape: all of a network of the same configuration
+    but for the layers that meet the latent, which has other channels than a sample. The student
+    tells its networks the times between which the teacher's works. Of the teacher only the files
+    are needed, and no code of its own.
+
+    Args:
+        folder: of the teacher.
+
+    Returns:
+        The number of parameters that were taken over, and the teacher's fingerprint.
+
+    Raises:
+        MismatchError: the networks have next to nothing in common, or the student's know no time.
+        DataError: the teacher's files are missing or damaged.
+    """
+    if not student.config.takes_time:
+        raise MismatchError("init: teacher: the teacher's network takes a time; set model.timed: "
+                            "true")
+    config, weights, mark = read_model(folder)
+    if config.get("network_times") is None:
+        raise MismatchError("init: teacher: this teacher has no network whose weights could be "
+                            "taken; use init: random")
+    theirs = {name.removeprefix(NETWORK): value for name, value in weights.items()
+              if name.startswith(NETWORK)}
+    taken = 0
+    for part in (student.noise_encoder, student.data_encoder, student.decoder):
+        if part is not None:
+            own = part.network.state_dict()
+            fitting = {name: theirs[name] for name, value in own.items()
+                       if name in theirs and theirs[name].shape == value.shape}
+            part.network.load_state_dict(fitting, strict=False)
+            taken += sum(value.numel() for value in fitting.values())
+    total = sum(parameter.numel() for parameter in student.parameters())
+    if taken < 0.1 * total:
+        network = config["teacher"]["network"]
+        raise MismatchError(
+            f"init: teacher: of {total:,} parameters only {taken:,} fit the teacher's network; "
+            f"give encoder and decoder its kind and sizes ({network}), or use init: random")
+    student.time_of_ends.copy_(torch.tensor(config["network_times"]))
+    return taken, mark
+
+
+@torch.no_grad()
+def start_at_student(student: KDM, other: KDM, place: str) -> None:
+    """Give a student all weights of another one of the same architecture, read from `place`.
+
+    Raises:
+        MismatchError: the architecture or the samples are others; the message names the fields.
+    """
+    differences = [
+        f"{section}.{name} (here {a!r}, there {b!r})"
+        for section, mine, theirs in (("model", student.config, other.config),
+                                      ("samples", student.spec, other.spec))
+        for (name, a), (_, b) in zip(mine, theirs, strict=True) if a != b]
+    if differences:
+        raise MismatchError(f"init: {place} is a student of another architecture: "
+                            + "; ".join(differences))
+    student.load_state_dict(other.state_dict())

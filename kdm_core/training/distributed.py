@@ -1,0 +1,304 @@
+"""Training with several processes, each on a device and a share of every batch, as torchrun starts
+them. With one process, and without torchrun, everything here is what it would be without it.
+
+The result does not depend on the number of processes but for rounding: each has the same weights,
+takes its rows of the same global batch, and gradients, batch statistics and curves are means over
+all of them. What dropout draws is the one exception.
+"""
+
+import os
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from functools import cache
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from kdm_core.compute import hashed_seed
+from kdm_core.errors import KDMError, MismatchError
+
+M = TypeVar("M", bound=nn.Module)
+
+ORPHAN_POLL_S = 0.5
+STORE_TIMEOUT_S = 5.0
+
+
+def is_worker() -> bool:
+    """Whether torchrun started this program."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def rank() -> int:
+    """Which of the processes this is, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether it is this process that shows, writes and publishes."""
+    return rank() == 0
+
+
+@contextmanager
+def one_failure() -> Iterator[None]:
+    """A context for the whole of a program: of all processes, the first that fails says why.
+
+    What the others run into after that, or alike, ends them without a word. A process whose
+    launcher has been killed ends, too: nobody would know of it, and a second run of the same
+    training would meet it.
+    """
+    if not is_worker():
+        yield
+        return
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+    try:
+        yield
+    except BaseException as error:
+        succeeds = isinstance(error, SystemExit) and not error.code
+        if succeeds or fails_first():
+            raise
+        raise SystemExit(1) from None
+
+
+def end_with(parent: int) -> None:
+    """Wait for the end of the parent process, then end this one at once."""
+    while os.getppid() == parent:
+        time.sleep(ORPHAN_POLL_S)
+    os._exit(1)
+
+
+@cache
+def fails_first() -> bool:
+    """Count this process as failed, once; whether it is the first."""
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        # torchrun's own store, which outlives every process of the group.
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            address, port, is_master=False, timeout=timedelta(seconds=STORE_TIMEOUT_S))
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        return int(store.add(f"kdm/failed/{attempt}", 1)) == 1
+    except (dist.DistError, RuntimeError):  # torchrun itself has ended
+        return True
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[torch.device]:
+    """A context in which the processes that torchrun started work together.
+
+    Args:
+        device: of the parameters; `cuda` becomes the GPU of this process.
+
+    Yields:
+        The device of this process.
+
+    Raises:
+        KDMError: there is no device for this process, or another process was lost.
+    """
+    if not is_worker():
+        yield device
+        return
+    device = own_device(device)
+    # Gloo's sockets are on the loopback where that is enough: no name has to resolve.
+    if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback())
+    try:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+            dist.init_process_group("nccl", device_id=device)
+        else:
+            dist.init_process_group("gloo")
+        yield device
+    except BaseException as error:
+        # Before the others notice that this one is gone.
+        fails_first()
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise KDMError(
+                "another process of this training was lost (killed, or out of memory?); run "
+                f"again to go on from the last checkpoint ({str(error)[:200]})") from error
+        raise
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def loopback() -> str:
+    """The name of the network interface of this machine alone."""
+    import socket
+
+    names = [name for _, name in socket.if_nameindex()]
+    return next((name for name in names if name in ("lo", "lo0")), names[0])
+
+
+def own_device(device: torch.device) -> torch.device:
+    """The device of this process, where the parameters ask for `device`.
+
+    Raises:
+        KDMError: this machine has fewer GPUs than processes, or a device that cannot be shared.
+    """
+    processes = int(os.environ["LOCAL_WORLD_SIZE"])
+    if device.type == "cpu" or (device.type == "cuda" and processes == 1):
+        return device
+    if device.type != "cuda":
+        raise KDMError(f"compute.device: {device.type} cannot be used by several processes; use "
+                       "cpu, cuda, or compute.processes: 1")
+    if device.index is not None and device != torch.device("cuda", 0):
+        raise KDMError(f"compute.device: {device} is one GPU and cannot serve {processes} "
+                       "processes; use cuda")
+    if processes > torch.cuda.device_count():
+        raise KDMError(f"compute.processes: {processes} processes need a GPU each, and this "
+                       f"machine has {torch.cuda.device_count()}")
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+
+
+def check_batch(batch: int, accumulate: int) -> None:
+    """Make sure that a batch can be cut into equal micro-batches for all processes.
+
+    Raises:
+        KDMError: it cannot.
+    """
+    parts = world_size() * accumulate
+    if batch % parts:
+        lower = batch // parts * parts
+        fitting = f"{lower} or {lower + parts}" if lower else str(parts)
+        raise KDMError(f"training.batch: {batch} samples cannot be shared equally by "
+                       f"{world_size()} processes × {accumulate} micro-batches (accumulate); "
+                       f"use {fitting}")
+
+
+def own_rows(rows: Tensor) -> Tensor:
+    """This process's share (B / world size, …) of what is there for the global batch (B, …)."""
+    share = len(rows) // world_size()
+    return rows[rank() * share : (rank() + 1) * share]
+
+
+def own_seed(seed: int) -> int:
+    """A seed of this process's own; that of the first is `seed` itself."""
+    return hashed_seed(seed, rank()) if rank() else seed
+
+
+def distributed(module: nn.Module) -> nn.Module:
+    """The module with gradients that are means over all processes, and the first one's weights.
+
+    All weights that need gradients must be used in every forward pass.
+    """
+    if world_size() == 1:
+        return module
+    with warnings.catch_warnings():
+        # torch 2.13 has a new name for the argument, which older versions do not know.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        # Buffers are the same everywhere by themselves: batch statistics are those of all rows.
+        return DistributedDataParallel(module, broadcast_buffers=False)
+
+
+def exchanging(module: nn.Module, last: bool) -> AbstractContextManager[Any]:
+    """A context for forward and backward pass of one micro-batch of a `distributed` module.
+
+    Gradients add up in each process and are exchanged in the `last` one of a step.
+    """
+    if last or not isinstance(module, DistributedDataParallel):
+        return nullcontext()
+    return module.no_sync()
+
+
+def mean_over_processes(record: Mapping[str, float]) -> dict[str, float]:
+    """Means of scalars that every process has under the same names, in one exchange."""
+    if world_size() == 1:
+        return dict(record)
+    device = torch.device("cuda") if dist.get_backend() == "nccl" else torch.device("cpu")
+    values = torch.tensor(list(record.values()), dtype=torch.float64, device=device)
+    dist.all_reduce(values)
+    return dict(zip(record, (values / world_size()).tolist(), strict=True))
+
+
+def check_start(step: int) -> None:
+    """Make sure that all processes go on from the same step.
+
+    Raises:
+        MismatchError: they do not see the same checkpoint.
+    """
+    # No mean of equal numbers differs from them, nor the mean of their squares from the square.
+    mean = mean_over_processes({"step": step, "square": step * step})
+    if mean["step"] != step or mean["square"] != step * step:
+        raise MismatchError(
+            f"the processes do not all find the same checkpoint (one goes on from step {step}, "
+            "others do not); put the project's folder on storage that all machines share")
+
+
+class SumOverProcesses(torch.autograd.Function):
+    """x → Σ x over all processes; its gradient is the same sum, as often as it is taken."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return SumOverProcesses.apply(grads[0])  # type: ignore[no-untyped-call, no-any-return]
+
+
+class GlobalBatchNorm2d(nn.BatchNorm2d):
+    """nn.BatchNorm2d whose statistics are those of the global batch, on any device.
+
+    torch's own SyncBatchNorm is for GPUs only, and cannot be differentiated twice.
+    """
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        """Shares the weights and buffers of `norm`, which has running averages."""
+        super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine)
+        self._parameters, self._buffers = norm._parameters, norm._buffers
+        self.train(norm.training)
+
+    def forward(self, input: Tensor) -> Tensor:  # torch's name
+        if not self.training or world_size() == 1:
+            return super().forward(input)
+        assert self.running_mean is not None
+        x = input.to(self.running_mean.dtype)  # as torch does it, also under autocast
+        mean = self.mean(x)
+        centred = x - mean
+        variance = self.mean(centred.square())
+        self.remember(mean.flatten(), variance.flatten(), x.numel() // x.shape[1] * world_size())
+        normal = centred * (variance + self.eps).rsqrt()
+        if self.affine:
+            normal = normal * self.weight[:, None, None] + self.bias[:, None, None]
+        return normal.to(input.dtype)
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Means (1, C, 1, 1) over the pixels of all images of all processes."""
+        total: Tensor = SumOverProcesses.apply(  # type: ignore[no-untyped-call]
+            x.mean(dim=(0, 2, 3), keepdim=True))
+        return total / world_size()
+
+    @torch.no_grad()
+    def remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Move the running averages, in place, towards the statistics (C,) of `count` values."""
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        weight = (1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum)
+        self.running_mean.lerp_(mean, weight)
+        self.running_var.lerp_(variance * (count / (count - 1)), weight)
+
+
+def synchronised(module: M) -> M:
+    """The module with every nn.BatchNorm2d replaced by one over the global batch, in place.
+
+    Weights and buffers stay the same objects under the same names.
+    """
+    if isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
+        return cast(M, GlobalBatchNorm2d(module))
+    for name, child in module.named_children():
+        setattr(module, name, synchronised(child))
+    return module
