@@ -28,7 +28,7 @@ from kdm_core.students.model import KDM
 def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """A convolution whose bias is added to its result."""
     assert layer.bias is not None
-    made = F.conv2d(x, layer.weight, padding=layer.padding)  # type: ignore[arg-type]
+    made = F.conv2d(x, layer.weight, padding=layer.padding)
     return made.add_(layer.bias[:, None, None])
 
 
@@ -285,7 +285,7 @@ class PublishedStep:
     @staticmethod
     def total(terms: dict[str, Tensor]) -> Tensor:
         """Eq. 9, with the published weights."""
-        loss: Tensor = sum(term for name, term in terms.items() if name != "adversarial")
+        loss = torch.stack([term for name, term in terms.items() if name != "adversarial"]).sum()
         return loss + 0.01 * terms["adversarial"] if "adversarial" in terms else loss
 
     def generator_loss(self, fake: Tensor) -> Tensor:

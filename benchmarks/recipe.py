@@ -5,7 +5,8 @@
 Trains the student `kdm` of params.yaml on the pairs of the last run: with the paper's recipe
 (Adam at a constant 3e-4, latent noise 0.4, a dense operator, fp32), with that and one change, and
 with all changes. For each: the pair MSE on unseen pairs as a share of that of permuted ones, the
-Fréchet distance to the real samples in the run's classifier, and seconds.
+Fréchet distance to the real samples in the run's classifier, and seconds. At the end, a student
+with networks like the teacher's that starts at random weights, and at the teacher's.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from kdm_core.metrics.classifier import extract, load_classifier
 from kdm_core.metrics.frechet import fit_gaussian, frechet_distance
 from kdm_core.pairs.reading import Pairs, read_split
 from kdm_core.pairs.store import PairStore
+from kdm_core.students.initialise import start_at_teacher
 from kdm_core.students.model import KDM, StudentConfig
 from kdm_core.students.objective import LossConfig
 from kdm_core.students.training import StudentTask
@@ -79,6 +81,12 @@ def main() -> None:
         everything = merged(everything, change)
     report("all of them", everything)
     report("all but the stopped gradient", merged(everything, {"losses": {"stop_gradient": False}}))
+    # Encoders and decoder of the teacher's size, so that its weights fit.
+    network = load_params().teacher.model.network  # type: ignore[union-attr]
+    like_teacher = {"encoder": network, "decoder": network, "timed": True}
+    everything = merged(everything, {"losses": {"stop_gradient": False}, "model": like_teacher})
+    report("the teacher's networks, fresh weights", everything)
+    report("the teacher's networks, its weights", everything | {"init": {}})
 
 
 def merged(recipe: Change, change: Change) -> Change:
@@ -93,6 +101,8 @@ def train(
     with seeded(0):
         student = KDM(StudentConfig.model_validate(base.model.model_dump() | recipe["model"]),
                       store.spec.samples)
+    if "init" in recipe:
+        start_at_teacher(student, paths.TEACHER)
     config = TrainingConfig.model_validate(
         {"steps": steps, "batch": base.training.batch, "log_every": steps,
          "checkpoint_every": steps, **recipe["training"]})

@@ -1,29 +1,31 @@
 """One training step of a student against a step written the way the published code does it.
 
-    python -m benchmarks.train_step [checkerboard images spectrum] [--channels 16] [--rounds 5]
+    python -m benchmarks.train_step [CASE …] [--channels 16] [--rounds 5] [--compile]
 
 Both start from the same weights and minimise the same loss on the same batch; that they do the same
 work is checked first, in float32 and with the same random numbers. Then they take turns.
 
-    checkerboard  MLPs, latent 256, three mean squared errors, batch 4096
-    images        DDPM++ U-Nets for 32×32 images, latent 1024, LPIPS and the paper's adversary
-    spectrum      the same with a spectral penalty: KDM-F, against a dense matrix and eigvals
+    checkerboard     MLPs, latent 256, three mean squared errors, batch 4096
+    images           DDPM++ U-Nets for 32×32 images, latent 1024, LPIPS, the paper's adversary
+    spectrum         MLPs, latent 1024, batch 128, with a spectral penalty: KDM-F, whose consistency
+                     is computed or estimated, against a dense matrix and eigvals
+    spectrum-images  the same with the networks and losses of `images`
 
-`spectrum` compares two forms of the operator, so its losses differ; that the rest is the same work
-is what `images` checks.
+The last two compare two forms of the operator, so their losses differ; that the rest is the same
+work is what the first two check.
 """
 
 import argparse
 import copy
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from benchmarks.published_student import Drawn, PairwiseLPIPS, PublishedStep, PublishedStudent
 from benchmarks.timing import ratio, rounds
-from kdm_core.compute import has_native_bf16, resolve_device, seeded
+from kdm_core.compute import Precision, has_native_bf16, resolve_device, seeded
 from kdm_core.losses.discriminator import Discriminator
 from kdm_core.losses.distances import LPIPSConfig, MSEConfig, build_distance
 from kdm_core.networks import MLPConfig, SongUNetConfig
@@ -35,7 +37,8 @@ from kdm_core.students.objective import Batch, LossConfig, Objective
 from kdm_core.students.training import StudentTask
 from kdm_core.training.config import TrainingConfig
 
-Name = Literal["checkerboard", "images", "spectrum"]
+Name = Literal["checkerboard", "images", "spectrum", "spectrum-images"]
+NAMES: list[Name] = list(get_args(Name))
 BATCHES = 4
 """How many batches of pairs there are; each is seen again in the next epoch."""
 
@@ -49,16 +52,18 @@ class Case(NamedTuple):
     batch: int
 
 
-def build_case(name: Name, channels: int) -> Case:
-    if name == "checkerboard":
-        network = MLPConfig(kind="mlp", width=256, blocks=2)
-        return Case(SampleSpec(kind="points", shape=[2], sigma_data=2.3),
-                    StudentConfig(encoder=network, decoder=network, latent=256,
-                                  operator=DenseConfig(kind="dense")),
-                    LossConfig(distance=MSEConfig(kind="mse"), adversarial=0.0), 4096)
+def build_case(name: Name, channels: int, estimate: bool = False) -> Case:
     operator: OperatorConfig = DenseConfig(kind="dense")
-    if name == "spectrum":
-        operator = FactorisedConfig(kind="factorised", spectrum=SpectrumConfig(kind="uniform"))
+    if name.startswith("spectrum"):
+        operator = FactorisedConfig(kind="factorised", estimate=estimate,
+                                    spectrum=SpectrumConfig(kind="uniform"))
+    if name in ("checkerboard", "spectrum"):
+        network = MLPConfig(kind="mlp", width=256, blocks=2)
+        latent, batch = (256, 4096) if name == "checkerboard" else (1024, 128)
+        return Case(SampleSpec(kind="points", shape=[2], sigma_data=2.3),
+                    StudentConfig(encoder=network, decoder=network, latent=latent,
+                                  operator=operator),
+                    LossConfig(distance=MSEConfig(kind="mse"), adversarial=0.0), batch)
     unet = SongUNetConfig(kind="song_unet", channels=channels)
     return Case(SampleSpec(kind="image", shape=[3, 32, 32]),
                 StudentConfig(encoder=unet, decoder=unet, latent=1024, operator=operator),
@@ -115,10 +120,11 @@ def check_same_work(case: Case, student: KDM, pairs: Pairs) -> None:
     print(f"  same loss and gradients: terms within 1e-4, gradients within {deviation:.0e}")
 
 
-def our_step(case: Case, student: KDM, pairs: Pairs, precision: Literal["fp32", "bf16"],
-             ) -> Callable[[], object]:
+def our_step(case: Case, student: KDM, pairs: Pairs, precision: Precision,
+             compile: Literal["on", "off"] = "off") -> Callable[[], object]:
     """A function that trains a copy of the student by one step."""
-    config = TrainingConfig(steps=10**6, batch=case.batch, ema=0.9999, precision=precision)
+    config = TrainingConfig(steps=10**6, batch=case.batch, ema=0.9999, precision=precision,
+                            compile=compile)
     task = StudentTask(copy.deepcopy(student), case.losses, config, pairs, pairs, 0)
     steps = iter(range(config.steps))
 
@@ -135,7 +141,9 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def measure(name: Name, channels: int, count: int, device: torch.device) -> None:
+def measure(
+    name: Name, channels: int, count: int, device: torch.device, compile: bool
+) -> None:
     case = build_case(name, channels)
     with seeded(0):
         student = KDM(case.model, case.spec).to(device)
@@ -143,7 +151,7 @@ def measure(name: Name, channels: int, count: int, device: torch.device) -> None
     parameters = sum(p.numel() for p in student.parameters())
     print(f"{name}: {parameters:,} parameters, latent {case.model.latent}, batch {case.batch}, "
           f"{device}, {torch.get_num_threads()} threads")
-    if name != "spectrum":
+    if not name.startswith("spectrum"):
         check_same_work(case, student, pairs)
     theirs = published_step(case, student)
 
@@ -155,6 +163,13 @@ def measure(name: Name, channels: int, count: int, device: torch.device) -> None
         "published way": published, "fp32": our_step(case, student, pairs, "fp32")}
     if has_native_bf16(device):
         candidates["bf16"] = our_step(case, student, pairs, "bf16")
+    if compile:
+        candidates["compiled"] = our_step(case, student, pairs, "auto", "on")
+    if name.startswith("spectrum"):
+        estimated = build_case(name, channels, estimate=True)
+        with seeded(0):
+            other = KDM(estimated.model, estimated.spec).to(device)
+        candidates["estimate"] = our_step(estimated, other, pairs, "auto")
     seconds = rounds(candidates, count)
     for label, times in seconds.items():
         print(f"  {label:>13} {1000 * sorted(times)[len(times) // 2]:8.1f} ms   "
@@ -163,13 +178,14 @@ def measure(name: Name, channels: int, count: int, device: torch.device) -> None
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names: list[Name] = ["checkerboard", "images", "spectrum"]
-    parser.add_argument("cases", nargs="*", choices=[*names, []], default=names)
+    parser.add_argument("cases", nargs="*", choices=[*NAMES, []], default=NAMES)
     parser.add_argument("--channels", type=int, default=16, help="of the U-Nets' first level")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compile", action="store_true",
+                        help="also with torch.compile, which takes a while at first")
     arguments = parser.parse_args()
     for name in arguments.cases:
-        measure(name, arguments.channels, arguments.rounds, resolve_device())
+        measure(name, arguments.channels, arguments.rounds, resolve_device(), arguments.compile)
 
 
 if __name__ == "__main__":

@@ -125,6 +125,7 @@ def train(
 
 if __name__ == "__main__":
     name = sys.argv[1]
-    relief = f"raise students.{name}.training.accumulate, or lower its batch, in params.yaml"
+    relief = (f"raise students.{name}.training.accumulate, or make its batch or its model smaller, "
+              "in params.yaml")
     with one_failure():
         run(f"train_student@{name}", lambda stage: main(stage, name), relief)

@@ -153,6 +153,39 @@ def test_labels_that_are_not_there(project: Path) -> None:
     fails(project, "stages.reference", saying=["reference.classifier", "set it to null"])
 
 
+def test_a_student_that_does_not_fit_the_memory(project: Path) -> None:
+    edit(project, lambda p: p["students"]["kdm"]["model"].update(latent=1_000_000))
+    fails(project, "stages.train_student", "kdm",
+          saying=["not enough memory", "raise students.kdm.training.accumulate"])
+
+
+def test_a_student_to_start_at_that_is_another(project: Path) -> None:
+    succeeds(project, "stages.train_student", "kdm")
+    edit(project, lambda p: p["students"]["kdm-f"].update(init="data/students/kdm"))
+    fails(project, "stages.train_student", "kdm-f",
+          saying=["init: data/students/kdm", "model.operator"])
+    edit(project, lambda p: p["students"]["kdm"].update(init="data/students/nowhere"))
+    fails(project, "stages.train_student", "kdm", saying=["data/students/nowhere"])
+
+
+def test_a_batch_that_processes_cannot_share(project: Path) -> None:
+    def two_processes(batch: int) -> Callable[[Any], None]:
+        def change(p: Any) -> None:
+            p["compute"]["processes"] = 2
+            p["students"]["kdm-f"]["training"].update(batch=batch, steps=20)
+        return change
+
+    edit(project, two_processes(63))
+    fails(project, "stages.train_student", "kdm-f",
+          saying=["training.batch: 63 samples cannot be shared equally by 2 processes",
+                  "use 62 or 64"])
+    edit(project, two_processes(64))
+    output = succeeds(project, "stages.train_student", "kdm-f")
+    assert "on 2 × cpu" in output
+    assert output.count("student ") == 1  # one of the processes speaks
+    assert (project / "data/students/kdm-f/weights.safetensors").exists()
+
+
 def test_a_device_that_is_not_there(project: Path) -> None:
     edit(project, lambda values: values["compute"].update(device="cuda:7"))
     fails(project, "stages.prepare_data", saying=["compute.device", "cuda:7"])

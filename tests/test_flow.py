@@ -67,7 +67,7 @@ def test_graph_of_the_real_pipeline(tmp_path: Path) -> None:
         "prepare_data", "reference", "teacher", "sample_pairs", "report",
         *(f"train_student@{name}" for name in students), *(f"evaluate@{name}" for name in students)}
     assert graph["prepare_data"] == set()
-    assert graph["train_student@kdm"] == {"sample_pairs"}
+    assert graph["train_student@kdm"] == {"teacher", "sample_pairs"}
     assert {"teacher", "train_student@kdm-f"} <= graph["evaluate@kdm-f"]
     assert "train_student@kdm" not in graph["evaluate@kdm-f"]
     assert {"evaluate@kdm", "evaluate@kdm-f"} <= graph["report"]
