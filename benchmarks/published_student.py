@@ -186,8 +186,8 @@ class PublishedStudent(nn.Module):
 
     @classmethod
     def of(cls, student: KDM) -> "PublishedStudent":
-        """With a copy of the weights of one of our students."""
-        own = copy.deepcopy(student)
+        """With a copy of the weights of one of our students, in the default memory format."""
+        own = copy.deepcopy(student).to(memory_format=torch.contiguous_format)
         assert own.data_encoder is not None and not own.config.takes_time
         return cls(as_published(own.data_encoder.network), as_published(own.noise_encoder.network),
                    own.operator, as_published(own.decoder.network), own.decoder.shape,

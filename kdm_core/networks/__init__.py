@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+import torch
 from pydantic import Field
 
 from kdm_core.networks.base import Network
@@ -20,10 +21,8 @@ OwnNetwork = (MLPConfig | UNetConfig | SongUNetConfig | DhariwalUNetConfig | EDM
               | TransformerConfig)
 NetworkConfig = Annotated[OwnNetwork | IdentityConfig, Field(discriminator="kind")]
 """The networks of this package: what students can be made of."""
-AnyNetworkConfig = Annotated[
-    OwnNetwork | DiffusersUNetConfig | TorchCFMUNetConfig | ModuleNetworkConfig,
-    Field(discriminator="kind"),
-]
+ForeignNetwork = DiffusersUNetConfig | TorchCFMUNetConfig | ModuleNetworkConfig
+AnyNetworkConfig = Annotated[OwnNetwork | ForeignNetwork, Field(discriminator="kind")]
 """Those with weights and the networks of others: what teachers can be made of."""
 
 __all__ = ["MLP", "AnyNetworkConfig", "DhariwalUNetConfig", "EDM2UNetConfig", "IdentityConfig",
@@ -63,7 +62,11 @@ def build_network(
     Raises:
         KDMError: the network cannot map between these shapes.
     """
-    return NETWORKS[config.kind](config, in_shape, out_shape, timed, num_classes)
+    network = NETWORKS[config.kind](config, in_shape, out_shape, timed, num_classes)
+    if isinstance(config, ForeignNetwork):
+        return network
+    # Weights in the layout in which our networks keep their activations are not copied at each use.
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def is_spatial(config: AnyNetworkConfig | IdentityConfig) -> bool:
