@@ -3,10 +3,11 @@
     python -m benchmarks.recipe [--steps 1500]
 
 Trains the student `kdm` of params.yaml on the pairs of the last run: with the paper's recipe
-(Adam at a constant 3e-4, latent noise 0.4, a dense operator, fp32), with that and one change, and
-with all changes. For each: the pair MSE on unseen pairs as a share of that of permuted ones, the
-Fréchet distance to the real samples in the run's classifier, and seconds. At the end, a student
-with networks like the teacher's that starts at random weights, and at the teacher's.
+(Adam at a constant 3e-4, latent noise 0.4, a dense operator, fp32), with that in bf16, with one
+change more, and with all changes. For each: the pair MSE on unseen pairs as a share of that of
+permuted ones, the Fréchet distance to the real samples in the run's classifier, and seconds. At
+the end, a student with networks like the teacher's that starts at random weights, and at the
+teacher's.
 """
 
 import argparse
@@ -37,16 +38,16 @@ Change = dict[str, dict[str, Any]]
 PAPER: Change = {
     "model": {"operator": {"kind": "dense", "bias": True}},
     "losses": {"latent_noise": 0.4, "adversarial": 0.0, "distance": {"kind": "mse"}},
-    "training": {"lr": 3e-4, "ema": 0.9999, "precision": "fp32", "nonfinite": "zero"},
+    # The paper's average of 0.9999 is as short a part of its 800,000 steps.
+    "training": {"lr": 3e-4, "ema": 0.99, "precision": "fp32", "nonfinite": "zero"},
 }
+FASTER: Change = {"model": {}, "losses": {}, "training": {"precision": "auto"}}
 RATE = {"lr": 1e-3, "warmup": 100, "schedule": "cosine"}
 CHANGES: dict[str, Change] = {
-    "bf16": {"training": {"precision": "auto"}},
     "cosine, higher rate, warm-up": {"training": RATE},
     "clipped gradients": {"training": {"clip": 1.0}},
     "latent noise 0.1": {"losses": {"latent_noise": 0.1}},
     "factorised operator": {"model": {"operator": {"kind": "factorised"}}},
-    "shorter average (0.998)": {"training": {"ema": 0.998}},
     "stopped gradient of the latent term": {"losses": {"stop_gradient": True}},
 }
 
@@ -74,9 +75,10 @@ def main() -> None:
 
     print("| recipe | MSE | FD | s |\n|---|---|---|---|")
     report("paper", PAPER)
+    everything = merged(PAPER, FASTER)
+    report("paper, bf16", everything)
     for name, change in CHANGES.items():
-        report(f"paper + {name}", merged(PAPER, change))
-    everything = PAPER
+        report(f"paper, bf16, {name}", merged(everything, change))
     for change in CHANGES.values():
         everything = merged(everything, change)
     report("all of them", everything)
