@@ -1,6 +1,6 @@
 """One training step of a student against a step written the way the published code does it.
 
-    python -m benchmarks.train_step [CASE …] [--channels 16] [--rounds 5] [--compile]
+    python -m benchmarks.train_step [CASE …] [--channels 16] [--rounds 5] [--compile] [--profile]
 
 Both start from the same weights and minimise the same loss on the same batch; that they do the same
 work is checked first, in float32 and with the same random numbers. Then they take turns.
@@ -22,6 +22,7 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
+from torch.profiler import profile
 
 from benchmarks.published_student import Drawn, PairwiseLPIPS, PublishedStep, PublishedStudent
 from benchmarks.timing import ratio, rounds
@@ -142,7 +143,7 @@ def wait(device: torch.device) -> None:
 
 
 def measure(
-    name: Name, channels: int, count: int, device: torch.device, compile: bool
+    name: Name, channels: int, count: int, device: torch.device, compile: bool, profiled: bool
 ) -> None:
     case = build_case(name, channels)
     with seeded(0):
@@ -174,6 +175,18 @@ def measure(
     for label, times in seconds.items():
         print(f"  {label:>13} {1000 * sorted(times)[len(times) // 2]:8.1f} ms   "
               f"{ratio(seconds['published way'], times)}")
+    if profiled:
+        for label, step in candidates.items():
+            print(f"{label}:\n{profile_of(step)}")
+
+
+def profile_of(step: Callable[[], object]) -> str:
+    """Where the time of a step goes: operations by the time in themselves."""
+    with profile() as found:
+        step()
+    table: str = found.key_averages().table(sort_by="self_cpu_time_total", row_limit=15,
+                                            max_name_column_width=40)
+    return table
 
 
 def main() -> None:
@@ -183,9 +196,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compile", action="store_true",
                         help="also with torch.compile, which takes a while at first")
+    parser.add_argument("--profile", action="store_true", help="say where the time goes")
     arguments = parser.parse_args()
     for name in arguments.cases:
-        measure(name, arguments.channels, arguments.rounds, resolve_device(), arguments.compile)
+        measure(name, arguments.channels, arguments.rounds, resolve_device(), arguments.compile,
+                arguments.profile)
 
 
 if __name__ == "__main__":
