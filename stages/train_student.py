@@ -73,7 +73,7 @@ def distil(stage: Stage, name: str) -> None:
 
 
 def initialise(stage: Stage, student: KDM, config: StudentParams) -> dict[str, Any]:
-    """Give the student the weights that it starts with; returns where they are from."""
+    """Give the student the weights that it starts with; returns their origin's fingerprint."""
     if config.init == "random":
         return {}
     if config.init == "teacher":
@@ -81,9 +81,7 @@ def initialise(stage: Stage, student: KDM, config: StudentParams) -> dict[str, A
         if is_main():
             stage.say(f"{taken:,} parameters are the teacher's")
         return {"init": mark}
-    other = KDM.from_pretrained(config.init)
-    start_at_student(student, other, config.init)
-    return {"init": config.init}
+    return {"init": start_at_student(student, KDM.from_pretrained(config.init), config.init)}
 
 
 def train(

@@ -278,9 +278,12 @@ def test_a_student_starts_at_another_of_the_same_architecture() -> None:
     other, student = build(), build()
     for value in other.parameters():
         nn.init.normal_(value)
-    start_at_student(student, other, "there")
+    mark = start_at_student(student, other, "there")
     assert all(torch.equal(value, other.state_dict()[name])
                for name, value in student.state_dict().items())
+    assert start_at_student(build(), other, "elsewhere") == mark
+    nn.init.zeros_(next(other.parameters()))
+    assert start_at_student(build(), other, "there") != mark  # other weights in the same place
     with pytest.raises(MismatchError, match=r"model\.latent \(here 9, there 8\)"):
         start_at_student(build(latent=9), other, "there")
 

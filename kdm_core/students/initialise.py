@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from kdm_core.errors import MismatchError
-from kdm_core.serialization import read_model
+from kdm_core.serialization import fingerprint, read_model
 from kdm_core.students.model import KDM
 
 NETWORK = "network."  # what a teacher's weights are called that are its network's
@@ -58,8 +58,11 @@ def start_at_teacher(student: KDM, folder: Path) -> tuple[int, str]:
 
 
 @torch.no_grad()
-def start_at_student(student: KDM, other: KDM, place: str) -> None:
+def start_at_student(student: KDM, other: KDM, place: str) -> str:
     """Give a student all weights of another one of the same architecture, read from `place`.
+
+    Returns:
+        The fingerprint of those weights: a place may hold others tomorrow.
 
     Raises:
         MismatchError: the architecture or the samples are others; the message names the fields.
@@ -73,3 +76,4 @@ def start_at_student(student: KDM, other: KDM, place: str) -> None:
         raise MismatchError(f"init: {place} is a student of another architecture: "
                             + "; ".join(differences))
     student.load_state_dict(other.state_dict())
+    return fingerprint({}, other.state_dict())
