@@ -82,6 +82,20 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                         "that makes it") from error
 
 
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in lower-case hexadecimal digits.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): check the disk and the "
+                        "permissions") from error
+
+
 def fingerprint(config: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> str:
     """SHA-256 over a configuration and the names, dtypes, shapes and bytes of tensors."""
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, allow_nan=False).encode())

@@ -7,10 +7,16 @@ import torch
 
 from kdm_core.compute import seeded
 from kdm_core.datasets import Dataset, open_dataset
-from kdm_core.metrics.classifier import Classifier, ClassifierTask, extract, save_classifier
+from kdm_core.metrics.classifier import (
+    Classifier,
+    ClassifierExtractor,
+    ClassifierTask,
+    save_classifier,
+)
+from kdm_core.metrics.features import extract
 from kdm_core.serialization import write_json
 from kdm_core.training.loop import fit
-from kdm_core.values import as_float
+from kdm_core.values import as_float, to_uint8
 from pipeline.params import ClassifierParams, ParamsError
 from stages import paths
 from stages.progress import Progress
@@ -52,10 +58,12 @@ def train_classifier(
         fit(task, folder / "checkpoint.safetensors", key,
             on_step=lambda done: progress.update(done - progress.done))
     best = task.ema.shadow
-    test = extract(best, as_float(dataset.test_samples))
-    accuracy = float((test.probabilities.argmax(1) == dataset.test_labels).mean())
+    fingerprint = save_classifier(folder / "result", best)
+    classes = extract(ClassifierExtractor(best, fingerprint),
+                      to_uint8(as_float(dataset.test_samples))).probabilities
+    assert classes is not None
+    accuracy = float((classes.argmax(1) == dataset.test_labels).mean())
     stage.say(f"held-out accuracy {accuracy:.2%} on {len(dataset.test_labels)} images")
-    save_classifier(folder / "result", best)
     return {"accuracy": accuracy, "accuracy_n": len(dataset.test_labels)}
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from kdm_core.compute import seeded
 from kdm_core.datasets import Dataset, open_dataset
 from kdm_core.importers import ForeignSource, import_guide, import_teacher
-from kdm_core.importers.files import fetch, file_sha256
-from kdm_core.serialization import write_json
+from kdm_core.importers.files import fetch
+from kdm_core.serialization import file_sha256, write_json
 from kdm_core.teachers import GUIDE, Teacher, TrainableConfig, build_teacher, save_teacher
 from kdm_core.teachers.exact import fit_data, fit_mixture
 from kdm_core.teachers.training import TeacherTask

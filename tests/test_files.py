@@ -18,7 +18,8 @@ import pytest
 from pydantic import ValidationError
 
 from kdm_core.errors import DataError, MismatchError
-from kdm_core.importers.files import Weights, fetch, fetch_folder, file_sha256
+from kdm_core.importers.files import Weights, fetch, fetch_folder
+from kdm_core.serialization import file_sha256
 from tests.project import ROOT
 
 CONTENT = bytes(range(256)) * 300

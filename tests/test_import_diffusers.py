@@ -10,8 +10,8 @@ from torch import Tensor
 
 from kdm_core.errors import DataError, KDMError, MismatchError
 from kdm_core.importers.diffusers import DiffusersSource, import_diffusers
-from kdm_core.importers.files import file_sha256
 from kdm_core.samples import SampleSpec
+from kdm_core.serialization import file_sha256
 from kdm_core.solvers import FixedSolver
 from kdm_core.teachers import load_teacher, save_teacher
 from kdm_core.vision import import_torchvision

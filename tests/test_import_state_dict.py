@@ -13,10 +13,10 @@ from torch import Tensor
 
 from kdm_core.errors import DataError, MismatchError
 from kdm_core.importers import import_guide
-from kdm_core.importers.files import file_sha256
 from kdm_core.importers.state_dict import StateDictSource, import_state_dict
 from kdm_core.networks import MLPConfig, UNetConfig
 from kdm_core.samples import SampleSpec
+from kdm_core.serialization import file_sha256
 from kdm_core.teachers import DenoiserConfig, FlowMatchingConfig, build_teacher
 from kdm_core.teachers.base import Teacher
 

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from kdm_core.config import Config
 from kdm_core.errors import DataError, KDMError, MismatchError
+from kdm_core.serialization import file_sha256
 
 FORMS = "a path, https://…, or hf://OWNER/NAME/PATH[@REVISION]"
 CHUNK = 2**20
@@ -81,20 +82,6 @@ def fetch(file: str, sha256: str | None) -> Path:
         path = _download(file, sha256)
     require_sha256(path, sha256, file)
     return path
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in lower-case hexadecimal digits.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): check the disk and the "
-                        "permissions") from error
 
 
 def require_sha256(path: Path, sha256: str | None, name: str) -> None:

@@ -1,17 +1,18 @@
 """A small image classifier of the user's data set, whose features stand in for Inception's."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdm_core.compute import autocast, step_generator
 from kdm_core.config import Config
+from kdm_core.errors import KDMError
+from kdm_core.metrics.features import named_after
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import load_model, save_model
 from kdm_core.training.batches import BatchOrder
@@ -21,6 +22,7 @@ from kdm_core.training.distributed import check_batch
 from kdm_core.training.ema import Averages
 from kdm_core.training.optimizer import ScheduledOptimizer
 from kdm_core.training.task import Task
+from kdm_core.values import from_uint8
 
 
 class ClassifierConfig(Config):
@@ -99,21 +101,27 @@ def random_shift(images: Tensor, generator: torch.Generator) -> Tensor:
     return padded[..., reach + dy : reach + dy + height, reach + dx : reach + dx + width]
 
 
-class Features(NamedTuple):
-    """What the classifier says of a set: features (n, d) and class probabilities (n, classes)."""
+class ClassifierExtractor:
+    """The classifier's features (B, features) and class probabilities, in float32."""
 
-    features: NDArray[np.float32]
-    probabilities: NDArray[np.float32]
+    name = "classifier"
+    text = "A small classifier trained on the data set's train split: its last hidden layer."
+    batch = 1024
 
+    def __init__(self, model: Classifier, fingerprint: str) -> None:
+        """`fingerprint`: what `save_classifier` or `load_classifier` returned with the model."""
+        self.model, self.fingerprint = model.eval(), fingerprint
+        self.dim = model.config.features
+        self.metric_names: Mapping[str, str] = named_after(self.name)
 
-@torch.inference_mode()
-def extract(model: Classifier, images: Tensor, batch: int = 1024) -> Features:
-    """Features and probabilities of images (n, C, H, W) in [-1, 1], in float32."""
-    device = next(model.parameters()).device
-    parts = [model(chunk.to(device)) for chunk in torch.split(images, batch)]
-    features = torch.cat([features for features, _ in parts])
-    probabilities = torch.cat([logits for _, logits in parts]).softmax(dim=1)
-    return Features(features.cpu().numpy(), probabilities.cpu().numpy())
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if tuple(images.shape[1:]) != self.model.spec.sample_shape:
+            raise KDMError("the classifier is for images of shape "
+                           f"{self.model.spec.sample_shape}, found {tuple(images.shape[1:])}: "
+                           "delete data/reference and run the stage reference")
+        device = self.model.embed.weight.device
+        features, logits = self.model(from_uint8(images.to(device)))
+        return features, logits.softmax(dim=1)
 
 
 def save_classifier(folder: Path, model: Classifier) -> str:
