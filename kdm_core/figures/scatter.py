@@ -46,10 +46,10 @@ def noise_map(
     colours = cell_colours(teacher)
     with styled():
         if noise is not None:
-            _cloud(axes[0], "noise", noise, colours, NOISE_LIMIT)
+            cloud(axes[0], "noise", noise, colours, NOISE_LIMIT)
         for axis, (name, points) in zip(axes[extra:], clouds.items(), strict=True):
-            _board(axis)
-            _cloud(axis, name, points, colours, LIMIT)
+            board(axis)
+            cloud(axis, name, points, colours, LIMIT)
     return figure
 
 
@@ -63,7 +63,7 @@ def cell_colours(points: Points) -> NDArray[np.str_]:
     return np.array([*DARK, OFF])[index]
 
 
-def _board(axis: "Axes") -> None:
+def board(axis: "Axes") -> None:
     """The dark cells, faintly, behind the points."""
     from matplotlib.patches import Rectangle
 
@@ -75,10 +75,16 @@ def _board(axis: "Axes") -> None:
                              edgecolor="#cccccc", linewidth=0.8, zorder=0))
 
 
-def _cloud(
+def cloud(
     axis: "Axes", name: str, points: Points, colours: NDArray[np.str_], limit: float
 ) -> None:
-    """One panel, which says how many points it cannot show."""
+    """One panel, which says how many points it cannot show.
+
+    Args:
+        points: (n, 2).
+        colours: (n,).
+        limit: the panel shows [-limit, limit]².
+    """
     axis.scatter(points[:, 0], points[:, 1], c=colours.tolist(), s=2.5, linewidths=0)
     outside = int((np.abs(points) > limit).any(axis=1).sum())
     axis.set_title(short(name, 20) + (f" ({outside} outside)" if outside else ""))

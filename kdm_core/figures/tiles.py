@@ -7,19 +7,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 SIDE = 96  # small images are enlarged to about this many pixels
+Images = NDArray[np.floating[Any]]
+"""(n, C, H, W) in [-1, 1], C being 1 or 3."""
 
 
-def tiles(images: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+def tiles(images: Images) -> NDArray[np.uint8]:
     """Images (n, C, H, W) in [-1, 1], C 1 or 3, in a square of rows: RGB (height, width, 3)."""
-    n, _, height, width = images.shape
-    factor = max(1, SIDE // max(height, width))
-    columns = ceil(sqrt(n))
-    pitch_y, pitch_x = height * factor + 2, width * factor + 2
-    picture = np.full((ceil(n / columns) * pitch_y - 2, columns * pitch_x - 2, 3), 255, np.uint8)
-    for index, image in enumerate(images):
-        row, column = divmod(index, columns)
-        values = (image.transpose(1, 2, 0) * 127.5 + 128).clip(0, 255).astype(np.uint8)
-        large = values.repeat(factor, axis=0).repeat(factor, axis=1)
-        y, x = row * pitch_y, column * pitch_x
-        picture[y : y + pitch_y - 2, x : x + pitch_x - 2] = large
-    return picture
+    factor = max(1, SIDE // max(images.shape[2:]))
+    columns = ceil(sqrt(len(images)))
+    large = images.repeat(factor, axis=2).repeat(factor, axis=3)
+    return mosaic(large, columns, 2)[:-2, :-2]
+
+
+def mosaic(images: Images, columns: int, gap: int) -> NDArray[np.uint8]:
+    """Images in rows of `columns`, with `gap` white pixels after each: RGB (height, width, 3).
+
+    Args:
+        images: (n, C, H, W) in [-1, 1], C 1 or 3; what the last row lacks stays white.
+    """
+    n, channels, height, width = images.shape
+    rows = ceil(n / columns)
+    picture = np.full((rows * columns, height + gap, width + gap, 3), 255, np.uint8)
+    values = (images.transpose(0, 2, 3, 1) * 127.5 + 128).clip(0, 255).astype(np.uint8)
+    picture[:n, :height, :width] = values
+    by_row = picture.reshape(rows, columns, height + gap, width + gap, 3).swapaxes(1, 2)
+    return by_row.reshape(rows * (height + gap), columns * (width + gap), 3)

@@ -1,0 +1,85 @@
+"""Studies of a student beside its teacher: the paper's analyses, for any teacher and student."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from kdm_core.config import Config
+from kdm_core.studies import (
+    grids,
+    interpolation,
+    memorisation,
+    outliers,
+    semantics,
+    spectrum,
+    vicinity,
+)
+from kdm_core.studies.base import Finding, Subject, checked
+from kdm_core.studies.grids import GridsConfig
+from kdm_core.studies.interpolation import InterpolationConfig
+from kdm_core.studies.memorisation import MemorisationConfig
+from kdm_core.studies.outliers import OutliersConfig
+from kdm_core.studies.semantics import SemanticsConfig
+from kdm_core.studies.spectrum import SpectrumConfig
+from kdm_core.studies.vicinity import VicinityConfig
+
+__all__ = ["Finding", "StudiesConfig", "Subject", "run_studies"]
+
+
+class StudiesConfig(Config):
+    """The studies that are made, each where it says something about the kind of data; None: not.
+
+    Attributes:
+        grids: images of both models from the same noise.
+        semantics: clusters of samples, looked for in the noise.
+        vicinity: neighbours of a few noises.
+        interpolation: walks between two noises.
+        outliers: points off the support, traced back to the noise.
+        spectrum: the operator's eigenvalues.
+        memorisation: images near to training images.
+    """
+
+    grids: GridsConfig | None = GridsConfig()
+    semantics: SemanticsConfig | None = SemanticsConfig()
+    vicinity: VicinityConfig | None = VicinityConfig()
+    interpolation: InterpolationConfig | None = InterpolationConfig()
+    outliers: OutliersConfig | None = OutliersConfig()
+    spectrum: SpectrumConfig | None = SpectrumConfig()
+    memorisation: MemorisationConfig | None = MemorisationConfig()
+
+
+class Study(NamedTuple):
+    """A study, and the kinds of data that it is for."""
+
+    run: Callable[[Subject, Any], Finding]
+    kinds: tuple[str, ...] = ("image", "points")
+
+
+STUDIES = {
+    "grids": Study(grids.grids, ("image",)),
+    "semantics": Study(semantics.semantics),
+    "vicinity": Study(vicinity.vicinity),
+    "interpolation": Study(interpolation.interpolation),
+    "outliers": Study(outliers.outliers, ("points",)),
+    "spectrum": Study(spectrum.spectrum),
+    "memorisation": Study(memorisation.memorisation, ("image",)),
+}
+"""In the order in which they are shown."""
+
+
+def run_studies(
+    subject: Subject, config: StudiesConfig, say: Callable[[str], None]
+) -> Iterator[Finding]:
+    """What the studies find that are asked for and apply to the kind of data, one by one.
+
+    Args:
+        say: is told which study begins.
+
+    Raises:
+        DataError, DivergedError: the subject's samples are not such.
+    """
+    subject = checked(subject)
+    for name, study in STUDIES.items():
+        settings = getattr(config, name)
+        if settings is not None and subject.spec.kind in study.kinds:
+            say(f"study: {name}")
+            yield study.run(subject, settings)

@@ -1,0 +1,127 @@
+"""The training images that are nearest to a model's images: is it a copyist?"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from kdm_core.config import Config
+from kdm_core.errors import DataError
+from kdm_core.figures.memorisation import Distances, Neighbours, nearest_training_images
+from kdm_core.studies.base import Finding, Subject, spaces
+from kdm_core.values import as_float
+
+
+class MemorisationConfig(Config):
+    """What counts as a near copy. All training images are held in memory, as float32.
+
+    Attributes:
+        samples: images of each model, and training images, whose nearest neighbour among all
+            training images is found.
+        ratio: near copies are closer to their training image than this times the median distance
+            of a training image to the nearest other one.
+        pairs: closest pairs in the figure, for each model and space.
+    """
+
+    samples: int = Field(500, ge=1)
+    ratio: float = Field(0.5, gt=0)
+    pairs: int = Field(8, ge=1)
+
+
+class Nearest(NamedTuple):
+    """Distances (n,), root mean squared over a vector's values, and places (n,)."""
+
+    distance: NDArray[np.float64]
+    place: NDArray[np.int64]
+
+
+def memorisation(subject: Subject, config: MemorisationConfig) -> Finding:
+    """Nearest training images in pixels and features, beside what training images are to another.
+
+    Raises:
+        DataError: there is one training image, which has no other.
+    """
+    if len(subject.train_samples) < 2:
+        raise DataError("studies.memorisation: it takes two training images or more; leave this "
+                        "study out")
+    train = as_float(subject.train_samples)
+    made = {"student": subject.student[: config.samples],
+            "teacher": subject.teacher[: config.samples]}
+    generator = np.random.default_rng(subject.seed)
+    own = np.sort(generator.permutation(len(train))[: config.samples])
+    pictures: list[Neighbours] = []
+    found: dict[str, Distances] = {}
+    for space, vectors in spaces(subject).items():
+        bank = vectors(train)
+        hits = {who: nearest(vectors(samples), bank) for who, samples in made.items()}
+        hits["train"] = nearest(bank[own], bank, itself=own)
+        found[space] = Distances({who: hit.distance for who, hit in hits.items()}, config.ratio)
+        pictures.append(Neighbours(space, {
+            who: closest(samples, train, hits[who], config.pairs)
+            for who, samples in made.items()}))
+    return Finding(
+        name="memorisation", title="Nearest training images",
+        figure=nearest_training_images(pictures, found, subject.name),
+        alt=f"Pairs of an image of {subject.name} or of the teacher and the training image nearest "
+            f"to it, the closest {config.pairs} in {' and in '.join(found)}; below, how the "
+            "distances to the nearest training image are distributed.",
+        caption=_caption(subject.name, found, len(made["student"]), len(train)),
+        numbers={"n": len(made["student"]), "train_n": len(train), "ratio": config.ratio,
+                 **{f"{key}_{space}": value for space, distances in found.items()
+                    for key, value in distances.numbers().items()}})
+
+
+def nearest(
+    samples: NDArray[np.float32], train: NDArray[np.float32],
+    itself: NDArray[np.int64] | None = None, chunk: int = 2048,
+) -> Nearest:
+    """The nearest of vectors (m, d) to each of the vectors (n, d); the first of several.
+
+    Args:
+        itself: where the samples stand in `train`, (n,), so that none is its own neighbour.
+        chunk: training samples that are compared at once.
+    """
+    from sklearn.metrics import euclidean_distances
+
+    best = np.full(len(samples), np.inf)
+    index = np.zeros(len(samples), np.int64)
+    for start in range(0, len(train), chunk):
+        part = train[start : start + chunk]
+        squared = euclidean_distances(samples, part, squared=True)
+        if itself is not None:
+            rows = np.flatnonzero((itself >= start) & (itself < start + len(part)))
+            squared[rows, itself[rows] - start] = np.inf
+        least = squared.argmin(1)
+        values = squared[np.arange(len(samples)), least]
+        closer = values < best
+        best[closer], index[closer] = values[closer], start + least[closer]
+    # Once more, without what is lost where large squares cancel: a copy is at 0.
+    difference = samples - train[index]
+    return Nearest(np.sqrt(np.square(difference, dtype=np.float64).mean(1)), index)
+
+
+def closest(
+    samples: Tensor, train: Tensor, hits: Nearest, pairs: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The samples (pairs, *shape) that are nearest to the data, and their neighbours."""
+    order = torch.from_numpy(hits.distance.argsort(kind="stable")[:pairs])
+    return samples[order].numpy(), train[torch.from_numpy(hits.place)[order]].numpy()
+
+
+def _caption(name: str, found: dict[str, Distances], n: int, train_n: int) -> str:
+    ratio = next(iter(found.values())).ratio
+    said = "; ".join(
+        f"in {space} {distances.copies('student'):.1%} of the images of {name}, "
+        f"{distances.copies('teacher'):.1%} of the teacher's and {distances.copies('train'):.1%} "
+        f"of the training images, with median distances of {distances.median('student'):.3g}, "
+        f"{distances.median('teacher'):.3g} and {distances.median('train'):.3g}"
+        for space, distances in found.items())
+    return (f"The images nearest to any of the {train_n} training images, out of {n} of each "
+            "model, each above its training image. Pairs that look the same are copies; pairs that "
+            "only look alike are what a model that knows the data makes, too, and blurred images "
+            "are near to everything. Near copies, closer to a training image than "
+            f"{ratio:g} times the median distance of a training image to the nearest other one: "
+            f"{said}.")
