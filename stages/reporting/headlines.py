@@ -1,0 +1,69 @@
+"""What a report says first: what was distilled, and three numbers that sum it up."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from kdm_core.datasets import DatasetInfo
+from pipeline.params import StudentParams
+from stages.reporting.document import Document
+from stages.reporting.metrics import PLAIN, Metric, chief
+from stages.reporting.text import number, percent, times
+
+
+class Headline(NamedTuple):
+    """One large number and what it says."""
+
+    number: str
+    text: str
+
+
+def lead(info: DatasetInfo, students: Mapping[str, StudentParams], document: Document) -> str:
+    """What was distilled, in one sentence."""
+    unit = "image" if info.samples.kind == "image" else "point"
+    kinds = [f"{name} ({config.model.operator.kind} Koopman operator on "
+             f"{config.model.latent} dimensions)" for name, config in students.items()]
+    given = " of a given class" if info.samples.num_classes else ""
+    return (f"A teacher that evaluates its network {number(document.teacher['nfe'])} times for "
+            f"every {unit}{given} of “{info.source}” ({info.train:,} real {unit}s) was distilled "
+            f"into {'one student' if len(kinds) == 1 else f'{len(kinds)} students'} that "
+            f"{'needs' if len(kinds) == 1 else 'need'} a single evaluation: {', '.join(kinds)}.")
+
+
+def headlines(document: Document) -> list[Headline]:
+    """Cost, speed and quality, each as one number, or as two where students differ."""
+    students = document.students.values()
+    found = [
+        Headline(f"{number(document.teacher['nfe'])} → "
+                 f"{span(number, [one['nfe'] for one in students])}",
+                 "network evaluations a sample"),
+        Headline(span(times, [one["speedup"] for one in students]),
+                 "the teacher’s speed, measured side by side"),
+    ]
+    return [*found, *quality(document)]
+
+
+def quality(document: Document) -> list[Headline]:
+    """The first distance to real samples as a multiple of the teacher's; else the first share."""
+    present = {key for figures in document.students.values() for key in figures}
+    for metric in chief(document.extractors, present):
+        ratios = [own[metric.key] for own in document.ratios.values() if metric.key in own]
+        if ratios:
+            return [Headline(span(times, ratios), f"the teacher’s {named(metric)} to real "
+                             "samples (lower is better)")]
+    shares = [one["mse"] / one["mse_permuted"] for one in document.students.values()
+              if one.get("mse_permuted")]
+    return [Headline(span(percent, shares), "of the MSE with mixed-up noises (lower is better)")
+            ] if shares else []
+
+
+def named(metric: Metric) -> str:
+    """A metric's name, with the key that says in which features it was measured."""
+    if metric.key in PLAIN:
+        return metric.name[0].lower() + metric.name[1:]
+    return f"{metric.name} ({metric.key})"
+
+
+def span(write: Callable[[float], str], values: Sequence[float]) -> str:
+    """The least and the greatest of values, or one where both read the same."""
+    least, greatest = write(min(values)), write(max(values))
+    return least if least == greatest else f"{least} – {greatest}"

@@ -1,0 +1,100 @@
+"""The files that the report reads, as the stages before it write them."""
+
+import re
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+Number = int | float
+PICTURES = "pictures"
+"""The folder of a study's pictures, beside its findings.json; DVC shows them as plots."""
+
+
+class Record(BaseModel):
+    """A part of a JSON file; what a later version adds to it is no error."""
+
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Measured(Record):
+    """A figure.
+
+    Attributes:
+        value: as it was measured.
+        interval: within which it lies with 95 % confidence; None where that was not asked for.
+        n: samples from which it comes.
+    """
+
+    value: Number
+    interval: tuple[Number, Number] | None = None
+    n: int | None = None
+
+
+Figures = dict[str, Measured]
+
+
+class Extrapolation(Record):
+    """Fréchet distances (k,) at several numbers of samples (k,), and their limit."""
+
+    n: list[int]
+    fd: list[float]
+    infinite: float
+
+    @model_validator(mode="after")
+    def _same_length(self) -> "Extrapolation":
+        if len(self.n) != len(self.fd) or not self.n or min(self.n) < 1:
+            raise ValueError("n and fd: there must be one distance for every number of samples")
+        return self
+
+
+class ExtractorRecord(Record):
+    """The features in which sets of images were compared.
+
+    Attributes:
+        fingerprint: of the weights and of all that changes the features.
+        dim: how many features.
+        reference: the real samples that were compared with, and `reference_n` how many.
+        metrics: the key of each metric in these features.
+        text: what the extractor is, in a sentence.
+        accuracy: of a classifier, on `accuracy_n` held-out images.
+    """
+
+    fingerprint: str
+    dim: int
+    reference: str
+    reference_n: int
+    metrics: dict[str, str]
+    text: str
+    accuracy: float | None = None
+    accuracy_n: int | None = None
+
+
+class Evaluation(Record):
+    """evaluation.json: a student beside its teacher and held-out real samples."""
+
+    teacher: Figures
+    student: Figures
+    real: Figures = {}
+    ratios: Figures = {}
+    extrapolation: dict[str, dict[str, Extrapolation]] = {}
+    extractors: dict[str, ExtractorRecord] = {}
+    absent: list[str] = []
+    warnings: list[str] = []
+    conditions: dict[str, Any]
+
+
+class FindingRecord(Record):
+    """One entry of findings.json."""
+
+    name: str
+    title: str
+    alt: str
+    caption: str
+    numbers: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _plain_name(self) -> "FindingRecord":
+        # The name is that of a file.
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", self.name):
+            raise ValueError(f"'{self.name}' is no name for a finding")
+        return self

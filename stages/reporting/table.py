@@ -1,0 +1,181 @@
+"""The tables of a report: one to compare the models by, and one an extractor with everything."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from kdm_core.figures.style import STUDENTS
+from stages.reporting.document import Document, Model, models
+from stages.reporting.metrics import (
+    PLAIN,
+    SECTIONS,
+    Extractors,
+    Metric,
+    by_rank,
+    chief,
+    in_features,
+    unknown,
+)
+from stages.reporting.text import interval, number, percent, times
+
+
+class Cell(NamedTuple):
+    """A value, remarks below it, and by what it is sorted; empty where there is no figure."""
+
+    value: str = ""
+    notes: tuple[str, ...] = ()
+    order: float | None = None
+
+
+class Name(NamedTuple):
+    """The name of a model, and of which kind it is: its colour in the figures is `colour`."""
+
+    text: str
+    role: str
+    colour: str
+
+
+class Line(NamedTuple):
+    """A row of the chief table; `run` is empty where there is one run only."""
+
+    run: str
+    model: Name
+    cells: list[Cell]
+
+
+class Overview(NamedTuple):
+    """The chief table: models are rows, metrics columns."""
+
+    metrics: list[Metric]
+    lines: list[Line]
+
+
+class Row(NamedTuple):
+    """A metric and its value for every model."""
+
+    metric: Metric
+    cells: list[Cell]
+
+
+class Section(NamedTuple):
+    """A table of details: metrics are rows, models columns."""
+
+    title: str
+    texts: list[str]
+    models: list[Name]
+    rows: list[Row]
+
+
+def overview(runs: Sequence[tuple[str, list[Model]]], extractors: Extractors) -> Overview:
+    """The chief table over the models of runs, which are (name, models)."""
+    present = {key for _, found in runs for model in found for key in model.figures}
+    metrics = chief(extractors, present)
+    return Overview(metrics, [
+        Line(run, name, [cell(metric, model) for metric in metrics])
+        for run, found in runs for name, model in zip(names(found), found, strict=True)])
+
+
+def names(found: Sequence[Model]) -> list[Name]:
+    """The models' names, the students' with the colours that they have in the figures."""
+    students = [model.name for model in found if model.role == "student"]
+    return [Name(model.name, model.role, f"student-{students.index(model.name) % len(STUDENTS)}"
+                 if model.role == "student" else model.role) for model in found]
+
+
+def cell(metric: Metric, model: Model) -> Cell:
+    """One figure with its interval, and what it is in proportion to."""
+    figure = model.figures.get(metric.key)
+    if figure is None:
+        return Cell()
+    notes = [metric.write_interval(figure.interval)] if figure.interval else []
+    notes += [note for note in (write(metric.key, model) for write in NOTES) if note]
+    if figure.n is not None and figure.n != model.n:
+        notes.append(f"n = {figure.n:,}")
+    return Cell(metric.write(figure.value), tuple(notes), figure.value)
+
+
+def of_permuted(key: str, model: Model) -> str:
+    permuted = model.figures.get(f"{key}_permuted")
+    if permuted is None or not permuted.value:
+        return ""
+    share = percent(model.figures[key].value / permuted.value)
+    return f"{share} of {number(permuted.value)}"
+
+
+def of_teacher(key: str, model: Model) -> str:
+    """How many times the teacher's a student's figure is."""
+    if key == "images_per_s" and "speedup" in model.figures:
+        return times(model.figures["speedup"].value)
+    ratio = model.ratios.get(key)
+    if ratio is None:
+        return ""
+    bounds = f" {interval(*ratio.interval)}" if ratio.interval else ""
+    return f"{times(ratio.value)}{bounds}"
+
+
+NOTES: tuple[Callable[[str, Model], str], ...] = (of_teacher, of_permuted)
+
+
+def sections(document: Document) -> list[Section]:
+    """Every figure of a run: in each extractor's features, then those that need none."""
+    found = models(document)
+    tables = []
+    for name in by_rank(document.extractors):
+        metrics = list(in_features(document.extractors[name]).values())
+        tables.append(section(f"In features of {name}", describe(name, document), metrics, found))
+    for title, keys in SECTIONS.items():
+        tables.append(section(title, [], [PLAIN[key] for key in keys], found))
+    shown = {row.metric.key for table in tables for row in table.rows}
+    rest = sorted({key for model in found for key in model.figures if not is_aside(key)} - shown)
+    tables.append(section("Further figures", [], [unknown(key) for key in rest], found))
+    return [table for table in tables if table.rows]
+
+
+def is_aside(key: str) -> bool:
+    """Whether a figure is shown as a remark on another one."""
+    return key == "speedup" or key.endswith("_permuted")
+
+
+def section(
+    title: str, texts: list[str], metrics: list[Metric], found: list[Model]
+) -> Section:
+    """A table of those of the metrics that there are, for the models that have any of them."""
+    metrics = [metric for metric in metrics
+               if any(metric.key in model.figures for model in found)]
+    shown = [any(metric.key in model.figures for metric in metrics) for model in found]
+    columns = [name for name, keep in zip(names(found), shown, strict=True) if keep]
+    having = [model for model, keep in zip(found, shown, strict=True) if keep]
+    return Section(title, texts, columns, [
+        Row(metric, [cell(metric, model) for model in having])
+        for metric in metrics])
+
+
+def describe(name: str, document: Document) -> list[str]:
+    """What an extractor is, how good it is, and what was compared in its features."""
+    one = document.extractors[name]
+    texts = [one.text]
+    if one.accuracy is not None:
+        on = f" of {one.accuracy_n:,} held-out images" if one.accuracy_n else " of held-out images"
+        texts.append(f"It is right about {percent(one.accuracy)}{on}.")
+    texts.append(f"{document.n:,} samples of each model were compared with {one.reference_n:,} "
+                 f"real ones ({one.reference}) in {one.dim:,} features.")
+    return texts
+
+
+def numbers(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A study's numbers as (name, text), those of lists and tables one after another."""
+    lines: list[tuple[str, str]] = []
+    for key, value in found.items():
+        name = key.replace("_", " ")
+        if isinstance(value, Mapping):
+            lines += [(f"{name}, {part}", text) for part, text in numbers(value)]
+        else:
+            lines.append((name, written(value)))
+    return lines
+
+
+def written(value: Any) -> str:
+    """A number, a text, or several of them."""
+    if isinstance(value, list):
+        return ", ".join(map(written, value))
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return number(value) if plain else str(value)

@@ -1,0 +1,32 @@
+"""How the report writes numbers."""
+
+from math import floor, log10
+
+
+def number(value: float) -> str:
+    """Three significant digits, or a whole number with separators."""
+    if value == int(value) or abs(value) >= 1000:
+        return minus(f"{value:,.0f}")
+    digits = max(0, 2 - floor(log10(abs(value))))
+    return minus(f"{value:.{digits}f}" if digits < 10 else f"{value:.2e}")
+
+
+def percent(value: float) -> str:
+    return minus(f"{100 * value:.1f} %")
+
+
+def times(ratio: float) -> str:
+    """A ratio as a multiple."""
+    return f"{ratio:.2f}×" if ratio < 10 else f"{ratio:,.0f}×"
+
+
+def interval(low: float, high: float) -> str:
+    """[low, high], to two digits of what lies between them."""
+    width = high - low
+    digits = min(max(0, 1 - floor(log10(width))), 9) if width > 0 else 3
+    return minus(f"[{low:,.{digits}f}, {high:,.{digits}f}]")
+
+
+def minus(text: str) -> str:
+    """With the sign that is as wide as a digit in the hyphen's place."""
+    return text.replace("-", "−")
