@@ -18,9 +18,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.judging import Judge
 from kdm_core.compute import seeded
-from kdm_core.datasets import open_dataset
-from kdm_core.metrics.classifier import extract, load_classifier
 from kdm_core.metrics.frechet import fit_gaussian, frechet_distance
 from kdm_core.pairs.reading import Pairs, read_split
 from kdm_core.pairs.store import PairStore
@@ -29,7 +28,6 @@ from kdm_core.students.objective import LossConfig
 from kdm_core.students.training import StudentTask
 from kdm_core.training.config import TrainingConfig
 from kdm_core.training.loop import fit
-from kdm_core.values import as_float
 from pipeline.params import load_params
 from stages import paths
 
@@ -51,21 +49,20 @@ def main() -> None:
     arguments = parser.parse_args()
     store, device = PairStore.open(paths.PAIRS), torch.device("cpu")
     train, test = (read_split(store, split, device) for split in ("train", "test"))
-    classifier, _ = load_classifier(paths.REFERENCE)
-    dataset, _ = open_dataset(paths.DATASET)
-    real = fit_gaussian(extract(classifier, as_float(dataset.train_samples)).features)
-    theirs = fit_gaussian(extract(classifier, test.samples).features)
+    judge = Judge(device)
+    theirs = judge.features(test.samples)
+    teacher = fit_gaussian(theirs.features)
     with seeded(0):
         start = KDM(load_params().students["kdm"].model, store.spec.samples)
     start, plain = run(start, None, arguments.steps, train, 0, lr=1e-3)
 
     def figures(student: KDM) -> tuple[float, float, float]:
         made = student.generate(test.noise, test.labels if student.spec.num_classes else None)
-        found = fit_gaussian(extract(classifier, made).features)
-        return (frechet_distance(found, real), frechet_distance(found, theirs),
+        found = judge.features(made)
+        return (judge.to_real(found), frechet_distance(fit_gaussian(found.features), teacher),
                 float((made - test.samples).square().mean()))
 
-    print(f"teacher's FD {frechet_distance(theirs, real):.3f}; before: "
+    print(f"teacher's FD {judge.to_real(theirs):.3f}; before: "
           + ", ".join(f"{value:.4f}" for value in figures(start)))
     print("| adversary | FD to data | FD to the teacher's | MSE | time of a step |\n"
           "|---|---|---|---|---|")

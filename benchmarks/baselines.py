@@ -17,13 +17,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.judging import Judge
 from benchmarks.timing import rounds
 from kdm_core.compute import resolve_device, seeded
-from kdm_core.datasets import open_dataset
 from kdm_core.losses.perceptual import LPIPS
-from kdm_core.metrics.classifier import extract, load_classifier
-from kdm_core.metrics.frechet import fit_gaussian, frechet_distance
-from kdm_core.metrics.paired import paired_lpips, paired_mse
+from kdm_core.metrics.estimate import resampling
+from kdm_core.metrics.paired import label_agreement, paired_lpips, paired_mse
 from kdm_core.pairs.reading import Pairs, read_split
 from kdm_core.pairs.store import PairStore
 from kdm_core.students.initialise import start_at_teacher
@@ -32,7 +31,6 @@ from kdm_core.students.objective import LossConfig
 from kdm_core.students.training import StudentTask
 from kdm_core.training.config import TrainingConfig
 from kdm_core.training.loop import fit
-from kdm_core.values import as_float
 from pipeline.params import StudentParams, load_params
 from stages import paths
 from stages.progress import Progress
@@ -120,29 +118,26 @@ def train(
 
 def judged_by(store: PairStore, test: Pairs) -> Callable[[KDM], str]:
     """What measures a student on the test pairs, as cells of a table."""
-    classifier, _ = load_classifier(paths.REFERENCE)
-    classifier.to(test.noise.device)
-    dataset, _ = open_dataset(paths.DATASET)
-    reference = fit_gaussian(extract(classifier, as_float(dataset.train_samples)).features)
-    theirs = extract(classifier, test.samples)
-    print(f"teacher's FD {frechet_distance(fit_gaussian(theirs.features), reference):.3f}, "
-          f"n = {len(test.noise)}\n", flush=True)
+    judge = Judge(test.noise.device)
+    theirs = judge.features(test.samples)
+    print(f"teacher's FD {judge.to_real(theirs):.3f}, n = {len(test.noise)}\n", flush=True)
     lpips = LPIPS(64).to(test.noise.device)
+    counts = resampling(len(test.noise), 0, seed=0)  # no intervals
 
-    def judge(student: KDM) -> str:
+    def line(student: KDM) -> str:
         given = test.labels if student.spec.num_classes else None
         made = torch.cat([student.generate(noise, None if given is None else labels)
                           for noise, labels in zip(test.noise.split(250), test.labels.split(250),
                                                    strict=True)])
-        features = extract(classifier, made)
-        distance = frechet_distance(fit_gaussian(features.features), reference)
-        same = (features.probabilities.argmax(1) == theirs.probabilities.argmax(1)).mean()
-        perceptual = paired_lpips(lpips, test.samples[:500], made[:500])
-        mse = paired_mse(test.samples, made)
-        return (f"{distance:.2f} | {perceptual.matched:.3f} | {mse.matched:.4f} "
-                f"({100 * mse.matched / mse.permuted:.1f} %) | {100 * same:.1f} %")
+        found = judge.features(made)
+        same = label_agreement(found.probabilities, theirs.probabilities, counts).value
+        perceptual = paired_lpips(lpips, test.samples[:500], made[:500], counts[:, :500])
+        mse = paired_mse(test.samples, made, counts)
+        share = 100 * mse.matched.value / mse.permuted.value
+        return (f"{judge.to_real(found):.2f} | {perceptual.matched.value:.3f} | "
+                f"{mse.matched.value:.4f} ({share:.1f} %) | {100 * same:.1f} %")
 
-    return judge
+    return line
 
 
 if __name__ == "__main__":

@@ -18,10 +18,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.judging import Judge
 from kdm_core.compute import seeded
-from kdm_core.datasets import open_dataset
-from kdm_core.metrics.classifier import extract, load_classifier
-from kdm_core.metrics.frechet import fit_gaussian, frechet_distance
 from kdm_core.pairs.reading import Pairs, read_split
 from kdm_core.pairs.store import PairStore
 from kdm_core.students.initialise import start_at_teacher
@@ -30,7 +28,6 @@ from kdm_core.students.objective import LossConfig
 from kdm_core.students.training import StudentTask
 from kdm_core.training.config import TrainingConfig
 from kdm_core.training.loop import fit
-from kdm_core.values import as_float
 from pipeline.params import load_params
 from stages import paths
 
@@ -59,9 +56,7 @@ def main() -> None:
     store = PairStore.open(paths.PAIRS)
     device = torch.device("cpu")
     splits = [read_split(store, split, device) for split in ("train", "validation", "test")]
-    classifier, _ = load_classifier(paths.REFERENCE)
-    dataset, _ = open_dataset(paths.DATASET)
-    reference = fit_gaussian(extract(classifier, as_float(dataset.train_samples)).features)
+    judge = Judge(device)
 
     def report(name: str, recipe: Change) -> None:
         student, seconds = train(recipe, arguments.steps, store, splits)
@@ -69,9 +64,8 @@ def main() -> None:
         made = student.generate(noise, labels if student.spec.num_classes else None, "fp32")
         matched = (samples - made).square().mean()
         permuted = (samples - made.roll(1, dims=0)).square().mean()
-        found = fit_gaussian(extract(classifier, made).features)
         print(f"| {name} | {100 * float(matched / permuted):.2f} % | "
-              f"{frechet_distance(found, reference):.3f} | {seconds:.0f} |", flush=True)
+              f"{judge.to_real(judge.features(made)):.3f} | {seconds:.0f} |", flush=True)
 
     print("| recipe | MSE | FD | s |\n|---|---|---|---|")
     report("paper", PAPER)

@@ -24,16 +24,20 @@ from kdm_core.errors import KDMError
 from kdm_core.importers import ForeignSource, import_guide, import_teacher
 from kdm_core.losses.adversary import check_adversary
 from kdm_core.losses.distances import LPIPSConfig, check_distance
+from kdm_core.losses.trunks import Net
 from kdm_core.metrics.classifier import ClassifierConfig
+from kdm_core.metrics.extractors import ExtractorConfig
 from kdm_core.networks import is_spatial
 from kdm_core.networks.module import ModuleNetworkConfig
 from kdm_core.pairs.sampling import PairsConfig
 from kdm_core.samples import SampleSpec
 from kdm_core.students.model import KDM, StudentConfig
 from kdm_core.students.objective import LossConfig, check_losses
+from kdm_core.studies import StudiesConfig
 from kdm_core.teachers import TrainableConfig, build_teacher
 from kdm_core.teachers.augmentation import AugmentationConfig, check_augmentation
 from kdm_core.training.config import TrainingConfig
+from kdm_core.weights import WeightsSources
 
 FILE = Path("params.yaml")
 
@@ -155,19 +159,41 @@ class ReferenceParams(Config):
 
 
 class EvaluationParams(Config):
-    """Cost of the evaluation; all pairs of the test split are used where nothing else is said.
+    """What is measured, and at what cost; all pairs of the test split are used.
 
     Attributes:
+        extractors: in whose features sets of images are compared.
+        reference: the split of the data that they are compared with; the other one is measured
+            beside the models, as far as it goes.
+        statistics: by an extractor's name, a file with published mean and covariance (npz with mu
+            and sigma) to measure against in place of the data.
+        bootstrap: resamples behind every confidence interval; 0 leaves the intervals out.
+        lpips: networks of LPIPS.
         lpips_pairs: pairs on which LPIPS is measured; 0 leaves it out.
         lpips_resolution: smaller images are enlarged to this many pixels for LPIPS.
         timing_images: images generated to measure the speed of teacher and student.
         projections: directions of the sliced Wasserstein distance (points).
     """
 
+    extractors: list[ExtractorConfig] = []
+    reference: Literal["train", "test"] = "train"
+    statistics: dict[str, str] = {}
+    bootstrap: int = Field(200, ge=0)
+    lpips: list[Net] = ["vgg"]
     lpips_pairs: int = Field(1000, ge=0)
     lpips_resolution: int = Field(64, ge=32)
     timing_images: int = Field(1000, ge=1)
     projections: int = Field(128, ge=1)
+
+    @model_validator(mode="after")
+    def _names(self) -> "EvaluationParams":
+        names = [config.name for config in self.extractors]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"extractors: {', '.join(twice)} stands there twice")
+        if unknown := sorted(set(self.statistics) - set(names)):
+            raise ValueError(f"statistics: there is no extractor {', '.join(unknown)}; extractors "
+                             f"has {', '.join(names) or 'none'}")
+        return self
 
 
 class ReportParams(Config):
@@ -177,7 +203,12 @@ class ReportParams(Config):
 
 
 class Params(Config):
-    """A whole run, as params.yaml describes it."""
+    """A whole run, as params.yaml describes it.
+
+    Attributes:
+        weights: files of extractors' weights that lie somewhere else than where `kdm weights`
+            keeps them, by the names that `kdm weights list` gives.
+    """
 
     seed: int = Field(0, ge=0, lt=2**31)
     compute: ComputeParams = ComputeParams()
@@ -187,6 +218,8 @@ class Params(Config):
     pairs: PairsConfig
     students: dict[str, StudentParams] = Field(min_length=1)
     evaluation: EvaluationParams = EvaluationParams()
+    weights: WeightsSources = {}
+    studies: StudiesConfig = StudiesConfig()
     report: ReportParams = ReportParams()
 
     @field_validator("students")
@@ -204,7 +237,14 @@ class Params(Config):
             self._require_points()
         self._require_guidance()
         self._require_states()
+        self._require_classifier()
         return self
+
+    def _require_classifier(self) -> None:
+        asked = any(config.kind == "classifier" for config in self.evaluation.extractors)
+        if asked and self.reference.classifier is None:
+            raise ValueError("evaluation.extractors: there is no classifier; describe one under "
+                             "reference.classifier, or take it out of the list")
 
     def _require_states(self) -> None:
         for name, student in self.students.items():
@@ -235,6 +275,8 @@ class Params(Config):
             problems.append("pairs.sample_dtype: uint8 is for images; points need float32")
         if self.reference.classifier is not None:
             problems.append("reference.classifier: points have no classifier; set it to null")
+        if self.evaluation.extractors:
+            problems.append("evaluation.extractors: they are for images; leave them out")
         if isinstance(self.teacher, TrainedTeacher):
             network = self.teacher.model.network
             if is_spatial(network):

@@ -11,8 +11,11 @@ TEACHER = Path("data/teacher")
 PAIRS = Path("data/pairs/pairs.zarr")
 STUDENTS = Path("data/students")
 EVALUATION = Path("data/evaluation")
+STUDIES = Path("data/studies")
 # Work under way, one folder a stage; DVC does not know it.
 WORK = Path("data/work")
+# Features of sets of images, by their content: students share their teacher's.
+FEATURES = WORK / "features"
 
 REPORTS = Path("reports")
 METRICS = REPORTS / "metrics"

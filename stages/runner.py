@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import platform
 import shutil
 import sqlite3
 import sys
@@ -46,7 +47,14 @@ class Stage:
 
     def seed(self, purpose: str) -> int:
         """A 31-bit seed for one purpose of this stage, from the run's seed."""
-        text = f"{self.params.seed}/{self.name}/{purpose}".encode()
+        return self._seed(self.name, purpose)
+
+    def shared_seed(self, purpose: str) -> int:
+        """The same for all students, whose figures are then compared fairly."""
+        return self._seed(self.name.split("@")[0], purpose)
+
+    def _seed(self, name: str, purpose: str) -> int:
+        text = f"{self.params.seed}/{name}/{purpose}".encode()
         return int.from_bytes(hashlib.sha256(text).digest()[:4], "big") >> 1
 
     def work_folder(self, *inputs: Any) -> tuple[Path, str]:
@@ -80,10 +88,19 @@ class Stage:
         write_json(paths.TIMINGS / f"{self.name}.json", {
             "seconds": round(time.perf_counter() - self.started, 2),
             "device": str(self.device),
+            "hardware": hardware(self.device),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             **figures,
         })
+
+
+def hardware(device: torch.device) -> str:
+    """What a device is, as far as it tells."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpu = f"{platform.machine()}, {os.cpu_count()} cores"
+    return f"{cpu}, {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else cpu
 
 
 def code_hash() -> str:

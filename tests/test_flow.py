@@ -65,7 +65,8 @@ def test_graph_of_the_real_pipeline(tmp_path: Path) -> None:
     students = ("kdm", "kdm-f")
     assert set(graph) == {
         "prepare_data", "reference", "teacher", "sample_pairs", "report",
-        *(f"train_student@{name}" for name in students), *(f"evaluate@{name}" for name in students)}
+        *(f"{stage}@{name}" for stage in ("train_student", "evaluate", "study")
+          for name in students)}
     assert graph["prepare_data"] == set()
     assert graph["train_student@kdm"] == {"teacher", "sample_pairs"}
     assert {"teacher", "train_student@kdm-f"} <= graph["evaluate@kdm-f"]

@@ -45,6 +45,12 @@ def problem(change: str, value: Any, name: str = "digits") -> str:
 
 
 @pytest.mark.parametrize(("key", "value", "expected"), [
+    ("evaluation.extractors", [{"kind": "vgg"}], "evaluation.extractors.0: Input tag 'vgg'"),
+    ("evaluation.extractors", [{"kind": "vgg16"}, {"kind": "vgg16"}], "vgg16 stands there twice"),
+    ("evaluation.statistics", {"vgg": "x.npz"}, "no extractor vgg; extractors has classifier"),
+    ("reference.classifier", None, "evaluation.extractors: there is no classifier"),
+    ("weights", {"inceptoin": {"path": "x"}}, "weights: inceptoin"),
+    ("studies.vicinty", {}, "studies.vicinty: unknown key; did you mean vicinity?"),
     ("students.kdm.training.lrr", 1.0, "students.kdm.training.lrr: unknown key; did you mean lr?"),
     ("tacher", 1, "tacher: unknown key; did you mean teacher?"),
     ("teacher.model.network.widht", 3, "teacher.model.network.widht: unknown key; "

@@ -22,8 +22,9 @@ from kdm_core.pairs.store import PairStore
 from tests.project import environment, make_project
 
 ALL = ["prepare_data", "reference", "teacher", "sample_pairs", "train_student@kdm",
-       "train_student@kdm-f", "evaluate@kdm", "evaluate@kdm-f", "report"]
-OF_KDM = {"train_student@kdm", "evaluate@kdm", "report"}
+       "train_student@kdm-f", "evaluate@kdm", "evaluate@kdm-f", "study@kdm", "study@kdm-f",
+       "report"]
+OF_KDM = {"train_student@kdm", "evaluate@kdm", "study@kdm", "report"}
 
 
 def dvc(project: Path, *arguments: str) -> str:
@@ -80,7 +81,8 @@ def test_runs_whole(project: Path, undisturbed: dict[str, str]) -> None:
         assert student["lpips_vgg"] > 0
     assert report["teacher"]["nfe"] == 9
     assert set(report["stages"]) == set(ALL) - {"report"}
-    assert not list((project / "data/work").glob("*/*"))
+    left = {path.parent.name for path in (project / "data/work").glob("*/*")}
+    assert left == {"features"}
 
 
 def test_runs_nothing_again(project: Path, undisturbed: dict[str, str]) -> None:
@@ -127,7 +129,8 @@ def test_the_teachers_code_reruns_from_the_teacher(
     again = repro(project)
     # The code is another, so the teacher and its users run; their results are the same, so
     # students, which depend on the results, do not.
-    assert again == {"teacher", "sample_pairs", "evaluate@kdm", "evaluate@kdm-f", "report"}
+    assert again == {"teacher", "sample_pairs", "evaluate@kdm", "evaluate@kdm-f", "study@kdm",
+                     "study@kdm-f", "report"}
     assert results(project) == undisturbed
 
 

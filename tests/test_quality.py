@@ -28,7 +28,7 @@ def test_digits(tmp_path: Path) -> None:
     report, seconds = run(tmp_path, "digits")
     print(f"digits: {seconds:.0f} s")
     assert report["n"] >= 5000
-    assert report["conditions"]["classifier_accuracy"] >= 0.97
+    assert report["extractors"]["classifier"]["accuracy"] >= 0.97
     assert report["teacher"]["nfe"] == 35
     assert len(report["students"]) == 2
     for student in report["students"].values():

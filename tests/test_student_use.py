@@ -354,11 +354,20 @@ except KDMError as error:
 
 # Model cards
 
+
+def figure(value: float, interval: list[float] | None = None) -> dict[str, Any]:
+    return {"value": value, "interval": interval, "n": 5000}
+
+
 EVALUATION = {
-    "teacher": {"fd_classifier": 0.2, "nfe": 35, "parameters": 4800064},
-    "student": {"fd_classifier": 0.3, "nfe": 1, "parameters": 1, "mse": 0.01,
-                "mse_permuted": 0.5, "label_agreement": 0.99},
-    "conditions": {"n": 5000, "reference": "train split"},
+    "teacher": {"fd_classifier": figure(0.2, [0.19, 0.21]), "nfe": figure(35.0),
+                "parameters": figure(4800064.0)},
+    "student": {"fd_classifier": figure(0.3, [0.28, 0.32]), "nfe": figure(1.0),
+                "parameters": figure(1.0), "mse": figure(0.01), "mse_permuted": figure(0.5),
+                "label_agreement": figure(0.99)},
+    "ratios": {"fd_classifier": figure(1.5, [1.4, 1.6])},
+    "warnings": ["5,000 samples are fewer than 50,000"],
+    "conditions": {"n": 5000, "dataset": "d" * 64},
 }
 
 
@@ -377,9 +386,11 @@ def test_a_card_says_what_is_known_and_no_more() -> None:
     full = model_card(student, "f" * 64, evaluation=EVALUATION, name="me/digits",
                       license="apache-2.0")
     assert YAML(typ="safe").load(full.split("---\n")[1])["license"] == "apache-2.0"
-    assert "| fd\\_classifier | 0.2 | 0.3 |" in full and "| parameters | 4,800,064 | 1 |" in full
+    assert "| fd\\_classifier | 0.2 (0.19 to 0.21) | 0.3 (0.28 to 0.32) |" in full
+    assert "| parameters | 4,800,064 | 1 |" in full
     assert "| mse |  | 0.01 |" in full and "- n: 5000" in full
-    assert "Fréchet distance to the real images is 1.50 times its teacher's" in full
+    assert "fd\\_classifier, a distance to real samples, is 1.50 times its teacher's" in full
+    assert "5,000 samples are fewer" in full
     assert "2.0 % of that of samples of different noise" in full and "In 1.0 % of cases" in full
 
 

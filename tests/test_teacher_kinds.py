@@ -30,7 +30,7 @@ from tests.test_pipeline import repro
 SHAPE = (1, 8, 8)
 DIGITS = SampleSpec(kind="image", shape=list(SHAPE), label_names=[str(i) for i in range(10)])
 SONG = {"kind": "song_unet", "channels": 16, "multipliers": [1, 2], "blocks": 1, "attention": [4]}
-AFTER = {"teacher", "sample_pairs", "train_student@kdm", "evaluate@kdm", "report"}
+AFTER = {"teacher", "sample_pairs", "train_student@kdm", "evaluate@kdm", "study@kdm", "report"}
 MODULE = """
 import torch
 from torch import nn

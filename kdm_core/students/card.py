@@ -27,7 +27,8 @@ def model_card(
         student: with its provenance, if it has one.
         fingerprint: of its folder.
         pairs: what it was distilled from; None leaves its solver and number of pairs out.
-        evaluation: what the evaluate stage measured: `teacher`, `student` and `conditions`.
+        evaluation: what the evaluate stage measured: `teacher`, `student`, `ratios`, `warnings` and
+            `conditions`.
         name: its title, and where the hub has it; None for a placeholder.
         license: one of the hub's identifiers (apache-2.0, …); None leaves the choice to the reader.
     """
@@ -130,19 +131,26 @@ def figures_table(evaluation: Figures) -> str:
     return "\n".join(["| | teacher | student |", "|---|---|---|", *rows])
 
 
-def cell(value: Any) -> str:
-    return "" if value is None else f"{value:,}" if isinstance(value, int) else text(value)
+def cell(figure: Figures | None) -> str:
+    """A figure with its interval, where it has one."""
+    if figure is None:
+        return ""
+    value = figure["value"]
+    written = f"{value:,.0f}" if value == int(value) else text(value)
+    interval = figure["interval"]
+    return f"{written} ({text(interval[0])} to {text(interval[1])})" if interval else written
 
 
 def limitations(evaluation: Figures) -> list[str]:
     """What the figures say against the student, a sentence each."""
-    teacher, student = evaluation["teacher"], evaluation["student"]
+    teacher, student = ({key: figure["value"] for key, figure in evaluation[who].items()}
+                        for who in ("teacher", "student"))
     found = []
-    for key, what in (("fd_classifier", "Fréchet distance to the real images"),
-                      ("sliced_wasserstein", "sliced Wasserstein distance to the real points")):
-        if key in teacher and key in student and student[key] > teacher[key] > 0:
-            found.append(f"Its {what} is {student[key] / teacher[key]:.2f} times its teacher's "
-                         f"({student[key]:.4g} and {teacher[key]:.4g}).")
+    for key, figure in evaluation["ratios"].items():
+        if figure["value"] > 1:
+            found.append(f"Its {one_line(key)}, a distance to real samples, is "
+                         f"{figure['value']:.2f} times its teacher's ({student[key]:.4g} and "
+                         f"{teacher[key]:.4g}).")
     if "mse" in student and "mse_permuted" in student:
         share = 100 * student["mse"] / student["mse_permuted"]
         found.append("It does not give its teacher's sample of a noise exactly: the mean squared "
@@ -155,4 +163,4 @@ def limitations(evaluation: Figures) -> list[str]:
     if "on_support" in student and student["on_support"] < 1:
         found.append(f"{100 * (1 - student['on_support']):.1f} % of its points lie where there are "
                      f"no data (teacher: {100 * (1 - teacher['on_support']):.1f} %).")
-    return found
+    return found + [one_line(line) for line in evaluation["warnings"]]

@@ -1,0 +1,193 @@
+"""What an evaluation measures of images and points, noted in its results."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdm_core.datasets import Dataset, on_board
+from kdm_core.errors import MismatchError
+from kdm_core.losses.perceptual import LPIPS
+from kdm_core.metrics.classifier import ClassifierExtractor, load_classifier
+from kdm_core.metrics.compare import (
+    Reference,
+    compare_features,
+    compare_points,
+    reference_of,
+    reliability,
+)
+from kdm_core.metrics.estimate import Counts, resampling
+from kdm_core.metrics.extractors import build_extractor
+from kdm_core.metrics.features import Extractor, FeatureCache, Features
+from kdm_core.metrics.frechet import read_statistics
+from kdm_core.metrics.paired import label_accuracy, label_agreement, paired_lpips, paired_mse
+from kdm_core.pairs.reading import Pairs
+from kdm_core.serialization import file_sha256, read_json
+from kdm_core.values import to_uint8
+from kdm_core.weights.store import WeightsMissing
+from pipeline.params import EvaluationParams
+from stages import paths
+from stages.progress import Progress
+from stages.results import Results, Who
+from stages.runner import Stage
+
+
+class Samples(NamedTuple):
+    """What is measured.
+
+    Attributes:
+        test: noise, and the teacher's samples of it.
+        made: the student's samples of the same noise (n, *shape).
+        counts: how often each noise is drawn in each replicate; the teacher's and the student's
+            figures share them, so that their ratio is paired.
+    """
+
+    test: Pairs
+    made: Tensor
+    counts: Counts
+
+
+def measure_pairs(results: Results, samples: Samples) -> None:
+    """MSE between teacher and student."""
+    mse = paired_mse(samples.test.samples, samples.made, samples.counts)
+    results.figures["student"] |= {"mse": mse.matched, "mse_permuted": mse.permuted}
+
+
+def measure_points(stage: Stage, results: Results, dataset: Dataset, samples: Samples) -> None:
+    """Distances to real points that no training has seen, and the share on the board."""
+    config = stage.params.evaluation
+    real = np.asarray(dataset.test_samples)
+    results.conditions |= {"reference": "test split", "reference_n": len(real),
+                           "projections": config.projections}
+    sets: dict[Who, Tensor] = {"teacher": samples.test.samples, "student": samples.made}
+    for who, points in sets.items():
+        results.figures[who] |= compare_points(
+            points.numpy(), real, samples.counts, stage.shared_seed("projections"),
+            config.projections, on_board)
+    results.compare("sliced_wasserstein")
+
+
+def measure_lpips(stage: Stage, results: Results, samples: Samples) -> None:
+    """LPIPS between teacher and student, by all networks that are asked for."""
+    config = stage.params.evaluation
+    n = min(config.lpips_pairs, len(samples.made))
+    if not n or not config.lpips:
+        results.absent.append("LPIPS was left out (evaluation.lpips, evaluation.lpips_pairs)")
+        return
+    counts = resampling(n, config.bootstrap, stage.shared_seed("pairs"))
+    results.conditions |= {"lpips_n": n, "lpips_resolution": config.lpips_resolution}
+    teacher, student = (x[:n].to(stage.device) for x in (samples.test.samples, samples.made))
+    for net in config.lpips:
+        lpips = LPIPS(config.lpips_resolution, net).to(stage.device)
+        with Progress(f"LPIPS ({net})", n, "pair") as progress:
+            distance = paired_lpips(lpips, teacher, student, counts, on_pairs=progress.update)
+        results.figures["student"] |= {f"lpips_{net}": distance.matched,
+                                       f"lpips_{net}_permuted": distance.permuted}
+
+
+def measure_images(stage: Stage, results: Results, dataset: Dataset, samples: Samples) -> None:
+    """Figures in the features of every extractor that can be had."""
+    config = stage.params.evaluation
+    splits = {"train": dataset.train_samples, "test": dataset.test_samples}
+    held_out = "test" if config.reference == "train" else "train"
+    reference = torch.from_numpy(np.array(splits[config.reference]))
+    # Of the real images no more than of the others: the figures depend on how many there are.
+    real = torch.from_numpy(np.array(splits[held_out][: len(samples.made)]))
+    sets: dict[Who, Tensor] = {"teacher": to_uint8(samples.test.samples),
+                               "student": to_uint8(samples.made), "real": real}
+    cache = FeatureCache(paths.FEATURES)
+    folder = paths.REFERENCE if stage.params.reference.classifier is not None else None
+    for extractor_config in config.extractors:
+        try:
+            extractor = build_extractor(extractor_config, stage.params.weights, stage.device,
+                                        folder)
+        except WeightsMissing as error:
+            results.absent.append(f"{error}; without them there are no figures of "
+                                  f"{extractor_config.name}")
+            stage.say(results.absent[-1])
+            continue
+        against = reference_for(stage, results, extractor, reference, cache)
+        for who, images in sets.items():
+            features = features_of(cache, extractor, images, who)
+            measure_features(stage, results, extractor, features, against, who, samples.counts)
+        results.compare(extractor.metric_names["fd"])
+    if folder is not None:
+        measure_labels(stage, results, cache, sets, samples,
+                       bool(dataset.info.samples.num_classes))
+
+
+def reference_for(
+    stage: Stage, results: Results, extractor: Extractor, images: Tensor, cache: FeatureCache
+) -> Reference:
+    """What an extractor's features are compared with: those of real images, or published ones."""
+    config: EvaluationParams = stage.params.evaluation
+    known: dict[str, Any] = {"fingerprint": extractor.fingerprint, "dim": extractor.dim,
+                             "text": extractor.text, "metrics": dict(extractor.metric_names)}
+    if extractor.name in config.statistics:
+        path = Path(config.statistics[extractor.name])
+        gaussian = read_statistics(path)
+        if len(gaussian.mean) != extractor.dim:
+            raise MismatchError(f"evaluation.statistics.{extractor.name}: {path} is of "
+                                f"{len(gaussian.mean)} dimensions, the extractor's features have "
+                                f"{extractor.dim}; give statistics of its own features")
+        reference = Reference(gaussian, None, path.name, 0)
+        known["reference_sha256"] = file_sha256(path)
+    else:
+        features = features_of(cache, extractor, images, "reference").features
+        reference = reference_of(features, f"{config.reference} split", stage.shared_seed("subset"),
+                                 stage.device)
+    results.extractors[extractor.name] = known | {"reference": reference.name,
+                                                  "reference_n": reference.n}
+    if extractor.name == "classifier":
+        accuracy = read_json(paths.REFERENCE / "reference.json")
+        results.extractors[extractor.name] |= {key: accuracy[key]
+                                               for key in ("accuracy", "accuracy_n")}
+    return reference
+
+
+def features_of(
+    cache: FeatureCache, extractor: Extractor, images: Tensor, who: str
+) -> Features:
+    with Progress(f"{extractor.name}, {who}", len(images), "image") as progress:
+        return cache.get(extractor, images, progress.update)
+
+
+def measure_features(
+    stage: Stage, results: Results, extractor: Extractor, features: Features,
+    reference: Reference, who: Who, shared: Counts,
+) -> None:
+    """All figures of one set in one extractor's features."""
+    n = len(features.features)
+    counts = shared if who != "real" else resampling(n, len(shared), stage.shared_seed("real"))
+    found = compare_features(features, reference, counts, stage.shared_seed("subset"))
+    results.figures[who] |= {extractor.metric_names[name]: estimate
+                             for name, estimate in found.estimates.items()}
+    if found.extrapolation is not None:
+        line = found.extrapolation
+        results.extrapolation.setdefault(extractor.name, {})[who] = {
+            "n": [round(n) for n in line.n], "fd": line.distances,
+            "infinite": line.infinite.value}
+    if who == "student":
+        results.warnings += [f"{extractor.name}: {remark}"
+                             for remark in reliability(n, extractor.dim)]
+
+
+def measure_labels(
+    stage: Stage, results: Results, cache: FeatureCache, sets: dict[Who, Tensor],
+    samples: Samples, conditional: bool,
+) -> None:
+    """Whether the classifier sees the class that was asked for, and the teacher's."""
+    model, mark = load_classifier(paths.REFERENCE)
+    extractor = ClassifierExtractor(model.to(stage.device), mark)
+    labels = samples.test.labels.numpy()
+    classes = {}
+    for who in ("teacher", "student"):
+        found = cache.get(extractor, sets[who]).probabilities
+        assert found is not None
+        classes[who] = found
+        if conditional:
+            results.figures[who]["label_accuracy"] = label_accuracy(found, labels, samples.counts)
+    results.figures["student"]["label_agreement"] = label_agreement(
+        classes["student"], classes["teacher"], samples.counts)

@@ -1,0 +1,56 @@
+"""Samples a second of teacher and student: same noise, batch, device and precision."""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from stages.models import Models
+
+
+class Speed(NamedTuple):
+    """What one sample costs.
+
+    Attributes:
+        nfe: evaluations of a network.
+        images_per_s: samples a second.
+    """
+
+    nfe: float
+    images_per_s: float
+
+
+def measure_speed(models: Models, images: int) -> tuple[Speed, Speed]:
+    """The teacher's and the student's, side by side.
+
+    Args:
+        images: how many both sample, in batches of one size.
+    """
+    teacher, student, store, test = models.teacher, models.student, models.store, models.test
+    device = next(student.parameters()).device
+    n = min(images, len(test.noise))
+    batch = min(n, store.compute_batch)
+    noise, labels = test.noise[:batch].to(device), models.given(test.labels[:batch].to(device))
+    rounds = max(1, n // batch)
+
+    def rate(sample: Callable[[], object]) -> float:
+        sample()  # the first call allocates
+        synchronise(device)
+        start = time.perf_counter()
+        for _ in range(rounds):
+            sample()
+        synchronise(device)
+        return batch * rounds / (time.perf_counter() - start)
+
+    solver, precision = store.solver, store.precision
+    # Counted, since it is planned for fixed steps only.
+    nfe = teacher.sample(noise, labels, solver, precision).nfe
+    return (Speed(nfe, rate(lambda: teacher.sample(noise, labels, solver, precision))),
+            Speed(1, rate(lambda: student.generate(noise, labels, precision))))
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for work that a device does in the background."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

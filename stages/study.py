@@ -1,0 +1,67 @@
+"""study NAME: what a student has learned of its teacher, in pictures and numbers."""
+
+import sys
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdm_core.datasets import open_dataset
+from kdm_core.metrics.extractors import ReferenceConfig, VGG16Config, build_extractor
+from kdm_core.metrics.features import FeatureCache
+from kdm_core.serialization import write_json
+from kdm_core.studies import run_studies
+from kdm_core.studies.base import Subject
+from kdm_core.values import to_uint8
+from stages import paths
+from stages.figures import save_figure
+from stages.models import Models, open_models
+from stages.reporting.records import PICTURES
+from stages.runner import Stage, run
+
+
+def main(stage: Stage, name: str) -> None:
+    models = open_models(stage, name)
+    subject = describe(stage, name, models)
+    folder, _ = stage.work_folder(models.teacher_mark, models.student_mark,
+                                  models.store.fingerprint)
+    result = folder / "result"
+    result.mkdir(exist_ok=True)
+    findings = []
+    for finding in run_studies(subject, stage.params.studies, stage.say):
+        save_figure(result / PICTURES / f"{finding.name}.png", finding.figure)
+        findings.append({key: value for key, value in finding._asdict().items()
+                         if key != "figure"})
+    write_json(result / "findings.json", findings)
+    stage.finish(result, paths.STUDIES / name)
+    stage.write_timing()
+
+
+def describe(stage: Stage, name: str, models: Models) -> Subject:
+    """Both models as studies see them: functions and samples on the CPU."""
+    dataset, _ = open_dataset(paths.DATASET)
+    test = models.test
+    return Subject(
+        spec=models.store.samples, label_names=models.store.samples.label_names,
+        noise=test.noise, labels=test.labels, teacher=test.samples,
+        student=models.sample_student(test.noise, test.labels),
+        train_samples=dataset.train_samples, sample_teacher=models.sample_teacher,
+        sample_student=models.sample_student, features=features(stage, models),
+        eigenvalues=models.student.operator.eigenvalues().numpy(),
+        seed=stage.shared_seed("studies"), name=name, sample_latent=models.sample_latent)
+
+
+def features(stage: Stage, models: Models) -> Callable[[Tensor], NDArray[np.float32]] | None:
+    """Samples → features of the run's classifier, or of VGG16 where there is none."""
+    if models.store.samples.kind != "image":
+        return None
+    trained = stage.params.reference.classifier is not None
+    config = ReferenceConfig(kind="classifier") if trained else VGG16Config(kind="vgg16")
+    extractor = build_extractor(config, {}, stage.device, paths.REFERENCE)
+    cache = FeatureCache(paths.FEATURES)
+    return lambda images: cache.get(extractor, to_uint8(images)).features
+
+
+if __name__ == "__main__":
+    run(f"study@{sys.argv[1]}", lambda stage: main(stage, sys.argv[1]))

@@ -1,0 +1,244 @@
+"""The stages `evaluate` and `study` on small models, and what they make of bad input."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from kdm_core.compute import seeded
+from kdm_core.datasets import Dataset, open_dataset, save_dataset
+from kdm_core.datasets.base import assemble, unlabelled
+from kdm_core.datasets.checkerboard import sample_board
+from kdm_core.errors import DataError, DivergedError, KDMError, MismatchError
+from kdm_core.metrics.classifier import Classifier, ClassifierConfig, save_classifier
+from kdm_core.metrics.features import extract
+from kdm_core.pairs.sampling import plan_store, sample_pairs
+from kdm_core.pairs.store import PairStore
+from kdm_core.samples import SampleSpec
+from kdm_core.serialization import read_json, write_json
+from kdm_core.students.model import KDM, load_student, save_student
+from kdm_core.teachers import build_teacher, save_teacher
+from pipeline.params import load_params
+from stages import evaluate, paths, study
+from stages.reporting.reading import read_evaluation, read_studies
+from stages.runner import Stage
+
+CPU = torch.device("cpu")
+NETWORK = {"kind": "mlp", "width": 16, "blocks": 1}
+TRAINING = {"steps": 10, "batch": 8}
+
+
+def write_params(kind: str, **evaluation: Any) -> None:
+    """params.yaml with one student called `kdm`."""
+    images = kind == "image"
+    student = {"model": {"encoder": NETWORK, "decoder": NETWORK, "latent": 8,
+                         "operator": {"kind": "dense"}},
+               "losses": {"adversarial": 0.0}, "training": TRAINING}
+    values = {
+        "compute": {"device": "cpu", "threads": 1},
+        "data": {"source": "digits"} if images else {"source": "checkerboard"},
+        "reference": {"classifier": {"training": TRAINING} if images else None},
+        "teacher": {"source": "train", "training": TRAINING,
+                    "model": {"kind": "denoiser", "network": NETWORK}},
+        "pairs": {"solver": {"kind": "heun", "steps": 2}, "train": 20, "validation": 4,
+                  "test": 40, "batch": 16, "precision": "fp32", "shard": 64, "chunk": 16,
+                  "sample_dtype": "uint8" if images else "float32"},
+        "students": {"kdm": student, "other": student},
+        "evaluation": {"bootstrap": 50, "lpips_pairs": 4, "lpips_resolution": 32,
+                       "timing_images": 16, "projections": 8,
+                       "extractors": [{"kind": "classifier"}] if images else [], **evaluation},
+    }
+    with Path("params.yaml").open("w") as file:
+        YAML(typ="safe", pure=True).dump(values, file)
+
+
+def write_run(kind: str) -> Dataset:
+    """What the stages before leave, made by models that were not trained."""
+    write_params(kind)
+    generator = np.random.default_rng(0)
+    if kind == "image":
+        parts = [(generator.integers(0, 256, (n, 1, 8, 8), dtype=np.uint8), np.arange(n) % 3)
+                 for n in (60, 30)]
+        names = ["a", "b", "c"]
+        dataset = assemble("digits", "image", *parts, names, conditional=True)
+    else:
+        parts = [(sample_board(n, 0, 0), unlabelled(n)) for n in (60, 30)]
+        dataset = assemble("checkerboard", "points", *parts, [], conditional=False)
+    save_dataset(paths.DATASET, dataset)
+    spec, params = dataset.info.samples, load_params()
+    with seeded(0):
+        if kind == "image":
+            save_classifier(paths.REFERENCE, Classifier(ClassifierConfig(channels=8, features=4),
+                                                        spec))
+            write_json(paths.REFERENCE / "reference.json", {"accuracy": 0.9, "accuracy_n": 30})
+        teacher = build_teacher(params.teacher.model, spec).eval()  # type: ignore[union-attr]
+        mark = save_teacher(paths.TEACHER, teacher)
+        store = PairStore.create(paths.PAIRS, plan_store(params.pairs, teacher, mark, None, 1, CPU),
+                                 {})
+        sample_pairs(store, teacher, CPU)
+        for name, config in params.students.items():
+            save_student(paths.STUDENTS / name, KDM(config.model, spec), {})
+    return open_dataset(paths.DATASET)[0]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty project folder; a stage sets torch's mode and threads for its own process only."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    yield tmp_path
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+def run_evaluation(name: str = "kdm") -> Any:
+    evaluate.main(Stage(f"evaluate@{name}"), name)
+    read_evaluation(name)  # as the report does
+    return read_json(paths.EVALUATION / name / "evaluation.json")
+
+
+def test_images_are_compared_in_all_ways() -> None:
+    dataset = write_run("image")
+    found = run_evaluation()
+    in_features = {"fd_classifier", "fd_infinity_classifier", "kd_classifier", "is_classifier",
+                   "precision_classifier", "recall_classifier", "density_classifier",
+                   "coverage_classifier"}
+    costs = {"nfe", "images_per_s", "parameters"}
+    pairs = {"mse", "mse_permuted", "lpips_vgg", "lpips_vgg_permuted", "label_agreement"}
+    assert set(found["real"]) == in_features - {"fd_infinity_classifier"}  # 30 are too few
+    assert set(found["teacher"]) == in_features | costs | {"label_accuracy"}
+    assert set(found["student"]) == in_features | costs | pairs | {"label_accuracy"}
+    for who in ("teacher", "student"):
+        for name, figure in found[who].items():
+            if name in in_features | pairs:
+                low, high = figure["interval"]
+                assert low <= figure["value"] <= high, (who, name)
+            assert (figure["n"] is None) == (name in costs)
+    distances = [found[who]["fd_classifier"]["value"] for who in ("student", "teacher")]
+    assert found["ratios"]["fd_classifier"]["value"] == pytest.approx(distances[0] / distances[1])
+    extractor = found["extractors"]["classifier"]
+    assert extractor["reference"] == "train split" and extractor["reference_n"] == 60
+    assert extractor["accuracy"] == 0.9 and len(extractor["fingerprint"]) == 64
+    assert found["conditions"]["n"] == 40 and found["conditions"]["bootstrap"] == 50
+    assert found["extrapolation"]["classifier"]["student"]["n"][0] == 40
+    assert any("fewer than the 50,000" in line for line in found["warnings"])
+    assert found["teacher"]["nfe"]["value"] == 3
+    # DVC compares bare numbers.
+    flat = read_json(paths.METRICS / "evaluate" / "kdm.json")
+    assert flat["student"]["fd_classifier"] == distances[0]
+    assert dataset.info.train == 60
+
+
+def test_the_reference_may_be_the_test_split() -> None:
+    write_run("image")
+    write_params("image", reference="test", bootstrap=0, lpips=["alex"])
+    found = run_evaluation()
+    assert found["extractors"]["classifier"]["reference_n"] == 30
+    assert found["real"]["fd_classifier"]["n"] == 40  # of the 60 as many as are compared
+    assert found["student"]["fd_classifier"]["interval"] is None
+    assert "lpips_alex" in found["student"] and "lpips_vgg" not in found["student"]
+
+
+def test_students_share_their_teachers_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run("image")
+    first = run_evaluation()
+    computed: list[int] = []
+
+    def counted(extractor: Any, images: torch.Tensor, **options: Any) -> Any:
+        computed.append(len(images))
+        return extract(extractor, images, **options)
+
+    monkeypatch.setattr("kdm_core.metrics.features.extract", counted)
+    second = run_evaluation("other")
+    assert computed == [40]  # its own; the teacher's and the real ones were there
+    assert second["teacher"]["fd_classifier"] == first["teacher"]["fd_classifier"]
+    assert second["student"]["fd_classifier"] != first["student"]["fd_classifier"]
+
+
+def test_points_are_compared() -> None:
+    write_run("points")
+    found = run_evaluation()
+    assert {"sliced_wasserstein", "energy_distance", "on_support", "mse"} <= set(found["student"])
+    assert set(found["ratios"]) == {"sliced_wasserstein"}
+    assert found["conditions"]["reference_n"] == 30 and not found["extractors"]
+
+
+def test_absent_weights_are_told_and_nothing_takes_their_place(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_run("image")
+    write_params("image", extractors=[{"kind": "inception", "mode": "clean"},
+                                      {"kind": "classifier"}])
+    monkeypatch.setenv("KDM_OFFLINE", "1")
+    monkeypatch.setenv("KDM_CACHE", str(tmp_path / "cache"))
+    found = run_evaluation()
+    [line] = [line for line in found["absent"] if "inception" in line]
+    assert "kdm weights fetch" in line and "\n" not in line
+    assert not [name for name in found["student"] if "fid" in name or "inception" in name]
+    assert "fd_classifier" in found["student"]
+
+
+@pytest.mark.parametrize(("dim", "message"), [(7, "statistics.npz is of 7 dimensions"),
+                                              (0, "statistics.npz")])
+def test_statistics_that_do_not_fit_are_named(dim: int, message: str) -> None:
+    write_run("image")
+    if dim:
+        np.savez("statistics.npz", mu=np.zeros(dim), sigma=np.eye(dim))
+    else:
+        Path("statistics.npz").write_bytes(b"PK\x03\x04 cut off")
+    write_params("image", statistics={"classifier": "statistics.npz"})
+    with pytest.raises((MismatchError, DataError), match=message):
+        run_evaluation()
+    assert not (paths.EVALUATION / "kdm").exists()
+
+
+def test_published_statistics_take_the_datas_place() -> None:
+    write_run("image")
+    np.savez("statistics.npz", mu=np.zeros(4), sigma=np.eye(4))
+    write_params("image", statistics={"classifier": "statistics.npz"})
+    found = run_evaluation()
+    assert found["extractors"]["classifier"]["reference"] == "statistics.npz"
+    assert len(found["extractors"]["classifier"]["reference_sha256"]) == 64
+    assert "kd_classifier" not in found["student"] and "fd_classifier" in found["student"]
+
+
+def test_samples_that_are_not_finite_are_refused() -> None:
+    write_run("image")
+    student, _ = load_student(paths.STUDENTS / "kdm")
+    torch.nn.init.constant_(next(student.decoder.parameters()), torch.nan)
+    save_student(paths.STUDENTS / "kdm", student, {})
+    with pytest.raises(DivergedError, match="40 of 40 samples"):
+        run_evaluation()
+    assert not (paths.EVALUATION / "kdm").exists()
+
+
+def test_a_classifier_of_other_images_is_refused() -> None:
+    write_run("image")
+    spec = SampleSpec(kind="image", shape=[3, 16, 16], label_names=["a", "b"])
+    save_classifier(paths.REFERENCE, Classifier(ClassifierConfig(channels=8, features=4), spec))
+    with pytest.raises(KDMError, match=r"\(3, 16, 16\)"):
+        run_evaluation()
+
+
+def test_data_of_another_resolution_are_refused() -> None:
+    write_run("image")
+    images = np.random.default_rng(0).integers(0, 256, (4, 1, 16, 16), np.uint8), np.arange(4) % 3
+    save_dataset(paths.DATASET, assemble("npz", "image", images, images, ["a", "b", "c"], True))
+    with pytest.raises(MismatchError, match=r"\[1, 16, 16\].*\[1, 8, 8\]"):
+        run_evaluation()
+
+
+@pytest.mark.parametrize("kind", ["image", "points"])
+def test_studies_are_what_the_report_reads(kind: str) -> None:
+    write_run(kind)
+    study.main(Stage("study@kdm"), "kdm")
+    studies = read_studies(["kdm"])
+    assert studies is not None
+    names = {one.finding.name for one in studies["kdm"]}
+    assert {"semantics", "vicinity", "interpolation", "spectrum"} <= names
+    assert ("outliers" in names) == (kind == "points")
+    assert ("memorisation" in names) == (kind == "image")
