@@ -238,7 +238,14 @@ class Params(Config):
         self._require_guidance()
         self._require_states()
         self._require_classifier()
+        self._require_test_pairs()
         return self
+
+    def _require_test_pairs(self) -> None:
+        semantics, test = self.studies.semantics, self.pairs.test
+        if semantics is not None and test < semantics.least:
+            raise ValueError(f"studies.semantics: {test} test pairs are too few; raise pairs.test "
+                             f"to {semantics.least}, or set studies.semantics: null")
 
     def _require_classifier(self) -> None:
         asked = any(config.kind == "classifier" for config in self.evaluation.extractors)

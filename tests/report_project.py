@@ -107,7 +107,7 @@ def write_params(kind: str, title: str) -> None:
             "teacher": {"source": "train", "training": training,
                         "model": {"kind": "denoiser", "network": network}},
             "pairs": {"solver": {"kind": "heun", "steps": 18}, "train": 100, "validation": 4,
-                      "test": 8,
+                      "test": 40,
                       "sample_dtype": "uint8" if kind == "image" else "float32"},
             "students": {name: student for name in STUDENTS},
             "report": {"title": title},

@@ -297,5 +297,5 @@ def test_reliability_says_what_is_doubtful() -> None:
     assert reliability(50_000, 512) == []
     for n, count in ((4096, 1), (4095, 2), (513, 2), (512, 3)):
         remarks = reliability(n, 512)
-        assert len(remarks) == count and all(remark.startswith(str(n)) for remark in remarks)
+        assert len(remarks) == count and all(remark.startswith(f"{n:,} ") for remark in remarks)
     assert "50,000" in remarks[2] and "extrapolate" in remarks[1] and "512 dim" in remarks[0]

@@ -93,7 +93,8 @@ def torchcfm(project: Path) -> Block:
 
 
 def state_dict(project: Path) -> Block:
-    save_file(song().state_dict(), project / "song.safetensors")
+    weights = {name: value.contiguous() for name, value in song().state_dict().items()}
+    save_file(weights, project / "song.safetensors")
     return {"source": "state_dict", "file": "song.safetensors",
             "model": {"kind": "flow_matching", "network": SONG}}
 
@@ -125,7 +126,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = make_project(tmp_path_factory.mktemp("kinds") / "project")
 
     def shorten(values: Any) -> None:
-        values["pairs"] |= {"train": 96, "validation": 32, "test": 32, "batch": 40, "shard": 80,
+        values["pairs"] |= {"train": 96, "validation": 32, "test": 40, "batch": 40, "shard": 80,
                             "chunk": 80}
         values["students"] = {"kdm": values["students"]["kdm"]}
         values["students"]["kdm"]["training"] |= {"steps": 10, "batch": 32}

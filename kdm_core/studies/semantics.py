@@ -41,6 +41,11 @@ class SemanticsConfig(Config):
     neighbours: int = Field(10, ge=1)
     most: int = Field(5000, ge=100)
 
+    @property
+    def least(self) -> int:
+        """Noises below which nothing can be said."""
+        return 2 * (self.neighbours + self.clusters)
+
 
 def semantics(subject: Subject, config: SemanticsConfig) -> Finding:
     """How much of a sample's cluster its noise tells, for teacher, student and shuffled pairs.
@@ -53,9 +58,10 @@ def semantics(subject: Subject, config: SemanticsConfig) -> Finding:
         KDMError: too few samples.
     """
     n = min(config.most, len(subject.noise))
-    if n < 2 * (config.neighbours + config.clusters):
-        raise KDMError(f"studies.semantics: {n} samples are too few for {config.clusters} clusters "
-                       f"and {config.neighbours} neighbours; raise pairs.test")
+    if n < config.least:
+        raise KDMError(f"studies.semantics: {n} samples are too few for {config.clusters} "
+                       f"clusters and {config.neighbours} neighbours; raise pairs.test to "
+                       f"{config.least}, or set studies.semantics: null")
     subject = subject._replace(noise=subject.noise[:n], labels=subject.labels[:n],
                                teacher=subject.teacher[:n], student=subject.student[:n])
     teacher, student = find_clusters(subject, config)
