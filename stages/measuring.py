@@ -113,9 +113,19 @@ def measure_images(stage: Stage, results: Results, dataset: Dataset, samples: Sa
             features = features_of(cache, extractor, images, who)
             measure_features(stage, results, extractor, features, against, who, samples.counts)
         results.compare(extractor.metric_names["fd"])
+    warn(results, len(samples.made))
     if folder is not None:
         measure_labels(stage, results, cache, sets, samples,
                        bool(dataset.info.samples.num_classes))
+
+
+def warn(results: Results, n: int) -> None:
+    """Note what is doubtful about Fréchet distances, once for all extractors that it is true of."""
+    doubts: dict[str, list[str]] = {}
+    for name, extractor in results.extractors.items():
+        for remark in reliability(n, extractor["dim"]):
+            doubts.setdefault(remark, []).append(name)
+    results.warnings += [f"{', '.join(names)}: {remark}" for remark, names in doubts.items()]
 
 
 def reference_for(
@@ -169,9 +179,6 @@ def measure_features(
         results.extrapolation.setdefault(extractor.name, {})[who] = {
             "n": [round(n) for n in line.n], "fd": line.distances,
             "infinite": line.infinite.value}
-    if who == "student":
-        results.warnings += [f"{extractor.name}: {remark}"
-                             for remark in reliability(n, extractor.dim)]
 
 
 def measure_labels(
