@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy import linalg
 
 from kdm_core.errors import DataError, MismatchError
@@ -203,6 +204,14 @@ def test_interval_is_centred_and_holds_its_share() -> None:
     low, high = Estimate(1.0, replicates, 5).interval(0.9) or (0, 0)
     assert (low, high) == pytest.approx((1 - 4.5, 1 + 4.5))
     assert certain(1.0).interval() is None
+
+
+@given(arrays(np.float64, st.integers(2, 300), elements=st.floats(-1e6, 1e6)))
+def test_a_figure_lies_in_its_interval(replicates: np.ndarray) -> None:
+    """However skewed the replicates are, as those of a ratio over a small number."""
+    low, high = Estimate(1.0, replicates, 5).interval() or (2, 2)
+    slack = 1e-9 * (1 + np.abs(replicates).max())
+    assert low - slack <= 1.0 <= high + slack
 
 
 def test_resampling_draws_with_replacement() -> None:

@@ -42,10 +42,13 @@ class Estimate(NamedTuple):
     n: int
 
     def centred(self) -> Array:
-        """The replicates, moved so that their mean is the value: their bias is the bootstrap's."""
+        """The replicates, moved so that their median is the value: their bias is the bootstrap's.
+
+        The median, since those of a ratio over a small number have a few that are far off.
+        """
         if not len(self.replicates):
             return self.replicates
-        return np.asarray(self.replicates - self.replicates.mean() + self.value)
+        return np.asarray(self.replicates - np.median(self.replicates) + self.value)
 
     def interval(self, level: float = 0.95) -> tuple[float, float] | None:
         """The centred replicates' quantiles that hold `level` of them; None without replicates."""
