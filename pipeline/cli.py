@@ -104,7 +104,10 @@ def params_check(file: Annotated[Path, typer.Argument()] = PARAMS) -> None:
 def clean(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Remove unfinished work, from which stopped stages would go on (not while they run)."""
+    """Remove unfinished work and features of images (not while stages run).
+
+    Stopped stages would go on from the one, and evaluations need not compute the other again.
+    """
     folders = sorted(path for path in WORK.iterdir()) if WORK.is_dir() else []
     if not folders:
         typer.echo(f"nothing in {WORK}")
