@@ -1,6 +1,7 @@
 """Two sets of images to their distances in VGG16's features, against clean-fid's own path.
 
     python -m benchmarks.evaluation [--images 10000] [--npz FILE] [--resolution 32] [--rounds 1]
+                                    [--bf16]
 
 Both start from the same images and end with a Fréchet and a kernel distance in the same features:
 the same VGG16 at the same input size in float32 on the same threads. clean-fid is driven as its
@@ -62,6 +63,17 @@ class PlainVGG16(nn.Module):
         return self.layers((images / 127.5 - 1 - self.mean) / self.deviation).mean(dim=(2, 3))
 
 
+class InBfloat16:
+    """An extractor under autocast: how much faster, and how far off?"""
+
+    def __init__(self, extractor: Extractor) -> None:
+        self.extractor, self.batch, self.name = extractor, extractor.batch, extractor.name
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.extractor(images)
+
+
 class Clock:
     """Seconds spent in parts."""
 
@@ -116,13 +128,15 @@ def clean_fid(folders: list[str], side: int, clock: Clock) -> tuple[float, float
     return float(frechet), float(kernel)
 
 
-def reference(extractor: Extractor, real: Tensor, clock: Clock) -> Reference:
+def reference(extractor: Extractor | InBfloat16, real: Tensor, clock: Clock) -> Reference:
     with clock("features"):
         features = extract(extractor, real).features
     return reference_of(features, "real")
 
 
-def ours(extractor: Extractor, made: Tensor, real: Reference, clock: Clock) -> tuple[float, float]:
+def ours(
+    extractor: Extractor | InBfloat16, made: Tensor, real: Reference, clock: Clock
+) -> tuple[float, float]:
     """Both distances by our own path."""
     assert real.features is not None
     with clock("features"):
@@ -140,6 +154,7 @@ def main() -> None:
     for name, default in (("images", 10_000), ("resolution", 32), ("rounds", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--npz")
+    parser.add_argument("--bf16", action="store_true", help="also what bfloat16 would do")
     arguments = parser.parse_args()
     made, real = image_sets(arguments.images, arguments.npz)
     extractor = build_extractor(VGG16Config(kind="vgg16", resolution=arguments.resolution), {}, CPU)
@@ -158,6 +173,10 @@ def main() -> None:
             "ours": lambda clock: ours(extractor, made, reference(extractor, real, clock), clock),
             "ours, features of the data cached": lambda clock: ours(extractor, made, known, clock),
         }
+        if arguments.bf16:
+            candidates["ours in bfloat16, which is not used"] = lambda clock: ours(
+                InBfloat16(extractor), made,
+                reference(InBfloat16(extractor), real, clock), clock)
         seconds = rounds({name: lambda name=name, measure=measure: timed(name, measure)
                           for name, measure in candidates.items()}, arguments.rounds)
     for name, ((frechet, kernel), clock) in found.items():
