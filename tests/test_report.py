@@ -179,6 +179,18 @@ def test_page_tells_figures_with_intervals_and_proportions(made: dict[str, Made]
     assert ">FID<" not in page  # which VGG16’s distance is not
 
 
+def test_published_statistics_are_not_told_as_no_samples(undrawn: None) -> None:
+    """Of a mean and a covariance nobody says how many samples they come from: `reference_n` is 0.
+    """
+    write_project("image")
+    for name in STUDENTS:
+        change_evaluation(name, extractors__vgg16__reference="cifar10.npz",
+                          extractors__vgg16__reference_n=0)
+    page = make_report()
+    assert "compared with published statistics (cifar10.npz) in 512 features" in page
+    assert "with 0 real" not in page
+
+
 def test_real_samples_and_teacher_stand_beside_the_students(made: dict[str, Made]) -> None:
     document = made["image"].document
     found = table.overview([("", models(document))], document.extractors)

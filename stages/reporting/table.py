@@ -156,8 +156,9 @@ def describe(name: str, document: Document) -> list[str]:
     if one.accuracy is not None:
         on = f" of {one.accuracy_n:,} held-out images" if one.accuracy_n else " of held-out images"
         texts.append(f"It is right about {percent(one.accuracy)}{on}.")
-    texts.append(f"{document.n:,} samples of each model were compared with {one.reference_n:,} "
-                 f"real ones ({one.reference}) in {one.dim:,} features.")
+    known = f"{one.reference_n:,} real ones" if one.reference_n else "published statistics"
+    texts.append(f"{document.n:,} samples of each model were compared with {known} "
+                 f"({one.reference}) in {one.dim:,} features.")
     return texts
 
 
