@@ -21,7 +21,8 @@ import torch
 from benchmarks.judging import Judge
 from kdm_core.compute import seeded
 from kdm_core.metrics.frechet import fit_gaussian, frechet_distance
-from kdm_core.pairs.reading import Pairs, read_split
+from kdm_core.pairs.reading.resident import ResidentReader
+from kdm_core.pairs.reading.whole import Pairs, read_split
 from kdm_core.pairs.store import PairStore
 from kdm_core.students.model import KDM
 from kdm_core.students.objective import LossConfig
@@ -86,8 +87,8 @@ def run(
     config = TrainingConfig.model_validate({
         "steps": steps, "batch": 256, "lr": lr, "warmup": 50, "schedule": "cosine", "ema": 0.99,
         "log_every": steps, "checkpoint_every": steps})
-    task = StudentTask(student, losses, config, train, Pairs(*(part[:64] for part in train[:3])),
-                       seed)
+    task = StudentTask(student, losses, config, ResidentReader.of(train, config.batch, seed),
+                       Pairs(*(part[:64] for part in train[:3])), seed)
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         fit(task, Path(folder) / "checkpoint.safetensors", "adversaries")

@@ -23,7 +23,8 @@ from kdm_core.compute import resolve_device, seeded
 from kdm_core.losses.perceptual import LPIPS
 from kdm_core.metrics.estimate import resampling
 from kdm_core.metrics.paired import label_agreement, paired_lpips, paired_mse
-from kdm_core.pairs.reading import Pairs, read_split
+from kdm_core.pairs.reading.resident import ResidentReader
+from kdm_core.pairs.reading.whole import Pairs, read_split
 from kdm_core.pairs.store import PairStore
 from kdm_core.students.initialise import start_at_teacher
 from kdm_core.students.model import KDM, StudentConfig, save_student
@@ -93,9 +94,9 @@ def build(config: StudentParams, steps: int, store: PairStore, splits: Splits) -
         start_at_teacher(student, paths.TEACHER)
     training = TrainingConfig.model_validate(config.training.model_dump() | {
         "steps": steps, "log_every": max(1, steps // 20), "checkpoint_every": steps})
-    return StudentTask(student.to(splits["train"].noise.device),
-                       LossConfig.model_validate(config.losses), training, splits["train"],
-                       splits["validation"], seed=0)
+    reader = ResidentReader.of(splits["train"], training.batch, seed=0)
+    return StudentTask(student.to(reader.device), LossConfig.model_validate(config.losses),
+                       training, reader, splits["validation"], seed=0)
 
 
 def stepper(config: StudentParams, store: PairStore, splits: Splits) -> Callable[[], object]:

@@ -20,7 +20,8 @@ import torch
 
 from benchmarks.judging import Judge
 from kdm_core.compute import seeded
-from kdm_core.pairs.reading import Pairs, read_split
+from kdm_core.pairs.reading.resident import ResidentReader
+from kdm_core.pairs.reading.whole import Pairs, read_split
 from kdm_core.pairs.store import PairStore
 from kdm_core.students.initialise import start_at_teacher
 from kdm_core.students.model import KDM, StudentConfig
@@ -102,8 +103,9 @@ def train(
     config = TrainingConfig.model_validate(
         {"steps": steps, "batch": base.training.batch, "log_every": steps,
          "checkpoint_every": steps, **recipe["training"]})
-    task = StudentTask(student, LossConfig.model_validate(recipe["losses"]), config,
-                       splits[0], splits[1], seed=0)
+    reader = ResidentReader.of(splits[0], config.batch, seed=0)
+    task = StudentTask(student, LossConfig.model_validate(recipe["losses"]), config, reader,
+                       splits[1], seed=0)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         fit(task, Path(folder) / "checkpoint.safetensors", "recipe")

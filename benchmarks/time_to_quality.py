@@ -27,7 +27,8 @@ from benchmarks.published_student import PublishedStep, PublishedStudent
 from kdm_core.compute import resolve_device, seeded
 from kdm_core.datasets.checkerboard import CheckerboardConfig, on_board, sample_board
 from kdm_core.noise import draw
-from kdm_core.pairs.reading import Pairs, read_split
+from kdm_core.pairs.reading.resident import ResidentReader
+from kdm_core.pairs.reading.whole import Pairs, read_split
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
 from kdm_core.students.model import KDM
@@ -147,7 +148,8 @@ def our_runner(params: Params, name: str, data: Data, device: torch.device) -> R
     config = params.students[name]
     with seeded(params.seed):
         student = KDM(config.model, data.spec).to(device)
-    task = StudentTask(student, config.losses, config.training, data.train, data.test, params.seed)
+    reader = ResidentReader.of(data.train, config.training.batch, params.seed)
+    task = StudentTask(student, config.losses, config.training, reader, data.test, params.seed)
     steps = count()
     return Runner(lambda: task.seeded_step(next(steps)), config.training.steps,
                   lambda: task.ema.shadow.generate(data.test.noise, precision="fp32"), data.test)

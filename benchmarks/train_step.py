@@ -31,7 +31,8 @@ from kdm_core.losses.discriminator import Discriminator
 from kdm_core.losses.distances import LPIPSConfig, MSEConfig, build_distance
 from kdm_core.networks import MLPConfig, SongUNetConfig
 from kdm_core.operators import DenseConfig, FactorisedConfig, OperatorConfig, SpectrumConfig
-from kdm_core.pairs.reading import Pairs
+from kdm_core.pairs.reading.resident import ResidentReader
+from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.samples import SampleSpec
 from kdm_core.students.model import KDM, StudentConfig
 from kdm_core.students.objective import Batch, LossConfig, Objective
@@ -126,7 +127,8 @@ def our_step(case: Case, student: KDM, pairs: Pairs, precision: Precision,
     """A function that trains a copy of the student by one step."""
     config = TrainingConfig(steps=10**6, batch=case.batch, ema=0.9999, precision=precision,
                             compile=compile)
-    task = StudentTask(copy.deepcopy(student), case.losses, config, pairs, pairs, 0)
+    reader = ResidentReader.of(pairs, config.batch, seed=0)
+    task = StudentTask(copy.deepcopy(student), case.losses, config, reader, pairs, seed=0)
     steps = iter(range(config.steps))
 
     def step() -> Tensor:

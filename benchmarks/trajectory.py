@@ -22,7 +22,8 @@ from kdm_core.compute import resolve_device, seeded
 from kdm_core.datasets.checkerboard import on_board, sample_board
 from kdm_core.networks import MLPConfig
 from kdm_core.operators import ContinuousConfig
-from kdm_core.pairs.reading import Pairs, read_split
+from kdm_core.pairs.reading.resident import ResidentReader
+from kdm_core.pairs.reading.whole import Pairs, read_split
 from kdm_core.pairs.sampling import PairsConfig, plan_store, sample_pairs
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
@@ -82,7 +83,9 @@ def student_task(weight: float, steps: int, spec: SampleSpec, pairs: Pairs) -> S
             encoder=network, decoder=network, encoders="shared", latent=WIDTH,
             operator=ContinuousConfig(kind="continuous")), spec)
     losses = LossConfig(adversarial=0.0, latent_noise=0.01, trajectory=weight)
-    return StudentTask(student.to(pairs.noise.device), losses, training(steps), pairs, pairs, 0)
+    config = training(steps)
+    reader = ResidentReader.of(pairs, config.batch, seed=0)
+    return StudentTask(student.to(reader.device), losses, config, reader, pairs, seed=0)
 
 
 def report(name: str, student: KDM, test: Pairs) -> None:

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from kdm_core.errors import KDMError
+from pipeline.pairs_cli import app as pairs_app
 from pipeline.report_cli import app as report_app
 from pipeline.student_cli import add_commands as add_student_commands
 from pipeline.study_cli import app as study_app
@@ -49,6 +50,7 @@ params_app = typer.Typer(no_args_is_help=True, help="The parameter file.")
 app.add_typer(preset_app, name="preset")
 app.add_typer(params_app, name="params")
 app.add_typer(teacher_app, name="teacher")
+app.add_typer(pairs_app, name="pairs")
 app.add_typer(weights_app, name="weights")
 app.add_typer(study_app, name="study")
 app.add_typer(report_app, name="report")

@@ -21,7 +21,7 @@ from kdm_core.config import Config
 from kdm_core.datasets import DataConfig
 from kdm_core.datasets.checkerboard import CheckerboardConfig
 from kdm_core.errors import KDMError
-from kdm_core.importers import ForeignSource, import_guide, import_teacher
+from kdm_core.importers import FolderSource, ForeignSource, import_guide, import_teacher
 from kdm_core.losses.adversary import check_adversary
 from kdm_core.losses.distances import LPIPSConfig, check_distance
 from kdm_core.losses.trunks import Net
@@ -29,6 +29,8 @@ from kdm_core.metrics.classifier import ClassifierConfig
 from kdm_core.metrics.extractors import ExtractorConfig
 from kdm_core.networks import is_spatial
 from kdm_core.networks.module import ModuleNetworkConfig
+from kdm_core.pairs.filtering.config import FilterConfig
+from kdm_core.pairs.filtering.rules import load_rules
 from kdm_core.pairs.sampling import PairsConfig
 from kdm_core.samples import SampleSpec
 from kdm_core.students.model import KDM, StudentConfig
@@ -53,7 +55,9 @@ class ComputeParams(Config):
         device: `auto` (the best there is), `cpu`, `cuda`, `cuda:1`, `mps`, …
         threads: CPU threads; 0 leaves the choice to torch. Results on a CPU are reproducible to
             the bit only for the same number of threads.
-        processes: that train a student together, each on a GPU of its own where there are any.
+        processes: that sample pairs or train a student together, each on a GPU of its own where
+            there are any. On a CPU each has `threads` threads while it samples, so that the pairs
+            are the same to the bit: processes × threads should not exceed the cores.
         deterministic: use only kernels that give the same bits every time, where torch has them;
             on GPUs others are faster.
     """
@@ -123,16 +127,36 @@ TeacherParams = Annotated[TrainedTeacher | ExactTeacher | ForeignSource,
                           Field(discriminator="source")]
 
 
+class StoredPairs(Config):
+    """Pairs that have been sampled already, by another project or by others.
+
+    Attributes:
+        location: their store, a folder or a URL (s3://, gs://, https://).
+        content: the content hash that `kdm pairs verify` prints: other pairs stop the run.
+    """
+
+    source: Literal["store"]
+    location: str = Field(min_length=1)
+    content: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+
+
+PairsParams = Annotated[PairsConfig | StoredPairs, Field(discriminator="source")]
+
+
 class StudentParams(Config):
     """One student: architecture, objective, optimisation.
 
     Attributes:
+        shuffle_buffer: pairs that are mixed at a time; twice as many are held in the host's memory,
+            read in the background. At least a batch and a file (`pairs.shard`) less one pair; null,
+            or as many as there are, mixes all pairs, which then lie on the device as stored.
         init: where the weights start: `random`, at the `teacher`'s as far as they fit, or at those
             of a student of the same architecture, which is a folder or OWNER/NAME on the hub.
     """
 
     model: StudentConfig
     init: str = Field("random", min_length=1)
+    shuffle_buffer: int | None = Field(None, ge=1)
     losses: LossConfig = LossConfig()
     training: TrainingConfig
 
@@ -215,7 +239,8 @@ class Params(Config):
     data: DataConfig
     reference: ReferenceParams
     teacher: TeacherParams
-    pairs: PairsConfig
+    pairs: PairsParams
+    filter: FilterConfig = FilterConfig()
     students: dict[str, StudentParams] = Field(min_length=1)
     evaluation: EvaluationParams = EvaluationParams()
     weights: WeightsSources = {}
@@ -242,29 +267,33 @@ class Params(Config):
         return self
 
     def _require_test_pairs(self) -> None:
-        semantics, test = self.studies.semantics, self.pairs.test
-        if semantics is not None and test < semantics.least:
+        semantics, test = self.studies.semantics, getattr(self.pairs, "test", None)
+        if semantics is not None and test is not None and test < semantics.least:
             raise ValueError(f"studies.semantics: {test} test pairs are too few; raise pairs.test "
                              f"to {semantics.least}, or set studies.semantics: null")
 
     def _require_classifier(self) -> None:
-        asked = any(config.kind == "classifier" for config in self.evaluation.extractors)
-        if asked and self.reference.classifier is None:
-            raise ValueError("evaluation.extractors: there is no classifier; describe one under "
-                             "reference.classifier, or take it out of the list")
+        asked = {"evaluation.extractors": any(config.kind == "classifier"
+                                              for config in self.evaluation.extractors),
+                 "filter.copies": self.filter.needs_classifier}
+        for where, needed in asked.items():
+            if needed and self.reference.classifier is None:
+                raise ValueError(f"{where}: there is no classifier; describe one under "
+                                 "reference.classifier, or take it out of the list")
 
     def _require_states(self) -> None:
         for name, student in self.students.items():
-            if student.losses.trajectory and not self.pairs.states:
+            if student.losses.trajectory and getattr(self.pairs, "states", None) == 0:
                 raise ValueError(f"students.{name}.losses.trajectory: there are no intermediate "
                                  "states in the pairs; set pairs.states (4, say), or the weight "
                                  "to 0")
 
     def _require_guidance(self) -> None:
-        guidance = self.pairs.guidance
+        guidance = getattr(self.pairs, "guidance", None)
         if guidance is None:
             return
-        if guidance.kind == "autoguidance" and getattr(self.teacher, "guide", None) is None:
+        guides = isinstance(self.teacher, FolderSource) or getattr(self.teacher, "guide", None)
+        if guidance.kind == "autoguidance" and not guides:
             raise ValueError("pairs.guidance.kind: autoguidance needs a second, weaker teacher; "
                              "describe one under teacher.guide")
         if guidance.kind == "classifier_free" and not getattr(
@@ -278,12 +307,13 @@ class Params(Config):
 
     def _require_points(self) -> None:
         problems = []
-        if self.pairs.sample_dtype == "uint8":
+        if getattr(self.pairs, "sample_dtype", None) == "uint8":
             problems.append("pairs.sample_dtype: uint8 is for images; points need float32")
         if self.reference.classifier is not None:
             problems.append("reference.classifier: points have no classifier; set it to null")
         if self.evaluation.extractors:
             problems.append("evaluation.extractors: they are for images; leave them out")
+        problems += self.filter.problems_with_points()
         if isinstance(self.teacher, TrainedTeacher):
             network = self.teacher.model.network
             if is_spatial(network):
@@ -335,11 +365,13 @@ class Params(Config):
         return bool(getattr(self.teacher, "trust_code", False))
 
     def check_source(self, spec: SampleSpec) -> None:
-        """Make sure that a teacher of others can be imported and makes samples like the data's.
+        """Make sure that a teacher of others can be imported and makes samples like the data's,
+        and that the user's rules for pairs can be called.
 
         Raises:
-            KDMError: it cannot, or does not; the message names the parameter.
+            KDMError: one cannot, or does not; the message names the parameter.
         """
+        load_rules(self.filter, spec)
         if not isinstance(self.teacher, TrainedTeacher | ExactTeacher):
             import_teacher(self.teacher, spec)
             import_guide(self.teacher, spec)
@@ -397,6 +429,8 @@ def describe(problem: Any, annotation: Any) -> str:
         return f"  {key}: unknown key; {hint}"
     if problem["type"] == "missing":
         return f"  {key}: is missing"
+    if problem["type"] == "union_tag_not_found":
+        return f"  {key}.{problem['ctx']['discriminator'].strip(chr(39))}: is missing"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"  {key}: {message}"

@@ -11,7 +11,7 @@ from pipeline.student_cli import load, png
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kdm_core.pairs.store import StoreSpec
+    from kdm_core.pairs.spec import StoreSpec
     from kdm_core.students.model import KDM
     from kdm_core.studies.collages import Count
 

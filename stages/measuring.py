@@ -23,7 +23,7 @@ from kdm_core.metrics.extractors import build_extractor
 from kdm_core.metrics.features import Extractor, FeatureCache, Features
 from kdm_core.metrics.frechet import read_statistics
 from kdm_core.metrics.paired import label_accuracy, label_agreement, paired_lpips, paired_mse
-from kdm_core.pairs.reading import Pairs
+from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.serialization import file_sha256, read_json
 from kdm_core.values import to_uint8
 from kdm_core.weights.store import WeightsMissing

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from kdm_core.errors import DivergedError
-from kdm_core.pairs.reading import Pairs, read_split
-from kdm_core.pairs.store import PairStore, StoreSpec
+from kdm_core.pairs.reading.whole import Pairs, read_split
+from kdm_core.pairs.spec import StoreSpec
+from kdm_core.pairs.store import PairStore
 from kdm_core.students.model import KDM, load_student
 from kdm_core.teachers import Teacher, load_sampled
 from kdm_core.values import from_uint8, to_uint8
@@ -34,7 +35,7 @@ class Models(NamedTuple):
 
     def sample_teacher(self, noise: Tensor, labels: Tensor) -> Tensor:
         """Samples (n, *shape) on the CPU of noise (n, *shape), as the pairs were made."""
-        solver, precision = self.store.solver, self.store.precision
+        solver, precision = self.store.known_solver, self.store.precision
         return self._in_batches(
             lambda x, y: self.teacher.sample(x, self.given(y), solver, precision).state,
             noise, labels)

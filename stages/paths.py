@@ -9,6 +9,10 @@ DATASET = Path("data/dataset")
 REFERENCE = Path("data/reference")
 TEACHER = Path("data/teacher")
 PAIRS = Path("data/pairs/pairs.zarr")
+# The mask through which students read them.
+KEEP = Path("data/pairs/keep.zarr")
+# What the report shows of the filter.
+FILTERED = Path("data/pairs/filtered")
 STUDENTS = Path("data/students")
 EVALUATION = Path("data/evaluation")
 STUDIES = Path("data/studies")

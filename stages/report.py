@@ -11,13 +11,14 @@ from kdm_core.datasets import DatasetInfo, open_dataset
 from kdm_core.serialization import write_atomic, write_json
 from stages import paths
 from stages.figures import render as render_figure
-from stages.reporting import conditions, pictures, reading, table
+from stages.reporting import conditions, filtered, pictures, reading, table
 from stages.reporting.document import Document, Model, models, of_evaluations
+from stages.reporting.filtered import Filtered
 from stages.reporting.headlines import headlines, lead
 from stages.reporting.metrics import by_rank
 from stages.reporting.page import render
-from stages.reporting.pictures import Picture
-from stages.reporting.records import PICTURES
+from stages.reporting.pictures import Embedded, Picture
+from stages.reporting.records import PICTURES, FindingRecord
 from stages.runner import Stage, run
 
 
@@ -27,6 +28,7 @@ def main(stage: Stage) -> None:
     evaluations = {name: reading.read_evaluation(name) for name in names}
     samples = {name: reading.read_samples(name) for name in names}
     studies = reading.read_studies(names)
+    left_out = filtered.describe(*reading.read_filtered())
     timings = reading.read_timings(names)
     found = conditions.merge_conditions(evaluations)
     found |= {"seed": stage.params.seed, **conditions.measured_on(timings, names),
@@ -40,7 +42,7 @@ def main(stage: Stage) -> None:
         **of_evaluations(evaluations, found["n"]))
     drawn = draw(dataset.info, samples, document)
     page = render("report.html.j2", **content(stage, dataset.info, document, timings),
-                  **illustrate(drawn, studies))
+                  **illustrate(drawn, studies, left_out))
     write_json(paths.REPORTS / "report.json", document.model_dump(exclude_none=True))
     write_atomic(paths.REPORTS / "report.html", page.encode())
     stage.say(f"{paths.REPORTS / 'report.html'}: {len(page) / 1e6:.1f} MB")
@@ -62,12 +64,14 @@ def draw(
 
 
 def illustrate(
-    drawn: list[Picture], studies: Mapping[str, list[reading.Study]] | None
+    drawn: list[Picture], studies: Mapping[str, list[reading.Study]] | None,
+    left_out: Filtered | None,
 ) -> dict[str, Any]:
-    """Figures as files, and they and those of studies for the page.
+    """Figures as files, and they and those of the stages before for the page.
 
     Returns:
-        `pictures`, and `studies`: the findings of one name together, one a student.
+        `pictures`; `studies`: the findings of one name together, one a student; and `filtered`:
+        which pairs were left out, and its findings as `near_copies`.
     """
     pngs = {paths.FIGURES / f"{picture.name}.png": render_figure(picture.figure)
             for picture in drawn}
@@ -75,16 +79,29 @@ def illustrate(
         write_atomic(path, png)
     pngs |= {study_file(name, one): one.png for name, own in (studies or {}).items()
              for one in own}
+    if left_out is not None:
+        pngs |= {filtered_file(name): png for name, png in left_out.pictures.items()}
     embedded = pictures.embed(pngs)
     together: dict[str, list[dict[str, Any]]] = {}
     for name, own in (studies or {}).items():
         for one in own:
             together.setdefault(one.finding.name, []).append(
-                {"student": name, "finding": one.finding, "image": embedded[study_file(name, one)],
-                 "numbers": table.numbers(one.finding.numbers)})
+                {"student": name, **shown(one.finding, embedded[study_file(name, one)])})
     return {"pictures": [(picture, embedded[paths.FIGURES / f"{picture.name}.png"])
                          for picture in drawn],
-            "studies": None if studies is None else list(together.values())}
+            "studies": None if studies is None else list(together.values()),
+            "filtered": left_out,
+            "near_copies": [shown(one, embedded[filtered_file(one.name)])
+                            for one in (left_out.findings if left_out is not None else [])]}
+
+
+def shown(finding: FindingRecord, image: Embedded) -> dict[str, Any]:
+    """A finding as the page shows it."""
+    return {"finding": finding, "image": image, "numbers": table.numbers(finding.numbers)}
+
+
+def filtered_file(name: str) -> Path:
+    return paths.FILTERED / PICTURES / f"{name}.png"
 
 
 def study_file(name: str, study: reading.Study) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ruamel.yaml import YAML
 
 import kdm_core
 from kdm_core.compute import resolve_device
@@ -20,6 +21,8 @@ from kdm_core.errors import KDMError
 from kdm_core.serialization import write_json
 from pipeline.params import Params, load_params
 from stages import paths
+
+CODE = ("kdm_core", "pipeline", "stages")
 
 
 class Stage:
@@ -57,18 +60,26 @@ class Stage:
         text = f"{self.params.seed}/{name}/{purpose}".encode()
         return int.from_bytes(hashlib.sha256(text).digest()[:4], "big") >> 1
 
+    def key(self, *inputs: Any) -> str:
+        """A hash of a stage's inputs and of the code: the same for work that is exactly the same.
+
+        Args:
+            inputs: all that the result depends on besides the code: parameters, fingerprints.
+        """
+        text = json.dumps([self.name, inputs, code_hash(self.name)], sort_keys=True,
+                          default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def work_folder(self, *inputs: Any) -> tuple[Path, str]:
         """The folder in which this stage's unfinished work lies, and the work's key.
 
         Args:
-            inputs: all that the result depends on besides the code: parameters, fingerprints.
+            inputs: as those of `key`.
 
-        The key holds the inputs and the code, so that only work which is exactly the same is
-        gone on with. DVC removes a stage's outputs before it runs the stage; it knows nothing
-        of this folder, whose content `finish` moves to the output's place.
+        DVC removes a stage's outputs before it runs the stage; it knows nothing of this folder,
+        whose content `finish` moves to the output's place.
         """
-        text = json.dumps([self.name, inputs, code_hash()], sort_keys=True, default=str)
-        key = hashlib.sha256(text.encode()).hexdigest()
+        key = self.key(*inputs)
         folder = paths.WORK / self.name / key[:16]
         folder.mkdir(parents=True, exist_ok=True)
         return folder, key
@@ -103,13 +114,17 @@ def hardware(device: torch.device) -> str:
     return f"{cpu}, {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else cpu
 
 
-def code_hash() -> str:
-    """SHA-256 over the source of the library and of the stages."""
+def code_hash(stage: str) -> str:
+    """SHA-256 over the code that a stage depends on, which dvc.yaml lists."""
+    root = Path(kdm_core.__file__).parent.parent
+    entry = YAML(typ="safe").load(root / "dvc.yaml")["stages"][stage.split("@")[0]]
     digest = hashlib.sha256()
-    for package in (Path(kdm_core.__file__).parent, Path(__file__).parent):
-        for file in sorted(package.rglob("*.py")):
-            digest.update(file.relative_to(package.parent).as_posix().encode())
-            digest.update(file.read_bytes())
+    for dep in entry.get("do", entry)["deps"]:
+        if dep.split("/")[0] in CODE:
+            files = [root / dep] if (root / dep).is_file() else sorted((root / dep).rglob("*.py"))
+            for file in files:
+                digest.update(file.relative_to(root).as_posix().encode())
+                digest.update(file.read_bytes())
     return digest.hexdigest()
 
 

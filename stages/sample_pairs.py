@@ -1,56 +1,50 @@
 """sample_pairs: noise and what the teacher makes of it, into a Zarr store."""
 
-import platform
 import shutil
 from pathlib import Path
 
-import numpy
-import torch
-import zarr
-
-import kdm_core
-from kdm_core.errors import DataError, KDMError
-from kdm_core.pairs.sampling import plan_store, sample_pairs
-from kdm_core.pairs.store import PairStore, StoreSpec
+from kdm_core.errors import KDMError
+from kdm_core.pairs.spec import StoreSpec
+from kdm_core.pairs.store import PairStore
 from kdm_core.serialization import write_json
-from kdm_core.teachers import load_sampled
-from pipeline.params import ParamsError
+from pipeline.params import StoredPairs
 from stages import paths
-from stages.progress import Progress
+from stages.filling import conditions, create, fill, plan, require_complete
+from stages.growing import adopt, find_kept, keep
 from stages.runner import Stage, run
+from stages.stored_pairs import take
 
 
 def main(stage: Stage) -> None:
-    teacher, mark, guide = load_sampled(paths.TEACHER, stage.params.pairs.guidance,
-                                        stage.params.trusts_code)
-    stage.params.check_against(teacher.spec)
-    teacher.to(stage.device)
-    try:
-        spec = plan_store(stage.params.pairs, teacher, mark, guide, stage.seed("noise"),
-                          stage.device)
-    except ValueError as error:
-        raise ParamsError(f"params.yaml: {error}") from error
+    if isinstance(stage.params.pairs, StoredPairs):
+        take(stage, stage.params.pairs)
+        return
+    teacher, spec = plan(stage)
     # Pairs of another device or thread count agree only to rounding: they are not mixed.
-    folder, _ = stage.work_folder(spec.fingerprint, stage.device.type, torch.get_num_threads())
+    folder, _ = stage.work_folder(spec.fingerprint, conditions(stage))
+    kept_key = stage.key(spec.stream, conditions(stage))[:16]
     work = folder / "pairs.zarr"
-    store = open_or_create(stage, work, spec)
-    done = spec.count - sum(len(spec.shard_range(shard)) for shard in store.missing_shards())
-    if done:
-        stage.say(f"going on after {done:,} pairs")
-    with Progress("pairs", spec.count, "pair", done) as progress:
-        evaluations = sample_pairs(store, teacher, stage.device, progress.update)
+    store = open_or_restart(stage, work, spec)
+    kept = find_kept(kept_key, spec.stream, stage.say)
+    if kept is not None:
+        taken = adopt(store, kept, teacher, stage.device, stage.say)
+        stage.say(f"{taken:,} pairs are those of the last run")
+    filled = fill(stage, store, teacher)
+    require_complete(store)
     content = store.content_hash()
+    keep(work, kept_key, stage.say)
     stage.finish(work, paths.PAIRS)
     # An adaptive solver's evaluations are counted: unknown if an earlier run had sampled all pairs.
-    nfe = spec.nfe or evaluations
+    nfe = spec.nfe or filled.nfe
     write_json(paths.METRICS / "sample_pairs.json",
                {"pairs": spec.count} | ({} if nfe is None else {"nfe": nfe}))
-    stage.write_timing(pairs_per_s=round(progress.rate, 1), content=content)
+    stage.write_timing(pairs_per_s=round(filled.pairs_per_s, 1), content=content,
+                       processes=stage.params.compute.processes)
     stage.say(f"{spec.count:,} pairs of {'?' if nfe is None else f'{nfe:g}'} evaluations each, "
               f"content {content[:12]}")
 
 
-def open_or_create(stage: Stage, path: Path, spec: StoreSpec) -> PairStore:
+def open_or_restart(stage: Stage, path: Path, spec: StoreSpec) -> PairStore:
     """The unfinished store of an earlier run if it is whole, a new one otherwise."""
     if path.exists():
         try:
@@ -60,28 +54,7 @@ def open_or_create(stage: Stage, path: Path, spec: StoreSpec) -> PairStore:
         except KDMError as error:
             stage.say(f"starting over: {error}")
             shutil.rmtree(path)
-    require_space(path, spec)
-    return PairStore.create(path, spec, {
-        "created_by": f"kdm-distill {kdm_core.__version__}",
-        "device": stage.device.type,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "zarr": zarr.__version__,
-        "machine": platform.machine(),
-    })
-
-
-def require_space(path: Path, spec: StoreSpec) -> None:
-    """Fail before the work and not after it when the store cannot fit."""
-    values = numpy.prod(spec.samples.sample_shape)
-    size = int(spec.count * values * (numpy.dtype(spec.noise_dtype).itemsize
-                                      + numpy.dtype(spec.sample_dtype).itemsize
-                                      + len(spec.states) * numpy.dtype("float16").itemsize))
-    free = shutil.disk_usage(path.parent).free
-    if free < size:
-        raise DataError(f"{path}: the pairs need up to {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB "
-                        "are free: make room or lower pairs.train")
+    return create(stage, path, spec)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def measure_speed(models: Models, images: int) -> tuple[Speed, Speed]:
         synchronise(device)
         return batch * rounds / (time.perf_counter() - start)
 
-    solver, precision = store.solver, store.precision
+    solver, precision = store.known_solver, store.precision
     # Counted, since it is planned for fixed steps only.
     nfe = teacher.sample(noise, labels, solver, precision).nfe
     return (Speed(nfe, rate(lambda: teacher.sample(noise, labels, solver, precision))),

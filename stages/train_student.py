@@ -2,11 +2,15 @@
 
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from kdm_core.compute import seeded
-from kdm_core.pairs.reading import read_split
+from kdm_core.pairs.keep import KeepMask
+from kdm_core.pairs.reading.batches import PairReader
+from kdm_core.pairs.reading.readers import open_reader
+from kdm_core.pairs.reading.whole import read_split
 from kdm_core.pairs.store import PairStore
 from kdm_core.serialization import write_json
 from kdm_core.students.initialise import start_at_student, start_at_teacher
@@ -41,35 +45,49 @@ def main(stage: Stage, name: str) -> None:
 
 def distil(stage: Stage, name: str) -> None:
     config = stage.params.students[name]
-    store = PairStore.open(paths.PAIRS)
+    mask = KeepMask.load(paths.KEEP)
+    store = PairStore.open(paths.PAIRS).masked(mask)
     spec = store.spec
     stage.params.check_against(spec.samples)
     with seeded(stage.seed("weights")):
         student = KDM(config.model, spec.samples)
     start = initialise(stage, student, config)
-    folder, key = stage.work_folder(spec.fingerprint, config.model_dump(), start,
-                                    stage.device.type)
-    parameters = sum(p.numel() for p in student.parameters())
+    folder, key = stage.work_folder(spec.fingerprint, sha256(mask.reasons.tobytes()).hexdigest(),
+                                    config.model_dump(), start, stage.device.type)
     if is_main():
+        parameters = sum(p.numel() for p in student.parameters())
         stage.say(f"{config.model.operator.kind} operator on {config.model.latent} dimensions, "
                   f"{parameters:,} parameters, on {world_size()} × {stage.device.type}")
-    task = StudentTask(student.to(stage.device), config.losses, config.training,
-                       read_split(store, "train", stage.device, bool(config.losses.trajectory)),
-                       read_split(store, "validation", stage.device), stage.seed("training"))
     checkpoint = folder / "checkpoint.safetensors"
-    if not is_main():
-        fit(task, checkpoint, key, say=lambda message: None)
-        return
-    waiting = Waiting(stage.device)
-    last = train(stage, task, name, checkpoint, key, waiting)
+    with open_pairs(stage, name, store) as reader:
+        task = StudentTask(student.to(stage.device), config.losses, config.training, reader,
+                           read_split(store, "validation", stage.device), stage.seed("training"))
+        if not is_main():
+            fit(task, checkpoint, key, say=lambda message: None)
+            return
+        waiting = Waiting(stage.device)
+        last = train(stage, task, name, checkpoint, key, waiting)
     fingerprint = save_student(folder / "result", task.ema.shadow, {
-        "pairs": spec.fingerprint, "teacher": spec.teacher, "losses": config.losses.model_dump(),
-        "training": config.training.model_dump(), **start})
+        "pairs": spec.fingerprint, "pairs_read": reader.order.count, "teacher": spec.teacher,
+        "losses": config.losses.model_dump(), "training": config.training.model_dump(), **start})
     stage.finish(folder / "result", paths.STUDENTS / name)
     write_json(paths.METRICS / "train_student" / f"{name}.json",
                {key: value for key, value in last.items() if key != "step"})
     stage.write_timing(processes=world_size(), waiting_share=round(waiting.share, 4))
     stage.say(f"student {fingerprint[:12]}")
+
+
+def open_pairs(stage: Stage, name: str, store: PairStore) -> PairReader:
+    """What the student is trained on; shows how reading them into memory gets on."""
+    config = stage.params.students[name]
+    every = len(store.kept_rows("train"))
+    if is_main() and every < len(store.spec.split_range("train")):
+        stage.say(f"reads {every:,} of {len(store.spec.split_range('train')):,} pairs")
+    with Progress(f"{name}, pairs", every, "pair") as progress:
+        return open_reader(
+            store, "train", config.training.batch, stage.seed("training"), stage.device,
+            config.shuffle_buffer, bool(config.losses.trajectory),
+            progress.update if is_main() else lambda pairs: None)
 
 
 def initialise(stage: Stage, student: KDM, config: StudentParams) -> dict[str, Any]:
@@ -93,7 +111,7 @@ def train(
         The last point of the curves.
     """
     curves = Curves(name)
-    steps, batch = task.config.steps, task.order.batch
+    steps, batch = task.config.steps, task.reader.batch
     noise, samples, labels = (part[:64] for part in task.validation[:3])
     shown = time.monotonic()
 

@@ -18,7 +18,8 @@ from kdm_core.errors import KDMError
 from kdm_core.losses.adversary import AdversaryConfig
 from kdm_core.networks import MLPConfig, NetworkConfig, SongUNetConfig
 from kdm_core.operators import DenseConfig, FactorisedConfig, OperatorConfig
-from kdm_core.pairs.reading import Pairs
+from kdm_core.pairs.reading.resident import ResidentReader
+from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import write_json
 from kdm_core.students.model import KDM, StudentConfig
@@ -60,7 +61,8 @@ def task_of(student: KDM, losses: LossConfig, **training: object) -> StudentTask
         "steps": 12, "batch": 8, "lr": 3e-4, "schedule": "cosine", "ema": 0.9, "clip": 1.0,
         "precision": "fp32", "checkpoint_every": 5, "log_every": 3, **training})
     held_out = Pairs(*(part[:8] for part in pairs[:3]))
-    return StudentTask(student, losses, config, pairs, held_out, seed=0)
+    reader = ResidentReader.of(pairs, config.batch, seed=0)
+    return StudentTask(student, losses, config, reader, held_out, seed=0)
 
 
 def student_task(

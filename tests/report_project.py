@@ -106,8 +106,8 @@ def write_params(kind: str, title: str) -> None:
             "reference": {"classifier": None},
             "teacher": {"source": "train", "training": training,
                         "model": {"kind": "denoiser", "network": network}},
-            "pairs": {"solver": {"kind": "heun", "steps": 18}, "train": 100, "validation": 4,
-                      "test": 40,
+            "pairs": {"source": "sample", "solver": {"kind": "heun", "steps": 18}, "train": 100,
+                      "validation": 4, "test": 40,
                       "sample_dtype": "uint8" if kind == "image" else "float32"},
             "students": {name: student for name in STUDENTS},
             "report": {"title": title},
@@ -178,6 +178,8 @@ def write_project(
     write_params(kind, title)
     mark = write_dataset(kind)
     write_curves("teacher", ("loss",))
+    write_json(Path("data/pairs/filtered/filtered.json"),
+               {"pairs": 104, "kept": 104, "reasons": [], "findings": []})
     stages = ["prepare_data", "reference", "teacher", "sample_pairs"]
     for name in STUDENTS:
         write_evaluation(name, kind, mark, results)

@@ -51,9 +51,9 @@ def edit(project: Path, change: Callable[[Any], None]) -> None:
 
 @pytest.fixture(scope="module")
 def sampled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project up to its pairs, to be copied by the tests that change it."""
+    """A project up to its pairs and their mask, to be copied by the tests that change it."""
     project = make_project(tmp_path_factory.mktemp("bad") / "project")
-    succeeds(project, "dvc", "repro", "sample_pairs")
+    succeeds(project, "dvc", "repro", "filter_pairs")
     return project
 
 
@@ -127,7 +127,7 @@ def test_no_space(project: Path) -> None:
     edit(project, lambda values: values["pairs"].update(train=2100, shard=400))
     fails(project, "stages.sample_pairs", limit=20_000,
           saying=["[sample_pairs] error: cannot write shard 0", "free some space"])
-    succeeds(project, "dvc", "repro", "sample_pairs")
+    succeeds(project, "dvc", "repro", "filter_pairs")
     fails(project, "stages.train_student", "kdm", limit=2_000_000,
           saying=["[train_student@kdm] error: cannot write", "free some space"])
     succeeds(project, "dvc", "repro", "train_student@kdm")

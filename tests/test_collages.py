@@ -14,7 +14,8 @@ from typer.testing import CliRunner, Result
 
 from kdm_core.errors import DataError, KDMError
 from kdm_core.noise import draw
-from kdm_core.pairs.store import Block, PairStore, StoreSpec
+from kdm_core.pairs.spec import StoreSpec
+from kdm_core.pairs.store import Block, PairStore
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import write_json
 from kdm_core.solvers import FixedSolver

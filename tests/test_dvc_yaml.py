@@ -42,7 +42,7 @@ def test_no_dependency_is_idle(stage: str) -> None:
 
 
 def test_upstream_stages_do_not_depend_on_students() -> None:
-    for stage in ("prepare_data", "reference", "teacher", "sample_pairs"):
+    for stage in ("prepare_data", "reference", "teacher", "sample_pairs", "filter_pairs"):
         assert not [dep for dep in code_deps(stage) if "student" in str(dep)]
         assert not [param for param in body(stage)["params"] if "student" in param]
 

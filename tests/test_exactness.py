@@ -15,7 +15,8 @@ from kdm_core.errors import KDMError
 from kdm_core.networks import IdentityConfig, build_network
 from kdm_core.operators import DenseConfig
 from kdm_core.operators.dense import DenseOperator
-from kdm_core.pairs.reading import Pairs
+from kdm_core.pairs.reading.resident import ResidentReader
+from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.samples import SampleSpec
 from kdm_core.solvers import FixedSolver
 from kdm_core.students.model import KDM, StudentConfig
@@ -65,7 +66,8 @@ def test_the_trained_operator_is_the_flow_map(tmp_path: Path) -> None:
     training = TrainingConfig.model_validate({
         "steps": 500, "batch": 256, "lr": 0.02, "schedule": "cosine", "ema": 0.9,
         "precision": "fp32", "checkpoint_every": 10000, "log_every": 500})
-    task = StudentTask(student, losses, training, pairs, pairs, seed=0)
+    reader = ResidentReader.of(pairs, training.batch, seed=0)
+    task = StudentTask(student, losses, training, reader, pairs, seed=0)
     fit(task, tmp_path / "checkpoint.safetensors", "key")
 
     operator = task.ema.shadow.operator

@@ -1,12 +1,14 @@
 """Noise is a function of (seed, index)."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from kdm_core.noise import draw
+from kdm_core.noise import check_value, draw
 
 # Fixed vectors: a change of these values would change every pair store ever sampled.
 VECTORS = {
@@ -22,6 +24,38 @@ def test_fixed_vectors(seed: int, index: int) -> None:
     expected, label = VECTORS[seed, index]
     np.testing.assert_array_equal(noise[0], np.array(expected, np.float32))
     assert labels[0] == label
+
+
+# SHA-256 of the little-endian bytes of larger draws, as stores have them: seed, indices, shape and
+# dtype, and the first labels of 10.
+DIGESTS = [
+    (0, [0], (3, 32, 32), "float16", [9],
+     "9cad25972d1c183b557a00d041dd58d78c54b8c36ee318c57f68c83cccf01a7a"),
+    (0, [0], (3, 32, 32), "float32", [9],
+     "a175cbcdfbb3da66943a451aebd695648e8b53220ef2f596c7357453f1323a0e"),
+    (7, [5, 4, 1_000_000], (1, 8, 8), "float16", [1, 1, 2],
+     "c9f57931b2eac1fa3a6eb6fcbe9838c445a83fd4f4ecd096fcc427dfa0bb6fe0"),
+    (2**31 - 1, [2**40], (2,), "float32", [5],
+     "daa4347e7d2618c13e9cb9e3dcfddc7ee5afa595bbb861612a685b9fe5110dfe"),
+    (123, range(100), (3, 64, 64), "float16", [8, 0, 4, 4],
+     "6761da66fda95234f25b6cc6e8bc14ca0da4e22e3e13224a299fa375eae653cf"),
+]
+
+
+@pytest.mark.parametrize(("seed", "indices", "shape", "dtype", "classes", "digest"), DIGESTS)
+def test_fixed_digests(
+    seed: int, indices: list[int], shape: tuple[int, ...], dtype: str, classes: list[int],
+    digest: str,
+) -> None:
+    noise, labels = draw(seed, indices, shape, dtype, num_classes=10)
+    content = noise.astype(noise.dtype.newbyteorder("<")).tobytes()
+    assert hashlib.sha256(content).hexdigest() == digest
+    assert labels[:4].tolist() == classes
+
+
+def test_the_value_by_which_seeded_stores_know_their_noise() -> None:
+    assert check_value(0, (3, 32, 32), "float16") == (
+        "c455eabdeb1c660a05d91694a314a91b1468491cc19679bc62dd3b28c909d31b")
 
 
 @given(seed=st.integers(0, 2**31 - 1), start=st.integers(0, 2**40), cut=st.integers(0, 5))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from kdm_core.errors import DataError, DivergedError, MismatchError
 from kdm_core.networks import MLPConfig
-from kdm_core.pairs.reading import read_split
+from kdm_core.pairs.reading.whole import read_split
 from kdm_core.pairs.sampling import (
     PairsConfig,
     kept_states,
@@ -26,7 +26,8 @@ from kdm_core.pairs.sampling import (
     sample_pairs,
     sample_shard,
 )
-from kdm_core.pairs.store import PairStore, StoreSpec
+from kdm_core.pairs.spec import StoreSpec
+from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import fingerprint
 from kdm_core.solvers import AdaptiveSolver, FixedSolver
@@ -303,7 +304,7 @@ def test_mismatch_names_the_field(tmp_path: Path) -> None:
 
 
 def test_foreign_and_later_stores_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no pair store"):
+    with pytest.raises(DataError, match="none is no Zarr group"):
         PairStore.open(tmp_path / "none")
     zarr.create_group(tmp_path / "foreign")
     with pytest.raises(DataError, match="no pair store"):

@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 from kdm_core.pairs.store import PairStore
 from tests.project import environment, make_project
 
-ALL = ["prepare_data", "reference", "teacher", "sample_pairs", "train_student@kdm",
+ALL = ["prepare_data", "reference", "teacher", "sample_pairs", "filter_pairs", "train_student@kdm",
        "train_student@kdm-f", "evaluate@kdm", "evaluate@kdm-f", "study@kdm", "study@kdm-f",
        "report"]
 OF_KDM = {"train_student@kdm", "evaluate@kdm", "study@kdm", "report"}
@@ -82,7 +82,7 @@ def test_runs_whole(project: Path, undisturbed: dict[str, str]) -> None:
     assert report["teacher"]["nfe"] == 9
     assert set(report["stages"]) == set(ALL) - {"report"}
     left = {path.parent.name for path in (project / "data/work").glob("*/*")}
-    assert left == {"features"}
+    assert left == {"features", "kept_pairs"}
 
 
 def test_runs_nothing_again(project: Path, undisturbed: dict[str, str]) -> None:
@@ -118,6 +118,17 @@ def test_a_students_parameter_reruns_that_student(
     # Back to what was there before: from the cache, without training.
     edit(project, lambda values: values["students"]["kdm"]["training"].update(lr=0.002))
     assert "train_student@kdm" not in repro(project)
+    assert results(project) == undisturbed
+
+
+def test_a_filter_reruns_from_the_mask(project: Path, undisturbed: dict[str, str]) -> None:
+    edit(project, lambda values: values.update(filter={"copies": [{"quantile": 0.2}]}))
+    assert repro(project, "train_student@kdm") == {"filter_pairs", "train_student@kdm"}
+    mask = json.loads((project / "reports/metrics/filter_pairs.json").read_text())
+    assert mask == {"pairs": 2064, "kept": 1651, "copies_pixels": 413}
+    assert results(project) != undisturbed
+    edit(project, lambda values: values.update(filter={}))
+    assert repro(project) <= {"report"}
     assert results(project) == undisturbed
 
 

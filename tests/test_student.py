@@ -14,7 +14,8 @@ from kdm_core.losses.distances import MSEConfig
 from kdm_core.networks import MLPConfig, NetworkConfig, TransformerConfig, UNetConfig
 from kdm_core.noise import draw
 from kdm_core.operators import ContinuousConfig, DenseConfig, FactorisedConfig, IdentityConfig
-from kdm_core.pairs.reading import Pairs
+from kdm_core.pairs.reading.resident import ResidentReader
+from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.samples import SampleSpec
 from kdm_core.students.initialise import start_at_student, start_at_teacher
 from kdm_core.students.model import StudentConfig, load_student, save_student
@@ -58,7 +59,9 @@ def build(network: NetworkConfig = MLP, **changes: object) -> KDM:
 
 
 def task(student: KDM, losses: LossConfig, **changes: object) -> StudentTask:
-    return StudentTask(student, losses, training(**changes), pairs(), pairs(4), seed=0)
+    config = training(**changes)
+    reader = ResidentReader.of(pairs(), config.batch, seed=0)
+    return StudentTask(student, losses, config, reader, pairs(4), seed=0)
 
 
 def test_the_objective_is_that_of_algorithm_1() -> None:
@@ -67,8 +70,7 @@ def test_the_objective_is_that_of_algorithm_1() -> None:
     losses = LossConfig(distance=MSEConfig(kind="mse"), reconstruction=2.0, latent=3.0,
                         prediction=5.0, adversarial=0.0, latent_noise=0.0)
     run = task(student, losses)
-    rows = run.order(0)
-    noise, samples, labels = (part[rows] for part in run.pairs[:3])
+    noise, samples, labels = run.reader(0)[:3]
     with torch.no_grad():
         z_0 = student.encode_data(samples, labels)
         pushed = student.push(student.encode_noise(noise, labels), labels)

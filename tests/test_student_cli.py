@@ -13,7 +13,8 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from kdm_core import KDM
-from kdm_core.pairs.store import PairStore, StoreSpec
+from kdm_core.pairs.spec import StoreSpec
+from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import write_json
 from kdm_core.solvers import FixedSolver

@@ -16,6 +16,7 @@ from torch import Tensor
 from kdm_core.errors import DataError, DivergedError
 from kdm_core.figures.grid import Row, draw_rows
 from kdm_core.figures.tiles import mosaic, tiles
+from kdm_core.metrics.neighbours import nearest
 from kdm_core.samples import SampleSpec
 from kdm_core.studies import Finding, StudiesConfig, Subject, run_studies
 from kdm_core.studies.base import varied
@@ -26,7 +27,7 @@ from kdm_core.studies.interpolation import (
     interpolation,
     smoothness,
 )
-from kdm_core.studies.memorisation import MemorisationConfig, memorisation, nearest
+from kdm_core.studies.memorisation import MemorisationConfig, memorisation
 from kdm_core.studies.vicinity import VicinityConfig, perturb, vicinity
 
 OFF = StudiesConfig.model_validate(dict.fromkeys(StudiesConfig.model_fields))

@@ -18,7 +18,7 @@ from kdm_core.networks import SongUNetConfig, build_network
 from kdm_core.networks.edm2_unet import EDM2UNet
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
-from kdm_core.teachers import load_sampled
+from kdm_core.teachers import FlowMatchingConfig, build_teacher, load_sampled, save_teacher
 from kdm_core.values import to_uint8
 from pipeline.params import parse_params
 from tests import test_edm2, test_import_diffusers, test_import_torchcfm
@@ -30,7 +30,8 @@ from tests.test_pipeline import repro
 SHAPE = (1, 8, 8)
 DIGITS = SampleSpec(kind="image", shape=list(SHAPE), label_names=[str(i) for i in range(10)])
 SONG = {"kind": "song_unet", "channels": 16, "multipliers": [1, 2], "blocks": 1, "attention": [4]}
-AFTER = {"teacher", "sample_pairs", "train_student@kdm", "evaluate@kdm", "study@kdm", "report"}
+AFTER = {"teacher", "sample_pairs", "filter_pairs", "train_student@kdm", "evaluate@kdm",
+         "study@kdm", "report"}
 MODULE = """
 import torch
 from torch import nn
@@ -99,6 +100,13 @@ def state_dict(project: Path) -> Block:
             "model": {"kind": "flow_matching", "network": SONG}}
 
 
+def folder(project: Path) -> Block:
+    model = FlowMatchingConfig.model_validate({"kind": "flow_matching", "network": SONG})
+    with seeded(0):
+        save_teacher(project / "shared", build_teacher(model, DIGITS))
+    return {"source": "folder", "folder": "shared"}
+
+
 def module(project: Path) -> Block:
     (project / "mine.py").write_text(MODULE)
     return {"source": "module", "factory": "mine:Net", "arguments": {"width": 8},
@@ -117,7 +125,7 @@ def trained(project: Path) -> Block:
                       "training": training}}
 
 
-KINDS = [edm, edm2, diffusers, torchcfm, state_dict, module, exact, trained]
+KINDS = [edm, edm2, diffusers, torchcfm, state_dict, folder, module, exact, trained]
 
 
 @pytest.fixture(scope="module")

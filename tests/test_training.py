@@ -26,7 +26,8 @@ from kdm_core.networks import (
     TransformerConfig,
 )
 from kdm_core.operators import FactorisedConfig
-from kdm_core.pairs.reading import Pairs
+from kdm_core.pairs.reading.resident import ResidentReader
+from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.samples import SampleSpec
 from kdm_core.students.model import KDM, StudentConfig
 from kdm_core.students.objective import LossConfig
@@ -68,8 +69,8 @@ def student_task(
     torch.manual_seed(0)
     student = KDM(StudentConfig(encoder=network, decoder=network, latent=latent,
                                 operator=FactorisedConfig(kind="factorised")), IMAGES)
-    return StudentTask(student, LossConfig(adversarial=adversarial), config(**changes), pairs(),
-                       pairs(4), seed=0)
+    return StudentTask(student, LossConfig(adversarial=adversarial), config(**changes),
+                       ResidentReader.of(pairs(), 8, seed=0), pairs(4), seed=0)
 
 
 def teacher_task(**changes: object) -> TeacherTask:
@@ -159,7 +160,7 @@ def test_a_student_s_run_does_not_depend_on_the_global_generator(tmp_path: Path)
     torch.manual_seed(1234)
     student = KDM(first.student.config, IMAGES)
     student.load_state_dict(first.student.state_dict())
-    second = StudentTask(student, first.losses, first.config, first.pairs, first.validation, 0)
+    second = StudentTask(student, first.losses, first.config, first.reader, first.validation, 0)
     fit(first, tmp_path / "a", "key")
     fit(second, tmp_path / "b", "key")
     assert_same(first, second)
@@ -648,6 +649,27 @@ def test_waiting_is_the_time_between_steps(
         waiting=waiting)
     assert (waiting.measured_s, waiting.waited_s) == (2 * (3 * 3 + 2), 4.0)
     assert waiting.share == pytest.approx(4 / 22)
+
+
+def test_waiting_for_data_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 s of every 3 from one step to the next, and none of the step itself."""
+    now = 0.0
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+
+    class Slow(TeacherTask):
+        def prepare(self, step: int) -> None:
+            nonlocal now
+            now += 2
+
+        def step(self, step: int) -> dict[str, Tensor]:
+            nonlocal now
+            now += 1
+            return super().step(step)
+
+    fast, waiting = teacher_task(steps=4, log_every=4), Waiting(torch.device("cpu"))
+    slow = Slow(fast.teacher, fast.config, fast.samples, fast.labels, seed=0)
+    fit(slow, tmp_path / "c", "key", waiting=waiting)
+    assert (waiting.measured_s, waiting.waited_s) == (10, 6)
 
 
 def test_without_a_compiler_training_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,8 @@ from kdm_core.operators import (
     FactorisedConfig,
     OperatorConfig,
 )
-from kdm_core.pairs.reading import Pairs, read_split
+from kdm_core.pairs.reading.resident import ResidentReader
+from kdm_core.pairs.reading.whole import Pairs, read_split
 from kdm_core.pairs.sampling import PairsConfig, plan_store, sample_pairs
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
@@ -121,8 +122,7 @@ def follow_exactly(student: Whitened) -> None:
 
 
 def all_states(pairs: Pairs, seed: int = 0) -> States:
-    rows = torch.arange(len(pairs.noise))
-    return states_at(pairs, rows, draw_places(len(rows), pairs, generator(seed)), 0.7)
+    return states_at(pairs, draw_places(len(pairs.noise), pairs, generator(seed)), 0.7)
 
 
 def test_an_operator_that_follows_the_path_has_no_loss(gaussian: Pairs) -> None:
@@ -169,8 +169,8 @@ def test_places_are_all_pairs_alike(gaussian: Pairs) -> None:
 def test_states_are_those_of_their_pairs(gaussian: Pairs) -> None:
     assert gaussian.trajectory is not None
     assert gaussian.positions is not None
-    rows = torch.tensor([4, 9, 2])
-    found = states_at(gaussian, rows, torch.tensor([[0, 6], [2, 3], [5, 6]]), 0.7)
+    batch = Pairs(*(values[[4, 9, 2]] for values in gaussian.values), gaussian.positions)
+    found = states_at(batch, torch.tensor([[0, 6], [2, 3], [5, 6]]), 0.7)
     assert torch.equal(found.start[0], gaussian.noise[4])
     assert torch.equal(found.end[0], gaussian.samples[4] / 0.7)
     assert torch.equal(found.start[1], gaussian.trajectory[9, 1].float())
@@ -237,7 +237,8 @@ def test_training_learns_the_states(gaussian: Pairs) -> None:
                                 operator=OPERATORS[0]), PLANE)
     config = TrainingConfig(steps=150, batch=64, lr=3e-3, ema=0.9, precision="fp32")
     losses = LossConfig(adversarial=0.0, latent_noise=0.0, trajectory=1.0)
-    task = StudentTask(student, losses, config, gaussian, gaussian, seed=0)
+    reader = ResidentReader.of(gaussian, config.batch, seed=0)
+    task = StudentTask(student, losses, config, reader, gaussian, seed=0)
     curve = [float(task.step(step)["trajectory"]) for step in range(150)]
     assert sum(curve[-10:]) < 0.1 * sum(curve[:10])
     made = task.ema.shadow.generate(gaussian.noise, None, "fp32", steps=3)

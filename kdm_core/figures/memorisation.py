@@ -79,24 +79,30 @@ def nearest_training_images(
             draw_rows(axis, rows)
             axis.set_title(f"nearest in {picture.space}")
         for axis, (space, found) in zip(below, distances.items(), strict=True):
-            _histogram(axis, found, names | {"train": "training images"},
-                       colours | {"train": REAL})
+            draw_distances(axis, found.nearest, found.threshold,
+                           names | {"train": "training images"}, colours | {"train": REAL})
             axis.set_xlabel(f"distance in {space}")
         figure.legend(*below[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
-def _histogram(
-    axis: "Axes", found: Distances, names: Mapping[str, str], colours: Mapping[str, str]
+def draw_distances(
+    axis: "Axes", nearest: Mapping[str, NDArray[np.float64]], limit: float,
+    names: Mapping[str, str], colours: Mapping[str, str],
 ) -> None:
-    """Outlines, the training images' filled; a line where near copies begin."""
-    largest = max(float(values.max()) for values in found.nearest.values())
+    """Histograms: outlines, that of "train" filled; a line where near copies begin.
+
+    Args:
+        nearest: distances (n,), with a name and a colour for each.
+        limit: the largest distance of a near copy.
+    """
+    largest = max(float(values.max()) for values in nearest.values())
     bins = np.linspace(0, largest or 1.0, BINS + 1).tolist()
-    for who in reversed(list(found.nearest)):
-        values = found.nearest[who]
+    for who in reversed(list(nearest)):
+        values = nearest[who]
         axis.hist(values, bins, weights=np.full(len(values), 1 / len(values)), color=colours[who],
                   histtype="stepfilled" if who == "train" else "step", linewidth=1.6,
                   alpha=0.45 if who == "train" else 1, label=names[who])
-    axis.axvline(found.threshold, color="#d55e00", linestyle="--", linewidth=1,
+    axis.axvline(limit, color="#d55e00", linestyle="--", linewidth=1,
                  label="limit of near copies")
     axis.set_ylabel("share")

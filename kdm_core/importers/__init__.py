@@ -2,6 +2,7 @@
 
 from kdm_core.errors import KDMError
 from kdm_core.importers.diffusers import DiffusersSource, import_diffusers
+from kdm_core.importers.folder import FolderSource, import_folder, import_folder_guide
 from kdm_core.importers.module import ModuleSource, import_module
 from kdm_core.importers.nvlabs import EDM2Source, EDMSource, import_edm
 from kdm_core.importers.samples import require_same_samples
@@ -11,10 +12,11 @@ from kdm_core.samples import SampleSpec
 from kdm_core.teachers import Teacher
 
 ForeignSource = (EDMSource | EDM2Source | DiffusersSource | TorchCFMSource | StateDictSource
-                 | ModuleSource)
+                 | ModuleSource | FolderSource)
 
-__all__ = ["DiffusersSource", "EDM2Source", "EDMSource", "ForeignSource", "ModuleSource",
-           "StateDictSource", "TorchCFMSource", "build_source", "import_guide", "import_teacher"]
+__all__ = ["DiffusersSource", "EDM2Source", "EDMSource", "FolderSource", "ForeignSource",
+           "ModuleSource", "StateDictSource", "TorchCFMSource", "build_source", "import_guide",
+           "import_teacher"]
 
 
 def import_teacher(source: ForeignSource, data: SampleSpec) -> Teacher:
@@ -37,14 +39,18 @@ def import_teacher(source: ForeignSource, data: SampleSpec) -> Teacher:
 
 def import_guide(source: ForeignSource, data: SampleSpec) -> Teacher | None:
     """The weaker teacher of the same source, for autoguidance; None if it has none."""
-    weights = getattr(source, "guide", None)
-    if weights is None:
-        return None
-    update = {"file": weights.file, "sha256": weights.sha256}
     try:
-        guide = build_source(source.model_copy(update=update), data)
+        if isinstance(source, FolderSource):
+            guide = import_folder_guide(source)
+        elif (weights := getattr(source, "guide", None)) is not None:
+            update = {"file": weights.file, "sha256": weights.sha256}
+            guide = build_source(source.model_copy(update=update), data)
+        else:
+            guide = None
     except KDMError as error:
         raise type(error)(f"teacher.guide: {error}") from error
+    if guide is None:
+        return None
     require_same_samples(guide.spec, data, "teacher.guide")
     return guide
 
@@ -59,4 +65,6 @@ def build_source(source: ForeignSource, data: SampleSpec) -> Teacher:
         return import_torchcfm(source, data)
     if isinstance(source, StateDictSource):
         return import_state_dict(source, data)
+    if isinstance(source, FolderSource):
+        return import_folder(source)
     return import_module(source, data)

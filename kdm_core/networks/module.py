@@ -98,11 +98,34 @@ def make_module(config: ModuleNetworkConfig) -> nn.Module:
     Raises:
         KDMError: nobody trusts it, it is not there, it fails, or it returns something else.
     """
+    factory = import_trusted(config.factory, "teacher.factory",
+                             "teacher.source: module with teacher.trust_code: true")
     place = f"teacher.factory: {config.factory}"
+    try:
+        module = factory(**config.arguments)
+    except Exception as error:  # the user's code can fail in any way
+        raise KDMError(f"{place} failed when called with teacher.arguments "
+                       f"({type(error).__name__}: {error})") from error
+    if not isinstance(module, nn.Module):
+        raise KDMError(f"{place} returned {type(module).__name__}, not a torch.nn.Module")
+    return module
+
+
+def import_trusted(path: str, parameter: str, remedy: str) -> Any:
+    """What stands at `package.module:callable`, looked for in the current directory, too.
+
+    Args:
+        path: an `ImportPath`.
+        parameter: which one it is, for messages.
+        remedy: what to set if the code is trusted.
+
+    Raises:
+        KDMError: nobody trusts it, or it is not there.
+    """
+    place = f"{parameter}: {path}"
     if not _trusted.get():
-        raise KDMError(f"{place} is code that this would run; if you trust it, use "
-                       "teacher.source: module with teacher.trust_code: true")
-    name, _, attribute = config.factory.partition(":")
+        raise KDMError(f"{place} is code that this would run; if you trust it, use {remedy}")
+    name, _, attribute = path.partition(":")
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
     try:
@@ -114,11 +137,4 @@ def make_module(config: ModuleNetworkConfig) -> nn.Module:
         if not hasattr(found, part):
             raise KDMError(f"{place}: {name} has no {attribute}; correct the name")
         found = getattr(found, part)
-    try:
-        module = found(**config.arguments)
-    except Exception as error:  # as above
-        raise KDMError(f"{place} failed when called with teacher.arguments "
-                       f"({type(error).__name__}: {error})") from error
-    if not isinstance(module, nn.Module):
-        raise KDMError(f"{place} returned {type(module).__name__}, not a torch.nn.Module")
-    return module
+    return found

@@ -1,8 +1,8 @@
 """Filling a pair store from a teacher."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import pi
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,9 +11,11 @@ from torch import Tensor
 
 from kdm_core.compute import Precision, resolve_precision
 from kdm_core.config import Config
-from kdm_core.errors import DivergedError
-from kdm_core.noise import draw
-from kdm_core.pairs.store import Block, KeptState, PairStore, StoreSpec
+from kdm_core.errors import DivergedError, KDMError, MismatchError
+from kdm_core.noise import check_value, draw
+from kdm_core.pairs.claims import try_claim
+from kdm_core.pairs.spec import KeptState, StoreSpec
+from kdm_core.pairs.store import Block, PairStore
 from kdm_core.solvers import AdaptiveSolver, Path, SolverConfig, solve
 from kdm_core.solvers.guidance import GuidanceConfig
 from kdm_core.teachers.base import Teacher
@@ -28,10 +30,12 @@ class PairsConfig(Config):
         batch: pairs that go through the teacher together; the pairs' last bits depend on it.
         shard: pairs a file and a task, a multiple of `batch` and of `chunk`.
         chunk: pairs that are compressed together.
+        noise: `seeded` stores none and draws it again whenever it is read.
         states: states between noise and sample that are kept of each pair, for trajectory
             supervision.
     """
 
+    source: Literal["sample"] = "sample"
     solver: SolverConfig
     guidance: GuidanceConfig | None = None
     train: int = Field(ge=1)
@@ -41,6 +45,7 @@ class PairsConfig(Config):
     batch: int = Field(500, ge=1)
     shard: int = Field(2000, ge=1)
     chunk: int = Field(500, ge=1)
+    noise: Literal["stored", "seeded"] = "stored"
     noise_dtype: Literal["float16", "float32"] = "float16"
     sample_dtype: Literal["uint8", "float32"] = "uint8"
     states: int = Field(0, ge=0)
@@ -74,6 +79,9 @@ def plan_store(
         samples=teacher.spec,
         teacher=teacher_fingerprint,
         noise_seed=seed,
+        noise=config.noise,
+        noise_check=check_value(seed, teacher.spec.sample_shape, config.noise_dtype)
+        if config.noise == "seeded" else None,
         noise_dtype=config.noise_dtype,
         noise_scale=float(teacher.noise_scale(times[0])),
         sample_dtype=config.sample_dtype,
@@ -141,48 +149,122 @@ def count_evaluations(solver: SolverConfig, teacher: Teacher) -> int | None:
     return found.nfe * teacher.evaluations
 
 
+def sample_batch(
+    spec: StoreSpec, teacher: Teacher, batch: int, device: torch.device
+) -> tuple[Block, float]:
+    """The pairs of one compute batch: `compute_batch` consecutive indices.
+
+    Always a whole one, even past the end of the store: a batch's size can change the last bit of
+    its results, and the same pairs must come out when the store has grown.
+
+    Returns:
+        The pairs, as they are stored, and the evaluations a pair that they took.
+
+    Raises:
+        DivergedError: the teacher made values that are not finite.
+    """
+    if spec.noise_seed is None:
+        raise MismatchError("these pairs were imported, their noise has no seed: they cannot be "
+                            "sampled again")
+    indices = np.arange(batch * spec.compute_batch, (batch + 1) * spec.compute_batch)
+    noise, labels = draw(spec.noise_seed, indices, spec.samples.sample_shape, spec.noise_dtype,
+                         spec.samples.num_classes)
+    given = torch.from_numpy(labels).to(device) if spec.samples.num_classes else None
+    x = torch.from_numpy(noise).to(device, torch.float32)
+    found = teacher.sample(x, given, spec.known_solver, spec.precision,
+                           keep_states=[state.place for state in spec.states])
+    trajectory = None
+    if found.states is not None:
+        scales = torch.tensor([state.scale for state in spec.states], device=device)
+        unit = found.states.transpose(0, 1) / scales.reshape(-1, *[1] * (x.ndim - 1))
+        trajectory = unit.to(torch.float16).cpu()
+    sample = found.state.cpu()
+    if not sample.isfinite().all() or (trajectory is not None and not trajectory.isfinite().all()):
+        raise DivergedError(f"the teacher {str(spec.teacher)[:12]} makes samples that are not "
+                            f"finite (pairs {indices[0]} to {indices[-1] + 1}): a trained one may "
+                            "need pairs.precision: fp32 or more pairs.solver.steps, one trained "
+                            "here a lower teacher.training.lr")
+    stored = to_uint8(sample) if spec.sample_dtype == "uint8" else sample
+    return (Block(noise, stored.numpy(), labels, indices,
+                  None if trajectory is None else trajectory.numpy()), found.nfe)
+
+
 def sample_shard(
-    spec: StoreSpec, teacher: Teacher, shard: int, device: torch.device
+    spec: StoreSpec, teacher: Teacher, shard: int, device: torch.device,
+    known: Block | None = None,
 ) -> tuple[Block, float]:
     """The pairs of one shard, in compute batches that do not depend on who asks.
 
+    Args:
+        known: the first pairs of the shard, if they are there already but not all; whole compute
+            batches of them are not sampled again.
+
     Returns:
-        The pairs, and the evaluations a pair that they took.
+        The pairs, and the evaluations a pair that the sampled ones took.
 
     Raises:
         DivergedError: the teacher made values that are not finite.
     """
     rows = spec.shard_range(shard)
-    samples, paths, evaluations = [], [], []
-    places = [state.place for state in spec.states]
-    scales = torch.tensor([state.scale for state in spec.states], device=device)
-    # Always whole batches, even past the end of the store: a batch's size can change the last bit
-    # of its results, and the same pairs must come out when the store has grown.
-    stop = rows.start + -(-len(rows) // spec.compute_batch) * spec.compute_batch
-    indices = np.arange(rows.start, stop)
-    noise, labels = draw(spec.noise_seed, indices, spec.samples.sample_shape, spec.noise_dtype,
-                         spec.samples.num_classes)
-    for start in range(0, len(indices), spec.compute_batch):
-        batch = slice(start, start + spec.compute_batch)
-        given = torch.from_numpy(labels[batch]).to(device) if spec.samples.num_classes else None
-        x = torch.from_numpy(noise[batch]).to(device, torch.float32)
-        found = teacher.sample(x, given, spec.solver, spec.precision, keep_states=places)
-        samples.append(found.state.cpu())
-        if found.states is not None:
-            unit = found.states.transpose(0, 1) / scales.reshape(-1, *[1] * (x.ndim - 1))
-            paths.append(unit.to(torch.float16).cpu())
-        evaluations.append(found.nfe)
-    sample = torch.cat(samples)[: len(rows)]
-    if not all(values.isfinite().all() for values in (sample, *paths)):
-        raise DivergedError(f"the teacher {spec.teacher[:12]} makes samples that are not finite "
-                            f"(pairs {rows.start} to {rows.stop}): a trained one may need "
-                            "pairs.precision: fp32 or more pairs.solver.steps, one trained here "
-                            "a lower teacher.training.lr")
-    stored = to_uint8(sample) if spec.sample_dtype == "uint8" else sample
-    n = len(rows)
-    trajectory = torch.cat(paths)[:n].numpy() if paths else None
-    return (Block(noise[:n], stored.numpy(), labels[:n], indices[:n], trajectory),
-            sum(evaluations) / len(evaluations))
+    whole = len(known.index) // spec.compute_batch if known is not None else 0
+    first, stop = rows.start // spec.compute_batch + whole, -(-rows.stop // spec.compute_batch)
+    made = [sample_batch(spec, teacher, batch, device) for batch in range(first, stop)]
+    blocks = [block for block, _ in made]
+    if known is not None:
+        blocks.insert(0, join_blocks([known], whole * spec.compute_batch))
+    return join_blocks(blocks, len(rows)), sum(nfe for _, nfe in made) / len(made)
+
+
+def join_blocks(blocks: list[Block], count: int) -> Block:
+    """The first `count` pairs of consecutive blocks as one."""
+    joined: list[Any] = [None if parts[0] is None else np.concatenate(parts)[:count]
+                         for parts in zip(*blocks, strict=True)]
+    return Block(*joined)
+
+
+Part = tuple[int, int]
+WHOLE: Part = (1, 1)
+
+
+def shards_of_part(spec: StoreSpec, part: Part) -> range:
+    """The shards of part k of n, of which each has as many as another, or one more.
+
+    Raises:
+        KDMError: there is no such part.
+    """
+    k, n = part
+    if not 1 <= k <= n:
+        raise KDMError(f"there is no part {k}/{n}: parts are 1/{max(n, 1)} to "
+                       f"{max(n, 1)}/{max(n, 1)}")
+    return range((k - 1) * spec.num_shards // n, k * spec.num_shards // n)
+
+
+def sample_missing(
+    store: PairStore, teacher: Teacher, device: torch.device, part: Part = WHOLE
+) -> Iterator[tuple[int, float]]:
+    """Fill the shards that a store still misses, and tell of each when it is written.
+
+    Any number of processes may do so at once. A shard that another one is working on is left to
+    it, unless that one is gone when all others are done.
+
+    Yields:
+        The shard, and the evaluations a pair that it took.
+    """
+    shards = shards_of_part(store.spec, part)
+    store.remove_leftovers()
+    again = True
+    while again:
+        written = busy = False
+        for shard in [shard for shard in shards if not store.is_complete(shard)]:
+            with try_claim(store.location, shard) as ours:
+                busy = busy or not ours
+                if not ours or store.is_complete(shard):
+                    continue
+                block, nfe = sample_shard(store.spec, teacher, shard, device)
+                store.write_shard(shard, block, claimed=True)
+            written = True
+            yield shard, nfe
+        again = written and busy
 
 
 def sample_pairs(
@@ -190,17 +272,18 @@ def sample_pairs(
     teacher: Teacher,
     device: torch.device,
     on_pairs: Callable[[int], None] = lambda pairs: None,
+    part: Part = WHOLE,
 ) -> float | None:
-    """Fill the shards that a store still misses; `on_pairs` is told the pairs of each.
+    """Fill a store, or a part of it, as `sample_missing` does.
+
+    Args:
+        on_pairs: is told the number of pairs of each shard that is written.
 
     Returns:
         The evaluations a pair, as counted; None if there was nothing left to do.
     """
-    store.remove_leftovers()
     counts = []
-    for shard in store.missing_shards():
-        block, nfe = sample_shard(store.spec, teacher, shard, device)
-        store.write_shard(shard, block)
+    for shard, nfe in sample_missing(store, teacher, device, part):
         counts.append(nfe)
         on_pairs(len(store.spec.shard_range(shard)))
     return sum(counts) / len(counts) if counts else None

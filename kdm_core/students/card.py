@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from kdm_core.pairs.store import StoreSpec
+from kdm_core.pairs.spec import StoreSpec
 from kdm_core.students.model import KDM
 
 CARD = "README.md"
@@ -84,7 +84,7 @@ def origin(student: KDM, pairs: StoreSpec | None) -> dict[str, Any]:
     if pairs is not None:
         found |= {
             "pairs for training": f"{pairs.splits['train']:,}",
-            "solver": pairs.solver.model_dump(exclude_none=True),
+            "solver": pairs.known_solver.model_dump(exclude_none=True),
             "evaluations of the teacher a pair": pairs.nfe if pairs.nfe else "adaptive",
             "guidance": (pairs.guidance.model_dump(exclude_none=True) if pairs.guidance
                          else "none"),

@@ -6,11 +6,11 @@ from torch import Tensor, nn
 from kdm_core.compute import autocast, seeded, step_generator
 from kdm_core.losses.adversary import build_adversary
 from kdm_core.losses.distances import build_distance
-from kdm_core.pairs.reading import Pairs
+from kdm_core.pairs.reading.batches import PairReader
+from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.students.model import KDM
 from kdm_core.students.objective import Batch, LossConfig, Objective, total
 from kdm_core.students.trajectory import draw_places, states_at
-from kdm_core.training.batches import BatchOrder
 from kdm_core.training.compilation import compiled
 from kdm_core.training.config import TrainingConfig
 from kdm_core.training.distributed import (
@@ -39,16 +39,15 @@ class StudentTask(Task):
         student: KDM,
         losses: LossConfig,
         config: TrainingConfig,
-        pairs: Pairs,
+        reader: PairReader,
         validation: Pairs,
         seed: int,
     ) -> None:
         self.config, self.losses, self.seed = config, losses, seed
-        self.device = pairs.noise.device
+        self.device = reader.device
         self.student = student.train()
-        self.pairs, self.validation = pairs, validation
-        self.order = BatchOrder(len(pairs.noise), config.batch, seed, self.device)
-        check_batch(self.order.batch, config.accumulate)
+        self.reader, self.validation = reader, validation
+        check_batch(reader.batch, config.accumulate)
         objective = Objective(student, losses, build_distance(losses.distance, self.device))
         self.objective = distributed(compiled(objective, config, self.device))
         self.ema = Averages(student, config)
@@ -67,24 +66,27 @@ class StudentTask(Task):
     def labels(self, labels: Tensor) -> Tensor | None:
         return labels if self.student.spec.num_classes else None
 
+    def prepare(self, step: int) -> None:
+        self.reader.prepare(step)
+
     def batches(self, step: int) -> list[Batch]:
         """This process's micro-batches of a step, whose random numbers are those of the global
         batch, however that is cut."""
-        rows = self.order(step)
+        pairs, count = self.reader(step), self.reader.batch
         generator = step_generator(self.device, self.seed, step)
-        latent_noise = torch.randn(len(rows), 2, self.student.config.latent, generator=generator,
+        latent_noise = torch.randn(count, 2, self.student.config.latent, generator=generator,
                                    device=self.device)
-        places = (draw_places(len(rows), self.pairs, generator) if self.losses.trajectory
-                  else rows.new_zeros(len(rows), 2))
-        cut = [own_rows(part).chunk(self.config.accumulate)
-               for part in (rows, latent_noise, places)]
-        return [self.batch(*parts) for parts in zip(*cut, strict=True)]
+        places = (draw_places(count, pairs, generator) if self.losses.trajectory
+                  else torch.zeros(count, 2, device=self.device))
+        parts = self.config.accumulate
+        return [self.batch(*cut) for cut in zip(
+            pairs.chunk(parts), own_rows(latent_noise).chunk(parts), own_rows(places).chunk(parts),
+            strict=True)]
 
-    def batch(self, rows: Tensor, latent_noise: Tensor, places: Tensor) -> Batch:
-        pairs, sigma_data = self.pairs, self.student.spec.sigma_data
-        states = (states_at(pairs, rows, places, sigma_data) if self.losses.trajectory else None)
-        return Batch(pairs.noise[rows], pairs.samples[rows], self.labels(pairs.labels[rows]),
-                     latent_noise, states)
+    def batch(self, pairs: Pairs, latent_noise: Tensor, places: Tensor) -> Batch:
+        states = (states_at(pairs, places, self.student.spec.sigma_data)
+                  if self.losses.trajectory else None)
+        return Batch(pairs.noise, pairs.samples, self.labels(pairs.labels), latent_noise, states)
 
     def step(self, step: int) -> Curves:
         sums: Curves = {}

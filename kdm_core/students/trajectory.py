@@ -1,7 +1,7 @@
 """Intermediate states of the teacher's ODE: learning from them, sampling through them.
 
 An operator with a C_t for every t has a latent for every state between noise and sample: a state
-at position u (1 for noise, 0 for samples; `kdm_core.pairs.store.KeptState` says what a position
+at position u (1 for noise, 0 for samples; `kdm_core.pairs.spec.KeptState` says what a position
 is) lies on C's path where z_u = C_{1−u} z_1. Trajectory supervision pulls the latents of the
 teacher's states onto that path and has the decoder give the states back. A student that has
 learned this can stop on its way, look at the state it has reached, and go on from there.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kdm_core.errors import KDMError
 from kdm_core.losses.distances import Distance
-from kdm_core.pairs.reading import Pairs
+from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.students.model import KDM
 
 
@@ -34,13 +34,16 @@ class States(NamedTuple):
     end_position: Tensor
 
 
-def draw_places(batch: int, pairs: Pairs, generator: torch.Generator) -> Tensor:
-    """For each of a batch two places on its path, uniform among all pairs of different ones.
+def draw_places(count: int, pairs: Pairs, generator: torch.Generator) -> Tensor:
+    """For each of `count` pairs two places on its path, uniform among all that differ.
 
     Place 0 is the noise, 1 to k are the k states of the trajectory, k + 1 is the sample.
 
+    Args:
+        pairs: any that were read as those are.
+
     Returns:
-        (B, 2) int64 on the generator's device, ascending in each row.
+        (count, 2) int64 on the generator's device, ascending in each row.
 
     Raises:
         KDMError: no states were read with the pairs.
@@ -49,26 +52,26 @@ def draw_places(batch: int, pairs: Pairs, generator: torch.Generator) -> Tensor:
         raise KDMError("losses.trajectory: the pairs hold no states between noise and sample; "
                        "sample them with pairs.states (4, say), or set the weight to 0")
     places, device = pairs.trajectory.shape[1] + 2, generator.device
-    first = torch.randint(places, (batch,), generator=generator, device=device)
-    other = torch.randint(places - 1, (batch,), generator=generator, device=device)
+    first = torch.randint(places, (count,), generator=generator, device=device)
+    other = torch.randint(places - 1, (count,), generator=generator, device=device)
     other = other + (other >= first)
     return torch.stack([torch.minimum(first, other), torch.maximum(first, other)], dim=1)
 
 
-def states_at(pairs: Pairs, rows: Tensor, places: Tensor, sigma_data: float) -> States:
-    """The states of the pairs `rows` (B,) at `places` (B, 2), which `draw_places` gave."""
+def states_at(pairs: Pairs, places: Tensor, sigma_data: float) -> States:
+    """The states of the B pairs of a batch at `places` (B, 2), which `draw_places` gave."""
     trajectory, inner = pairs.trajectory, pairs.positions
     assert trajectory is not None
     assert inner is not None
-    count = len(inner)
+    count, rows = len(inner), torch.arange(len(places), device=places.device)
     positions = torch.cat([inner.new_ones(1), inner, inner.new_zeros(1)])
 
     def state(place: Tensor) -> Tensor:
         # Gathered before the conversion to float32: a batch of it, not all states of its pairs.
         between = trajectory[rows, (place - 1).clamp(0, count - 1)].to(torch.float32)
         place = place.reshape(-1, *[1] * (between.ndim - 1))
-        between = torch.where(place == 0, pairs.noise[rows], between)
-        return torch.where(place == count + 1, pairs.samples[rows] / sigma_data, between)
+        between = torch.where(place == 0, pairs.noise, between)
+        return torch.where(place == count + 1, pairs.samples / sigma_data, between)
 
     first, second = places.unbind(1)
     return States(state(first), state(second), positions[first], positions[second])

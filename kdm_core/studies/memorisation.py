@@ -1,7 +1,5 @@
 """The training images that are nearest to a model's images: is it a copyist?"""
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,6 +9,7 @@ from torch import Tensor
 from kdm_core.config import Config
 from kdm_core.errors import DataError
 from kdm_core.figures.memorisation import Distances, Neighbours, nearest_training_images
+from kdm_core.metrics.neighbours import Nearest, nearest
 from kdm_core.studies.base import Finding, Subject, spaces
 from kdm_core.values import as_float
 
@@ -29,13 +28,6 @@ class MemorisationConfig(Config):
     samples: int = Field(500, ge=1)
     ratio: float = Field(0.5, gt=0)
     pairs: int = Field(8, ge=1)
-
-
-class Nearest(NamedTuple):
-    """Distances (n,), root mean squared over a vector's values, and places (n,)."""
-
-    distance: NDArray[np.float64]
-    place: NDArray[np.int64]
 
 
 def memorisation(subject: Subject, config: MemorisationConfig) -> Finding:
@@ -72,35 +64,6 @@ def memorisation(subject: Subject, config: MemorisationConfig) -> Finding:
         numbers={"n": len(made["student"]), "train_n": len(train), "ratio": config.ratio,
                  **{f"{key}_{space}": value for space, distances in found.items()
                     for key, value in distances.numbers().items()}})
-
-
-def nearest(
-    samples: NDArray[np.float32], train: NDArray[np.float32],
-    itself: NDArray[np.int64] | None = None, chunk: int = 2048,
-) -> Nearest:
-    """The nearest of vectors (m, d) to each of the vectors (n, d); the first of several.
-
-    Args:
-        itself: where the samples stand in `train`, (n,), so that none is its own neighbour.
-        chunk: training samples that are compared at once.
-    """
-    from sklearn.metrics import euclidean_distances
-
-    best = np.full(len(samples), np.inf)
-    index = np.zeros(len(samples), np.int64)
-    for start in range(0, len(train), chunk):
-        part = train[start : start + chunk]
-        squared = euclidean_distances(samples, part, squared=True)
-        if itself is not None:
-            rows = np.flatnonzero((itself >= start) & (itself < start + len(part)))
-            squared[rows, itself[rows] - start] = np.inf
-        least = squared.argmin(1)
-        values = squared[np.arange(len(samples)), least]
-        closer = values < best
-        best[closer], index[closer] = values[closer], start + least[closer]
-    # Once more, without what is lost where large squares cancel: a copy is at 0.
-    difference = samples - train[index]
-    return Nearest(np.sqrt(np.square(difference, dtype=np.float64).mean(1)), index)
 
 
 def closest(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -31,8 +32,19 @@ class BatchOrder:
         """Indices (batch,) int64 of step `step`."""
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self._epoch:
-            philox = np.random.Philox(key=self.seed, counter=[epoch, 0, 0, 1])
-            generator = np.random.Generator(philox)
-            self._order = torch.from_numpy(generator.permutation(self.count)).to(self.device)
+            sequence = np.concatenate(self.windows(epoch))
+            self._order = torch.from_numpy(sequence).to(self.device)
             self._epoch = epoch
         return self._order[position * self.batch : (position + 1) * self.batch]
+
+    def windows(self, epoch: int) -> list[NDArray[np.int64]]:
+        """The indices of an epoch in the order of their use, cut into what is mixed at a time."""
+        return [self.generator(epoch).permutation(self.count)]
+
+    def generator(self, epoch: int) -> np.random.Generator:
+        """What an epoch is shuffled with."""
+        return np.random.Generator(np.random.Philox(key=self.seed, counter=[epoch, 0, 0, 1]))
+
+    def describe(self) -> dict[str, int]:
+        """What decides the order."""
+        return {"count": self.count, "batch": self.batch, "seed": self.seed}

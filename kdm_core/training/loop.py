@@ -106,6 +106,7 @@ def fit(
         on_record(record)
     window = Window()
     for step in range(start, config.steps):
+        task.prepare(step)
         with waiting.step():
             scalars = task.seeded_step(step)
         window.add(scalars)

@@ -38,6 +38,9 @@ class Task(ABC):
         All of them lie on one device. A step with one that is not finite counts as failed.
         """
 
+    def prepare(self, step: int) -> None:  # noqa: B027  # most have all their data in memory
+        """Wait for the data of a step: time that does not count as the step's."""
+
     def seeded_step(self, step: int) -> dict[str, Tensor]:
         """`step` with what dropout layers draw a function of (seed, step) and the process, too."""
         with seeded(own_seed(dropout_seed(self.seed, step))):

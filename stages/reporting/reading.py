@@ -13,11 +13,16 @@ from kdm_core.errors import DataError
 from kdm_core.figures.curves import Curve
 from kdm_core.serialization import read_json
 from stages import paths
-from stages.reporting.records import PICTURES, Evaluation, FindingRecord
+from stages.reporting.records import (
+    PICTURES,
+    Evaluation,
+    FilterRecord,
+    FindingRecord,
+)
 
 # In the order in which they run; students' stages come after, one by one.
-ORDER = ("prepare_data", "reference", "teacher", "sample_pairs", "train_student", "evaluate",
-         "study")
+ORDER = ("prepare_data", "reference", "teacher", "sample_pairs", "filter_pairs", "train_student",
+         "evaluate", "study")
 
 
 class Samples(NamedTuple):
@@ -115,6 +120,19 @@ def read_studies(names: Iterable[str]) -> dict[str, list[Study]] | None:
                     for one in findings}
         studies[name] = [Study(one, pictures[one.name].read_bytes()) for one in findings]
     return studies
+
+
+def read_filtered() -> tuple[FilterRecord, dict[str, bytes]]:
+    """Which pairs were left out and why, and the findings' pictures as PNG by name.
+
+    Raises:
+        DataError: something is missing or damaged.
+    """
+    path = made_by(paths.FILTERED / "filtered.json", "filter_pairs")
+    record: FilterRecord = parse(FilterRecord, path, "filter_pairs")
+    pictures = {one.name: made_by(paths.FILTERED / PICTURES / f"{one.name}.png", "filter_pairs")
+                for one in record.findings}
+    return record, {name: file.read_bytes() for name, file in pictures.items()}
 
 
 def read_teacher_curves() -> dict[str, Curve]:

@@ -98,3 +98,19 @@ class FindingRecord(Record):
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", self.name):
             raise ValueError(f"'{self.name}' is no name for a finding")
         return self
+
+
+class FilterRecord(Record):
+    """filtered.json: which pairs students are not shown.
+
+    Attributes:
+        pairs: that could be left out, those of the train and validation splits.
+        kept: of them.
+        reasons: in words, and how many pairs each speaks against; several can speak against one.
+        findings: one for each space in which copies were looked for, with a picture.
+    """
+
+    pairs: int
+    kept: int
+    reasons: list[tuple[str, int]]
+    findings: list[FindingRecord]

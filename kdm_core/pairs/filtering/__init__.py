@@ -1,0 +1,1 @@
+"""Which pairs students had better not see."""

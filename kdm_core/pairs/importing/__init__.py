@@ -1,0 +1,70 @@
+"""Pairs that others made, in the layouts that they come in, turned into a store."""
+
+from pathlib import Path
+from typing import Literal
+
+from kdm_core.errors import DataError
+from kdm_core.pairs.importing.arrays import ArraysSource
+from kdm_core.pairs.importing.filling import compare_with_teacher, import_pairs, open_or_create
+from kdm_core.pairs.importing.folder import PngFolder
+from kdm_core.pairs.importing.listing import files_under
+from kdm_core.pairs.importing.plan import ImportConfig, KnownTeacher, plan_import
+from kdm_core.pairs.importing.published import Order, PublishedFolder, PublishedPoints
+from kdm_core.pairs.importing.source import PairSource
+from kdm_core.pairs.importing.tars import TarSource
+
+__all__ = ["ImportConfig", "KnownTeacher", "Layout", "Order", "PairSource", "compare_with_teacher",
+           "import_pairs", "open_or_create", "open_source", "plan_import"]
+
+Layout = Literal["auto", "published", "points", "npz", "png", "webdataset"]
+# By the ending of a file, or of a folder's files in the order in which they are looked for.
+FILES: dict[str, Layout] = {".npy": "points", ".npz": "npz", ".tar": "webdataset"}
+FOLDERS: dict[str, Layout] = {".npz": "published", ".tar": "webdataset", ".png": "png"}
+
+
+def open_source(
+    path: Path, layout: Layout = "auto", noise: Path | None = None, order: Order = "auto"
+) -> PairSource:
+    """Find the pairs in a file or folder.
+
+    Args:
+        path: it.
+        layout: what it is; found by the endings of files where that is `auto`.
+        noise: the file with the noise, for the layouts `npz` and `png`.
+        order: which end of a published trajectory is the noise.
+
+    Raises:
+        DataError: it is missing, or not of such a layout.
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist: correct the path")
+    chosen = find_layout(path) if layout == "auto" else layout
+    if (chosen in ("published", "png")) > path.is_dir():
+        raise DataError(f"{path} is no folder, which the layout {chosen} is")
+    if noise is not None and chosen not in ("npz", "png"):
+        raise DataError(f"--noise: the layout {chosen} has its noise in the same files")
+    if order != "auto" and chosen not in ("published", "points"):
+        raise DataError(f"--order: the layout {chosen} has names for noise and samples")
+    if chosen == "published":
+        return PublishedFolder(path, order)
+    if chosen == "points":
+        return PublishedPoints(path, order)
+    if chosen == "npz":
+        return ArraysSource(path, noise)
+    return PngFolder(path, noise) if chosen == "png" else TarSource(path)
+
+
+def find_layout(path: Path) -> Layout:
+    """What a file or folder most likely is.
+
+    Raises:
+        DataError: there is nothing that the name of a layout could be told by, or several are.
+    """
+    if path.is_file():
+        found = [layout for ending, layout in FILES.items() if path.suffix == ending]
+    else:
+        found = [layout for ending, layout in FOLDERS.items() if files_under(path, ending)]
+    if len(found) != 1:
+        raise DataError(f"{path} could be {' and '.join(found) or 'of no known layout'}: say "
+                        "--layout published, points, npz, png or webdataset")
+    return found[0]

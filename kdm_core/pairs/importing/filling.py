@@ -1,0 +1,112 @@
+"""Filling a store with pairs of others."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdm_core.errors import DataError, MismatchError
+from kdm_core.pairs.importing.converting import convert
+from kdm_core.pairs.importing.plan import ImportPlan, KnownTeacher
+from kdm_core.pairs.importing.source import PairSource
+from kdm_core.pairs.location import local_path
+from kdm_core.pairs.sampling import join_blocks
+from kdm_core.pairs.spec import StoreSpec
+from kdm_core.pairs.store import PairStore
+from kdm_core.values import as_float
+
+COMPARED = 8
+PIECE = 500
+
+
+def open_or_create(
+    location: Path | str, spec: StoreSpec, provenance: dict[str, Any]
+) -> PairStore:
+    """The unfinished store of an earlier import of the same pairs, or a new one.
+
+    Raises:
+        DataError: something else is there, or the disk has no room for it.
+        MismatchError: a store of other pairs is there.
+    """
+    path = local_path(location)
+    if path is not None and not path.exists():
+        require_space(path, spec)
+        return PairStore.create(path, spec, provenance)
+    try:
+        store = PairStore.open(location, writable=True)
+    except DataError:
+        if path is not None:
+            raise
+        return PairStore.create(location, spec, provenance)
+    store.require(spec)
+    return store
+
+
+def require_space(path: Path, spec: StoreSpec) -> None:
+    """Raises: DataError: the disk has no room for the store."""
+    values = int(np.prod(spec.samples.sample_shape))
+    size = spec.count * values * (np.dtype(spec.noise_dtype).itemsize
+                                  + np.dtype(spec.sample_dtype).itemsize)
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise DataError(f"{folder} does not exist: make it first")
+    if (free := shutil.disk_usage(folder).free) < size:
+        raise DataError(f"{path}: the pairs need up to {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB "
+                        "are free: make room or choose another place")
+
+
+def import_pairs(
+    source: PairSource, store: PairStore, scale: float,
+    on_pairs: Callable[[int], None] = lambda pairs: None,
+) -> None:
+    """Fill the shards that a store still misses.
+
+    Args:
+        source: the pairs.
+        store: planned for them.
+        scale: what the noise is divided by.
+        on_pairs: is told the pairs of each shard that is written.
+
+    Raises:
+        DataError: a pair cannot be used, or not be written. Complete shards are kept.
+    """
+    store.remove_leftovers()
+    for shard in store.missing_shards():
+        rows = store.spec.shard_range(shard)
+        # In pieces, since pairs may take several times the memory before they are converted.
+        pieces = [convert(source, store.spec, scale,
+                          np.arange(start, min(start + PIECE, rows.stop)))
+                  for start in range(rows.start, rows.stop, PIECE)]
+        store.write_shard(shard, join_blocks(pieces, len(rows)))
+        on_pairs(len(rows))
+
+
+def compare_with_teacher(
+    source: PairSource, plan: ImportPlan, teacher: KnownTeacher, device: torch.device
+) -> float:
+    """Let the teacher make the first pairs again.
+
+    Returns:
+        The root mean square of the differences.
+
+    Raises:
+        MismatchError: its samples are as different as those of other pairs.
+    """
+    spec = plan.spec
+    block = convert(source, spec, plan.scale, np.arange(min(COMPARED, spec.count)))
+    noise = torch.from_numpy(block.noise.astype(np.float32)).to(device)
+    labels = torch.from_numpy(block.label).to(device) if spec.samples.num_classes else None
+    found = teacher.model.to(device).sample(noise, labels, spec.known_solver, spec.precision)
+    made, given = found.state.cpu(), as_float(block.sample)
+    if spec.samples.kind == "image":
+        made = made.clamp(-1, 1)
+    own, others = ((made - those).square().mean().sqrt() for those in (given, given.roll(1, 0)))
+    if not own < 0.5 * others:
+        raise MismatchError(f"--teacher: solved by --solver and --steps it makes samples that "
+                            f"differ from the pairs' by {own:.3g} (root mean square), from other "
+                            f"pairs' by {others:.3g}: it is not the teacher of these pairs, or was "
+                            "solved or guided otherwise")
+    return float(own)

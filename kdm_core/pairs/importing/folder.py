@@ -1,0 +1,165 @@
+"""A folder of PNG files, and the noise of each beside it or of all in one file.
+
+    000000.png, 000000.npy (or 000000.noise.npy), …    noise (C, H, W) or (H, W, C), floats
+    noise.npy                                          or that of all, in the order of the files
+
+Labels stand in dataset.json ({"labels": [[name, class], …]}, as EDM's tools write it) or
+labels.json ({"labels": {name: {"label": class}}}, as `kdm student sample` writes it); without these
+the folders in which the images lie, if there are any, are their classes.
+"""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdm_core.datasets.base import check_labels, check_names, numbered_classes, unlabelled
+from kdm_core.datasets.images import MAX_FILE, decode
+from kdm_core.datasets.reading import read_limited
+from kdm_core.errors import DataError
+from kdm_core.pairs.importing.arrays import open_noise
+from kdm_core.pairs.importing.listing import files_under
+from kdm_core.pairs.importing.npy import ArrayFile, damage, parse_npy
+from kdm_core.pairs.importing.source import (
+    NO_NOISE,
+    PairSource,
+    RawPairs,
+    oriented,
+    require_floats,
+)
+
+LISTS = ("dataset.json", "labels.json")
+MAX_LIST = 256 * 2**20
+THREADS = 8
+
+
+class PngFolder(PairSource):
+    """Pairs in a folder of PNG files."""
+
+    kind = "image"
+
+    def __init__(self, folder: Path, noise: Path | None) -> None:
+        """
+        Raises:
+            DataError: there are none, there is no noise, or labels and images do not fit.
+        """
+        self.folder = folder
+        self.files = files_under(folder, ".png")
+        if not self.files:
+            raise DataError(f"{folder} holds no .png files")
+        self.count = len(self.files)
+        self.shape = self.image(self.files[0]).shape
+        self.noise = self.find_noise(noise)
+        self.labels, self.label_names = self.find_labels()
+        where = "each in a file" if self.noise is None else "in one file"
+        self.layout = f"a folder of PNG files, noise {where}"
+
+    def find_noise(self, given: Path | None) -> ArrayFile | None:
+        """The noise of all pairs, or None if each has a file of its own."""
+        path = given or self.folder / "noise.npy"
+        if given is None and not path.exists():
+            self.noise_beside(self.files[0])
+            return None
+        noise = open_noise(path)
+        require_floats(noise.dtype, str(path))
+        if noise.shape[:1] != (self.count,):
+            raise DataError(f"{path}: noise of shape {noise.shape} for {self.count} images in "
+                            f"{self.folder}: give one for each")
+        oriented(np.empty((0, *noise.shape[1:])), self.shape, str(path))
+        return noise
+
+    def noise_beside(self, name: str) -> Path:
+        """The file with the noise of one image."""
+        image = self.folder / name
+        for suffix in (".npy", ".noise.npy"):
+            if (path := image.with_suffix(suffix)).exists():
+                return path
+        raise DataError(f"{image} has no noise: put it beside it as {image.stem}.npy, or that of "
+                        f"all images into noise.npy or a file that --noise names; {NO_NOISE}")
+
+    def find_labels(self) -> tuple[NDArray[np.int64], list[str]]:
+        """All labels (n,), and the names of the classes."""
+        lists = [self.folder / name for name in LISTS if (self.folder / name).exists()]
+        if len(lists) > 1:
+            raise DataError(f"{lists[0]} and {lists[1]} both name the labels: remove one")
+        folders = sorted({name.rpartition("/")[0] for name in self.files})
+        if lists:
+            labels = listed(lists[0], self.files)
+            names = numbered_classes(labels, str(lists[0])) if (labels >= 0).any() else []
+            where = str(lists[0])
+        elif folders == [""]:
+            return unlabelled(self.count), []
+        elif "" in folders:
+            raise DataError(f"{self.folder} has images beside folders of images: if these are the "
+                            f"classes ({folders[1]}, …), move all images into them")
+        else:
+            places = {name: place for place, name in enumerate(folders)}
+            labels = np.array([places[name.rpartition("/")[0]] for name in self.files], np.int64)
+            names, where = folders, str(self.folder)
+        check_names(names, where)
+        return (check_labels(labels, self.count, len(names), where) if names else labels), names
+
+    def image(self, name: str) -> NDArray[np.uint8]:
+        """One image (C, H, W)."""
+        path = self.folder / name
+        pixels = np.asarray(decode(read_limited(path, MAX_FILE), str(path), ("PNG",)))
+        return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+    def read_one(self, name: str) -> tuple[NDArray[Any] | None, NDArray[np.uint8]]:
+        image = self.image(name)
+        if image.shape != self.shape:
+            raise DataError(f"{self.folder / name} has shape {image.shape} (channels, height, "
+                            f"width), {self.files[0]} has {self.shape}: make all images alike")
+        if self.noise is not None:
+            return None, image
+        path = self.noise_beside(name)
+        content = read_limited(path, MAX_FILE)
+        with damage(path):
+            noise = parse_npy(content)
+        require_floats(noise.dtype, str(path))
+        return oriented(noise.squeeze() if noise.ndim > 3 else noise, self.shape, str(path)), image
+
+    def read(self, rows: NDArray[np.int64]) -> RawPairs:
+        with ThreadPoolExecutor(THREADS) as pool:
+            found = list(pool.map(self.read_one, [self.files[row] for row in rows]))
+        images = np.stack([image for _, image in found])
+        if self.noise is not None:
+            noise = oriented(self.noise.read(rows), self.shape, "the noise")
+        else:
+            noise = np.stack([noise for noise, _ in found if noise is not None])
+        return RawPairs(noise, images, self.labels[rows])
+
+    def where(self, row: int) -> str:
+        return str(self.folder / self.files[row])
+
+
+def listed(path: Path, files: list[str]) -> NDArray[np.int64]:
+    """The labels of files as a list has them, -1 where it has null.
+
+    Raises:
+        DataError: the list is damaged, or does not have each file once.
+    """
+    with damage(path):
+        entries: Any = json.loads(read_limited(path, MAX_LIST))["labels"]
+        if entries is None:
+            return unlabelled(len(files))
+        pairs = entries.items() if isinstance(entries, dict) else entries
+        labels = {str(name): class_of(entry) for name, entry in pairs}
+    if different := sorted(labels.keys() ^ set(files)):
+        has = "has a label and is no image" if different[0] in labels else "has no label"
+        raise DataError(f"{path}: {different[0][:200]} {has} ({len(labels)} labels, {len(files)} "
+                        "images): make the list again")
+    return np.array([labels[name] for name in files], np.int64)
+
+
+def class_of(entry: Any) -> int:
+    """A class in a list of labels: a number, {"label": number}, or null."""
+    number = entry["label"] if isinstance(entry, dict) else entry
+    if number is None:
+        return -1
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 2**31:
+        raise ValueError(f"{str(number)[:100]} is no class")
+    return number

@@ -1,0 +1,126 @@
+"""What store the pairs of others make."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import Field, model_validator
+
+from kdm_core.config import Config
+from kdm_core.errors import DataError, MismatchError
+from kdm_core.pairs.importing.measuring import Measured, find_scale, measure
+from kdm_core.pairs.importing.source import PairSource
+from kdm_core.pairs.sampling import count_evaluations
+from kdm_core.pairs.spec import StoreSpec
+from kdm_core.samples import SampleSpec
+from kdm_core.solvers import SolverConfig
+from kdm_core.teachers.base import Teacher
+
+
+class ImportConfig(Config):
+    """How pairs of others are stored.
+
+    Attributes:
+        test, validation: pairs of these splits, the first ones; the rest are train pairs.
+        noise_scale: what the noise is divided by; None for what is measured.
+        sample_dtype: None for uint8 images and float32 points.
+        solver: how the teacher was solved, if that is known.
+        shard, chunk: pairs a file, and that are compressed together.
+    """
+
+    test: int = Field(1000, ge=2)
+    validation: int = Field(1000, ge=2)
+    noise_scale: float | None = Field(None, gt=0)
+    noise_dtype: Literal["float16", "float32"] = "float16"
+    sample_dtype: Literal["uint8", "float32"] | None = None
+    solver: SolverConfig | None = None
+    shard: int = Field(10_000, ge=1)
+    chunk: int = Field(500, ge=1)
+
+    @model_validator(mode="after")
+    def _aligned(self) -> "ImportConfig":
+        if self.shard % self.chunk:
+            raise ValueError(f"shard: {self.shard} is no multiple of chunk: {self.chunk}")
+        return self
+
+
+class KnownTeacher(NamedTuple):
+    """The teacher that the pairs are said to come from, and its fingerprint."""
+
+    model: Teacher
+    fingerprint: str
+
+
+class ImportPlan(NamedTuple):
+    """The store that pairs of others will make, what their noise is divided by, and why."""
+
+    spec: StoreSpec
+    scale: float
+    measured: Measured
+
+
+def plan_import(
+    source: PairSource, config: ImportConfig, teacher: KnownTeacher | None = None
+) -> ImportPlan:
+    """Look at the pairs, and say what store they will make.
+
+    Raises:
+        DataError: the noise is not normal, samples are out of range, or there are too few pairs.
+        MismatchError: the teacher makes other samples.
+    """
+    train = source.count - config.test - config.validation
+    if train < 1:
+        raise DataError(f"{source.count} pairs are too few for {config.test} test and "
+                        f"{config.validation} validation pairs: lower --test and --validation")
+    measured = measure(source)
+    if teacher is not None and config.solver is not None:
+        times, nfe = (teacher.model.times(config.solver),
+                      count_evaluations(config.solver, teacher.model))
+        start = float(teacher.model.noise_scale(times[0]))
+    else:
+        times, nfe, start = torch.empty(0), None, None
+    scale = find_scale(source, measured, config.noise_scale, start)
+    dtype = config.sample_dtype or ("uint8" if source.kind == "image" else "float32")
+    if dtype == "uint8" and source.kind != "image":
+        raise DataError("--sample-dtype: uint8 is for images; use float32 for points")
+    spec = StoreSpec(
+        samples=describe_samples(source, measured, teacher),
+        teacher=None if teacher is None else teacher.fingerprint,
+        noise_seed=None,
+        noise_dtype=config.noise_dtype,
+        noise_scale=start or scale,
+        sample_dtype=dtype,
+        solver=config.solver,
+        times=times.tolist(),
+        nfe=nfe,
+        compute_batch=config.chunk,
+        precision="fp32",
+        splits={"test": config.test, "validation": config.validation, "train": train},
+        chunk=config.chunk,
+        shard=config.shard,
+        imported=f"{source.layout}, noise divided by {scale:g}; content {measured.content[:16]}",
+    )
+    return ImportPlan(spec, scale, measured)
+
+
+def describe_samples(
+    source: PairSource, measured: Measured, teacher: KnownTeacher | None
+) -> SampleSpec:
+    """What the samples are, in the teacher's words if it is known.
+
+    Raises:
+        MismatchError: the teacher makes others.
+    """
+    found = SampleSpec(kind=source.kind, shape=list(source.shape), label_names=source.label_names,
+                       sigma_data=measured.sigma_data)
+    if teacher is None:
+        return found
+    made = teacher.model.spec
+    if made.kind != found.kind or made.shape != found.shape:
+        raise MismatchError(f"--teacher: it makes samples of kind {made.kind} and shape "
+                            f"{made.shape}, the pairs are of kind {found.kind} and shape "
+                            f"{found.shape}")
+    # Files without names of classes tell only the largest that occurs.
+    if found.num_classes > made.num_classes or bool(found.num_classes) != bool(made.num_classes):
+        raise MismatchError(f"--teacher: it takes {made.num_classes} labels, the pairs have "
+                            f"{found.num_classes}")
+    return made

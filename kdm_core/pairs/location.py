@@ -1,0 +1,204 @@
+"""Where a pair store lies: a folder, or a URL of fsspec (s3://, gs://, https://, memory://)."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import zarr
+from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import FsspecStore
+
+from kdm_core.errors import DataError
+
+READ_ONLY = ("http", "https")
+# Packages below fsspec that raise exceptions of their own, which are no OSErrors.
+CLIENTS = {"aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "requests", "urllib3"}
+CONNECT_S, READ_S = 10, 60
+
+
+def local_path(location: str | Path) -> Path | None:
+    """The folder, or None where it is no local one."""
+    text = str(location)
+    if text.startswith("file://"):
+        return Path(text.removeprefix("file://"))
+    return None if "://" in text else Path(location)
+
+
+@contextmanager
+def failures(location: str | Path) -> Iterator[None]:
+    """A context that turns errors of disks into one message.
+
+    Raises:
+        DataError: reading or writing failed.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{location}: {error.strerror or error}; free some space or check "
+                        "the permissions, then run again: what is complete is kept") from error
+
+
+@contextmanager
+def network_failures(url: str) -> Iterator[None]:
+    """A context that turns errors of networks, buckets and credentials into one message.
+
+    Raises:
+        DataError: what lies behind the URL can neither be read nor written.
+    """
+    try:
+        yield
+    except Exception as error:
+        client = type(error).__module__.partition(".")[0]
+        if not isinstance(error, OSError) and client not in CLIENTS:
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{url}: {reason}; check the address, the network, the credentials and "
+                        "what they permit, then run again: what is complete is kept") from error
+
+
+class RemoteStore(FsspecStore):
+    """Zarr's store over fsspec, whose failures are DataErrors that say what to do.
+
+    What is not there is no failure; what cannot be asked for is. So an array behind a network
+    that is down is never taken for one that is incomplete or damaged.
+    """
+
+    def url(self, key: str) -> str:
+        return f"{self.fs.unstrip_protocol(self.path).rstrip('/')}/{key}"
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        with network_failures(self.url(key)):
+            try:
+                found = await super().get(key, prototype, byte_range)
+            except Exception as error:
+                if getattr(error, "status", None) != 416:  # HTTP's "range not satisfiable"
+                    raise
+                return prototype.buffer.from_bytes(b"")
+        return found if found is None else cut(found, byte_range)
+
+    async def exists(self, key: str) -> bool:
+        # fsspec's own answer comes from a listing, or is "no" where a server fails.
+        return await self.get(key, default_buffer_prototype(), RangeByteRequest(0, 1)) is not None
+
+    async def set(
+        self, key: str, value: Buffer, byte_range: tuple[int, int] | None = None
+    ) -> None:
+        with network_failures(self.url(key)):
+            await super().set(key, value, byte_range)
+
+    async def delete(self, key: str) -> None:
+        with network_failures(self.url(key)):
+            await super().delete(key)
+
+    async def delete_dir(self, prefix: str) -> None:
+        with network_failures(self.url(prefix)):
+            await super().delete_dir(prefix)
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        with network_failures(self.url(prefix)):
+            async for name in super().list_dir(prefix):
+                yield name
+
+
+def cut(found: Buffer, asked: ByteRequest | None) -> Buffer:
+    """The part that was asked for, of what a server sent that does not know parts."""
+    if isinstance(asked, RangeByteRequest) and len(found) > asked.end - asked.start:
+        return found[asked.start : asked.end]
+    if isinstance(asked, SuffixByteRequest) and len(found) > asked.suffix:
+        return found[len(found) - asked.suffix :]
+    return found
+
+
+def storage(location: str | Path, read_only: bool) -> Path | RemoteStore:
+    """A location as Zarr takes it; there need not be anything.
+
+    Credentials and endpoints come from the environment and the configuration files of the
+    protocol (AWS_…, FSSPEC_S3_…, ~/.netrc), never from the location.
+
+    Raises:
+        DataError: the URL cannot be used: its protocol is unknown, needs a package that is
+            missing, or only reads.
+    """
+    if (path := local_path(location)) is not None:
+        return path
+    url = str(location)
+    scheme = url.partition("://")[0]
+    if urlsplit(url).password is not None or urlsplit(url).query:
+        raise DataError(f"this {scheme}:// URL of a pair store has a password or a query in it: "
+                        "give credentials in the environment instead (docs/pair-store.md)")
+    if scheme in READ_ONLY and not read_only:
+        raise DataError(f"{url}: {scheme} is for reading only; write to a folder, s3:// or gs://")
+    try:
+        with network_failures(url):
+            store = RemoteStore.from_url(url, options(scheme), read_only)
+    except ImportError as error:
+        raise DataError(f"{url}: {error}; {scheme}:// needs pip install 'kdm-distill[cloud]'"
+                        ) from error
+    except ValueError as error:
+        raise DataError(f"{url}: {error}; use a folder, s3://, gs:// or https://") from error
+    assert isinstance(store, RemoteStore)
+    return store
+
+
+def options(scheme: str) -> dict[str, Any]:
+    """What fsspec's file systems need for stores that several processes write at once."""
+    if scheme in READ_ONLY:
+        from aiohttp import ClientTimeout
+
+        # Its default limits the whole of a transfer, and a shard may be large.
+        timeout = ClientTimeout(sock_connect=CONNECT_S, sock_read=READ_S)
+        # With the environment's proxies and ~/.netrc.
+        return {"client_kwargs": {"timeout": timeout, "trust_env": True}}
+    if scheme in ("s3", "s3a"):
+        from fsspec.config import conf
+
+        # With more, every object is first asked for its size.
+        wanted = {"use_listings_cache": False, "max_concurrency": 1}
+        return {name: value for name, value in wanted.items() if name not in conf.get("s3", {})}
+    return {"use_listings_cache": False} if scheme in ("gs", "gcs") else {}
+
+
+def open_group(location: str | Path, mode: Literal["r", "r+"] = "r") -> zarr.Group:
+    """Open a Zarr group.
+
+    Raises:
+        DataError: there is none, or it cannot be read.
+    """
+    place = storage(location, read_only=mode == "r")
+    try:
+        return zarr.open_group(place, mode=mode, zarr_format=3)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        advice = "run the stage that makes it" if isinstance(place, Path) else "check the address"
+        raise DataError(f"{location} is no Zarr group ({type(error).__name__}: {error}): {advice}"
+                        ) from error
+
+
+def put_group(url: str, documents: dict[str, Buffer]) -> None:
+    """Put a new Zarr group behind a URL; it appears there when all of it has been written.
+
+    Args:
+        documents: its files by their names, as `zarr.storage.MemoryStore` has them.
+
+    Raises:
+        DataError: something is there already, or it cannot be written.
+    """
+    store = storage(url, read_only=False)
+    assert isinstance(store, RemoteStore)
+    if (found := sync(first_name(store))) is not None:
+        raise DataError(f"{url} holds something already ({found}): choose another place or "
+                        "open it")
+    for key in sorted(documents, key=lambda key: (key == "zarr.json", key)):
+        sync(store.set(key, documents[key]))
+
+
+async def first_name(store: Store) -> str | None:
+    """The name of something that a store holds; None if it is empty."""
+    async for name in store.list_dir(""):
+        return name
+    return None

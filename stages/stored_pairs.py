@@ -1,0 +1,119 @@
+"""Taking over pairs that have been sampled already, in place of sampling them."""
+
+import shutil
+from pathlib import Path
+
+from kdm_core.errors import DataError, KDMError, MismatchError
+from kdm_core.pairs.copying import copy_store
+from kdm_core.pairs.spec import SPLITS, StoreSpec
+from kdm_core.pairs.store import PairStore
+from kdm_core.serialization import write_json
+from kdm_core.teachers import load_sampled
+from pipeline.params import ParamsError, StoredPairs
+from stages import paths
+from stages.progress import Progress
+from stages.runner import Stage
+
+
+def take(stage: Stage, config: StoredPairs) -> None:
+    """The work of sample_pairs where the pairs come from a store: check them, and take them over.
+
+    Raises:
+        DataError: the store is not complete, damaged, or cannot be read.
+        MismatchError: its pairs are not those of this project's teacher.
+        ParamsError: they are not what the students or studies of params.yaml need.
+    """
+    source = PairStore.open(config.location)
+    require_teacher(stage, source)
+    require_uses(stage, source.spec)
+    require_complete(source)
+    folder, _ = stage.work_folder(source.spec.fingerprint, config.location)
+    work = folder / "pairs.zarr"
+    with Progress("pairs", source.spec.count, "pair") as progress:
+        store = go_on(stage, source, work, progress)
+    content = store.content_hash()
+    if config.content not in (None, content):
+        raise MismatchError(f"{config.location} has the content {content}, and pairs.content in "
+                            f"params.yaml pins {config.content}: choose one of them")
+    if config.content is None:
+        stage.say(f"to notice when {config.location} changes, pin it: pairs.content: {content}")
+    stage.finish(work, paths.PAIRS)
+    spec = source.spec
+    write_json(paths.METRICS / "sample_pairs.json",
+               {"pairs": spec.count} | ({} if spec.nfe is None else {"nfe": spec.nfe}))
+    stage.write_timing(pairs_per_s=round(progress.rate, 1), content=content)
+    stage.say(f"{spec.count:,} pairs of {config.location}, content {content[:12]}")
+
+
+def go_on(stage: Stage, source: PairStore, work: Path, progress: Progress) -> PairStore:
+    """Copy a store, or the rest of it if an earlier run was killed."""
+    if work.exists():
+        try:
+            return copy_store(source, work, link=True, on_pairs=progress.update)
+        except KDMError as error:
+            stage.say(f"starting over: {error}")
+            progress.update(-progress.done)
+            shutil.rmtree(work)
+    return copy_store(source, work, link=True, on_pairs=progress.update)
+
+
+def require_complete(source: PairStore) -> None:
+    """Make sure that no pairs are missing.
+
+    Raises:
+        DataError: some are.
+    """
+    if missing := source.missing_shards():
+        lost = sum(len(source.spec.shard_range(shard)) for shard in missing)
+        raise DataError(f"{source.location} lacks {lost:,} of its {source.spec.count:,} pairs: "
+                        "sample them (kdm pairs sample), or run kdm pairs verify")
+
+
+def require_teacher(stage: Stage, source: PairStore) -> None:
+    """Make sure that the pairs are those of the teacher in data/teacher, or might be.
+
+    Raises:
+        MismatchError: they are not, or nobody knows how the teacher was solved.
+    """
+    spec = source.spec
+    teacher, mark, guide = load_sampled(paths.TEACHER, spec.guidance, stage.params.trusts_code)
+    stage.params.check_against(teacher.spec)
+    for name in ("kind", "shape", "label_names"):
+        theirs, ours = getattr(spec.samples, name), getattr(teacher.spec, name)
+        if theirs != ours:
+            raise MismatchError(f"{source.location} has samples of {name} {theirs}, and the "
+                                f"teacher of {ours}: choose other pairs or another teacher")
+    solver = spec.known_solver
+    if spec.teacher is None:
+        stage.say("nobody wrote down which teacher made these pairs; the one of this project is "
+                  f"measured with {solver.kind}")
+    elif (spec.teacher, spec.guide) != (mark, guide):
+        raise MismatchError(
+            f"{source.location} was made by the teacher {marks(spec.teacher, spec.guide)}, and "
+            f"{paths.TEACHER} is {marks(mark, guide)}: take over the teacher, too "
+            "(teacher.source: folder), or choose other pairs")
+
+
+def marks(teacher: str, guide: str | None) -> str:
+    """Short names of a teacher and its guide."""
+    return teacher[:12] + (f" with the guide {guide[:12]}" if guide is not None else "")
+
+
+def require_uses(stage: Stage, spec: StoreSpec) -> None:
+    """Make sure that the pairs suffice for all that params.yaml wants of them.
+
+    Raises:
+        ParamsError: they do not.
+    """
+    where = "params.yaml: pairs.location: the store there has"
+    semantics = stage.params.studies.semantics
+    least = {"test": max(2, semantics.least if semantics is not None else 0), "validation": 2,
+             "train": 1}
+    for split in SPLITS:
+        if (count := spec.splits.get(split, 0)) < least[split]:
+            raise ParamsError(f"{where} {count} {split} pairs, {least[split]} are needed: choose "
+                              "another one")
+    for name, student in stage.params.students.items():
+        if student.losses.trajectory and not spec.states:
+            raise ParamsError(f"{where} no intermediate states, which students.{name}.losses."
+                              "trajectory needs: set that weight to 0, or choose another one")

@@ -1,0 +1,527 @@
+"""Pairs of others: every layout with noise and sample the right way round, and hostile files."""
+
+import io
+import json
+import multiprocessing
+import os
+import signal
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from kdm_core.errors import DataError, MismatchError
+from kdm_core.pairs.importing import (
+    ImportConfig,
+    KnownTeacher,
+    PairSource,
+    compare_with_teacher,
+    import_pairs,
+    open_or_create,
+    open_source,
+    plan_import,
+)
+from kdm_core.pairs.importing.npy import parse_npy
+from kdm_core.pairs.importing.source import RawPairs
+from kdm_core.pairs.store import PairStore
+from kdm_core.samples import SampleSpec
+from kdm_core.solvers import FixedSolver
+from kdm_core.teachers import save_teacher
+from kdm_core.teachers.exact import GaussianMixture, fit_mixture
+from kdm_core.values import from_uint8
+from pipeline.cli import app
+
+CPU = torch.device("cpu")
+SHAPE = (3, 8, 8)
+COUNT = 24
+CONFIG = ImportConfig(test=4, validation=3, shard=8, chunk=4)
+
+
+class Made:
+    """Pairs to write to files: noise of variance 1, images as uint8 and as floats, labels."""
+
+    def __init__(self, shape: tuple[int, ...] = SHAPE, count: int = COUNT) -> None:
+        rng = np.random.default_rng(0)
+        self.noise = rng.standard_normal((count, *shape)).astype(np.float16)
+        self.images = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
+        self.floats = from_uint8(torch.from_numpy(self.images)).numpy()
+        self.labels = rng.permutation(np.arange(count) % 5)
+
+
+MADE = Made()
+
+
+def kdm(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["pairs", *map(str, arguments)])
+
+
+def imported(source: PairSource, path: Path, config: ImportConfig = CONFIG) -> PairStore:
+    plan = plan_import(source, config)
+    store = open_or_create(path, plan.spec, {})
+    import_pairs(source, store, plan.scale)
+    return store
+
+
+def check(store: PairStore, labelled: bool = True, scale: float = 1.0) -> None:
+    """The store holds `MADE`."""
+    block = store.read(range(store.spec.count))
+    np.testing.assert_array_equal(block.noise, MADE.noise)
+    np.testing.assert_array_equal(block.sample, MADE.images)
+    np.testing.assert_array_equal(block.label, MADE.labels if labelled else -1)
+    assert store.spec.noise_scale == scale
+    assert store.spec.teacher is store.spec.noise_seed is store.spec.solver is None
+    assert store.spec.splits == {"test": 4, "validation": 3, "train": COUNT - 7}
+    assert store.spec.samples.sigma_data == pytest.approx(MADE.floats.std(), rel=1e-6)
+
+
+def write_published(
+    folder: Path, key: str, scale: float, noise_first: bool, labelled: bool = False, states: int = 2
+) -> Path:
+    folder.mkdir()
+    for i in range(COUNT):
+        noise = MADE.noise[i].astype(np.float32) * np.float32(scale)
+        ends = [noise, MADE.floats[i]]
+        first, last = ends if noise_first else ends[::-1]
+        between = [np.full(SHAPE, 7, np.float32)] * (states - 2)
+        arrays: dict[str, Any] = {key: np.stack([first, *between, last])}
+        if labelled:
+            arrays["label"] = np.eye(5)[MADE.labels[i]]
+        np.savez(folder / f"{i}.npz", **arrays)
+    return folder
+
+
+@pytest.mark.parametrize(("key", "scale", "noise_first", "labelled", "states"), [
+    ("arr_0", 80, True, False, 5),
+    ("arr_0", 80, False, False, 2),
+    ("endpoints", 80, False, True, 2),
+    ("arr1", 1, False, False, 3),
+])
+def test_published_images(
+    tmp_path: Path, key: str, scale: float, noise_first: bool, labelled: bool, states: int
+) -> None:
+    folder = write_published(tmp_path / "in", key, scale, noise_first, labelled, states)
+    store = imported(open_source(folder), tmp_path / "out")
+    check(store, labelled, scale)
+    assert store.spec.imported is not None
+    assert key in store.spec.imported
+
+
+def test_order_can_be_forced(tmp_path: Path) -> None:
+    """Of small noise the deviations say nothing."""
+    folder = write_published(tmp_path / "in", "arr_0", 1, noise_first=True)
+    with pytest.raises(DataError, match="--order noise-first or sample-first"):
+        open_source(folder)
+    check(imported(open_source(folder, order="noise-first"), tmp_path / "out"), labelled=False)
+    with pytest.raises(DataError, match=r"kurtosis.*--order"):
+        plan_import(open_source(folder, order="sample-first"), CONFIG)
+
+
+def test_published_points(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    states = rng.standard_normal((10, 400, 2)).astype(np.float32)
+    states[-1] = rng.uniform(-4, 4, (400, 2))
+    np.save(tmp_path / "points.npy", states)
+    config = CONFIG.model_copy(update={"shard": 100, "chunk": 50, "noise_dtype": "float32"})
+    store = imported(open_source(tmp_path / "points.npy"), tmp_path / "out", config)
+    block = store.read(range(400))
+    np.testing.assert_array_equal(block.noise, states[0])
+    np.testing.assert_array_equal(block.sample, states[-1])
+    assert store.spec.samples.kind == "points"
+    assert store.spec.samples.shape == [2]
+    assert store.spec.sample_dtype == "float32"
+    assert store.spec.noise_scale == 1
+    with pytest.raises(DataError, match="uint8 is for images"):
+        plan_import(open_source(tmp_path / "points.npy"),
+                    config.model_copy(update={"sample_dtype": "uint8"}))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_fid_npz(tmp_path: Path, compressed: bool, channels_last: bool) -> None:
+    save = np.savez_compressed if compressed else np.savez
+    save(tmp_path / "in.npz", arr_0=np.moveaxis(MADE.images, 1, -1), arr_1=MADE.labels)
+    noise = MADE.noise.astype(np.float32) * 80
+    np.save(tmp_path / "noise.npy", np.moveaxis(noise, 1, -1) if channels_last else noise)
+    with pytest.raises(DataError, match=r"holds no noise: give its file with --noise"):
+        open_source(tmp_path / "in.npz")
+    source = open_source(tmp_path / "in.npz", noise=tmp_path / "noise.npy")
+    check(imported(source, tmp_path / "out"), scale=80)
+
+
+def test_npz_with_noise_and_names(tmp_path: Path) -> None:
+    names = ["ant", "bee", "cat", "dog", "emu", "fox"]
+    np.savez(tmp_path / "in.npz", sample=MADE.floats, label=MADE.labels, noise=MADE.noise,
+             label_names=np.array(names))
+    store = imported(open_source(tmp_path / "in.npz"), tmp_path / "out")
+    check(store)
+    assert store.spec.samples.label_names == names
+    np.savez(tmp_path / "noise.npz", noise=MADE.noise)
+    np.savez(tmp_path / "bare.npz", arr_0=MADE.images)  # (N, C, H, W) is told by its channels
+    check(imported(open_source(tmp_path / "bare.npz", noise=tmp_path / "noise.npz"),
+                   tmp_path / "bare"), labelled=False)
+
+
+def write_pngs(folder: Path, name: Callable[[int], str], noise: str = ".npy") -> Path:
+    for i, image in enumerate(MADE.images):
+        path = folder / name(i)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.transpose(1, 2, 0)).save(path)
+        if noise:
+            np.save(path.with_suffix(noise), MADE.noise[i])
+    return folder
+
+
+@pytest.mark.parametrize("noise", [".npy", ".noise.npy", ""])
+def test_png_folder(tmp_path: Path, noise: str) -> None:
+    folder = write_pngs(tmp_path / "in", lambda i: f"{i:06}.png", noise)
+    if not noise:
+        with pytest.raises(DataError, match=r"000000\.png has no noise: put it beside"):
+            open_source(folder)
+        np.save(folder / "noise.npy", MADE.noise)
+    check(imported(open_source(folder), tmp_path / "out"), labelled=False)
+
+
+@pytest.mark.parametrize("kind", ["dataset.json", "labels.json", "folders"])
+def test_png_labels(tmp_path: Path, kind: str) -> None:
+    folders = kind == "folders"
+    folder = write_pngs(
+        tmp_path / "in", lambda i: f"{f'c{MADE.labels[i]}/' if folders else ''}{i}.png")
+    classes = {f"{i}.png": int(MADE.labels[i]) for i in range(COUNT)}
+    if kind == "dataset.json":
+        (folder / kind).write_text(json.dumps({"labels": list(classes.items())}))
+    elif kind == "labels.json":
+        (folder / kind).write_text(json.dumps(
+            {"labels": {name: {"label": label, "name": "x"} for name, label in classes.items()}}))
+    store = imported(open_source(folder), tmp_path / "out")
+    check(store)  # in the order of the numbers, not of the letters or classes
+    assert store.spec.samples.label_names == [f"c{i}" if folders else str(i) for i in range(5)]
+
+
+def test_label_lists_must_fit(tmp_path: Path) -> None:
+    folder = write_pngs(tmp_path / "in", lambda i: f"{i}.png")
+    (folder / "dataset.json").write_text('{"labels": [["0.png", 1]]}')
+    with pytest.raises(DataError, match=r"1\.png has no label"):
+        open_source(folder)
+    (folder / "dataset.json").write_text('{"labels": [["0.png", -1]]}')
+    with pytest.raises(DataError, match="-1 is no class"):
+        open_source(folder)
+    (folder / "dataset.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"dataset\.json is no readable"):
+        open_source(folder)
+    (folder / "dataset.json").unlink()
+    (folder / "more").mkdir()
+    (folder / "0.png").rename(folder / "more/0.png")
+    (folder / "0.npy").rename(folder / "more/0.npy")
+    with pytest.raises(DataError, match="beside folders of images"):
+        open_source(folder)
+
+
+def test_bad_pairs_are_named_and_complete_shards_kept(tmp_path: Path) -> None:
+    """The bad file is in the last shard; put right, the import goes on to the same store."""
+    folder = write_published(tmp_path / "in", "endpoints", 80, False, labelled=True)
+    whole = imported(open_source(folder), tmp_path / "whole").content_hash()
+    bad, good = folder / "22.npz", (folder / "22.npz").read_bytes()
+    store = open_or_create(tmp_path / "out", plan_import(open_source(folder), CONFIG).spec, {})
+    ends = np.stack([MADE.floats[22], MADE.noise[22].astype(np.float32) * 80])
+    label = np.eye(5)[0]
+    damages: list[tuple[dict[str, Any] | None, str]] = [
+        (None, "no readable file of plain arrays"),
+        ({"arr_0": ends}, "unlike the first file, 0.npz"),
+        ({"endpoints": ends}, "without label, unlike the first"),
+        ({"endpoints": ends[:, :, :4], "label": label}, "unlike the first"),
+        ({"endpoints": ends, "label": np.eye(6)[0]}, "no one-hot vector of 5"),
+        ({"endpoints": ends, "label": np.full(5, 0.2)}, "no one-hot vector of 5"),
+        ({"endpoints": ends * [[[[1]]], [[[0.1]]]], "label": label}, "no pair of the same teacher"),
+        ({"endpoints": ends * [[[[np.nan]]], [[[1]]]], "label": label}, "not finite"),
+        ({"endpoints": ends * [[[[127]]], [[[1]]]], "label": label}, r"must lie in \[-1, 1\]"),
+        ({"endpoints": np.array([{}, 1], object), "label": label}, "expected numbers"),
+        ({"endpoints": ends.astype(np.int8), "label": label}, "noise of type int8"),
+    ]
+    for arrays, message in damages:
+        if arrays is None:
+            bad.write_bytes(good[: len(good) // 2])
+        else:
+            np.savez(bad, **arrays)
+        with pytest.raises(DataError, match=rf"22\.npz.*{message}"):
+            import_pairs(open_source(folder), store, 80)
+        assert store.missing_shards() == [2]
+    bad.unlink()
+    source = open_source(folder)
+    assert source.count == COUNT - 1
+    with pytest.raises(MismatchError, match="holds other pairs: "):
+        open_or_create(tmp_path / "out", plan_import(source, CONFIG).spec, {})
+    bad.write_bytes(good)
+    assert imported(open_source(folder), tmp_path / "out").content_hash() == whole
+
+
+def test_noise_must_come_out_with_variance_1(tmp_path: Path) -> None:
+    folder = write_published(tmp_path / "in", "arr_0", 80, noise_first=True)
+    config = CONFIG.model_copy(update={"noise_scale": 40.0})
+    with pytest.raises(DataError, match=r"standard deviation 79\.906, and not 40"):
+        plan_import(open_source(folder), config)
+    other = write_published(tmp_path / "other", "endpoints", 52.5, noise_first=False)
+    spec, scale, measured = plan_import(open_source(other), CONFIG)
+    assert scale == spec.noise_scale
+    assert spec.noise_scale == pytest.approx(52.5, rel=0.03)
+    assert spec.noise_scale == pytest.approx(measured.deviation, rel=1e-5)
+    exact = CONFIG.model_copy(update={"noise_scale": 52.5})
+    check(imported(open_source(other), tmp_path / "out", exact), labelled=False, scale=52.5)
+
+
+@pytest.mark.parametrize("change", [lambda x: (x + 1) / 2, lambda x: x * 127.5, lambda x: x * 1.5])
+def test_images_must_be_in_range(tmp_path: Path, change: Callable[[Any], Any]) -> None:
+    np.savez(tmp_path / "in.npz", sample=change(MADE.floats), noise=MADE.noise)
+    with pytest.raises(DataError, match=r"must lie in \[-1, 1\]"):
+        plan_import(open_source(tmp_path / "in.npz"), CONFIG)
+
+
+def test_samples_that_leave_the_range_a_little_are_clipped(tmp_path: Path) -> None:
+    samples = MADE.floats.copy()
+    samples[0, 0, 0, 0], samples[1, 0, 0, 0] = 1.4, -1.2
+    np.savez(tmp_path / "in.npz", sample=samples, noise=MADE.noise)
+    block = imported(open_source(tmp_path / "in.npz"), tmp_path / "out").read(range(2))
+    assert block.sample[:, 0, 0, 0].tolist() == [255, 0]
+    kept = CONFIG.model_copy(update={"sample_dtype": "float32"})
+    block = imported(open_source(tmp_path / "in.npz"), tmp_path / "floats", kept).read(range(2))
+    np.testing.assert_array_equal(block.sample, samples[:2])
+
+
+def npy_claiming(shape: tuple[int, ...], content: bytes = b"", dtype: str = "<f4") -> bytes:
+    """An .npy file whose header tells lies."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        stream, {"shape": shape, "fortran_order": False, "descr": dtype})
+    return stream.getvalue() + content
+
+
+def test_sizes_are_compared_before_anything_is_allocated(tmp_path: Path) -> None:
+    for shape in ((2**40,), (2**31, 2**31, 2**31), (-1,)):
+        with pytest.raises(ValueError, match="claims|shape|negative"):
+            parse_npy(npy_claiming(shape, b"1234"))
+    folder = tmp_path / "in"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "0.npz", "w") as archive:
+        archive.writestr("endpoints.npy", npy_claiming((2, 2**38, 3, 3)))
+    with pytest.raises(DataError, match=r"0\.npz.*its header claims"):
+        open_source(folder)
+    # Zeros that really are there, once unpacked: 256 MB of them.
+    with zipfile.ZipFile(folder / "0.npz", "w", zipfile.ZIP_DEFLATED) as archive, \
+            archive.open("endpoints.npy", "w", force_zip64=True) as member:
+        member.write(npy_claiming((2, 2**25)))
+        for _ in range(64):
+            member.write(bytes(2**22))
+    with pytest.raises(DataError, match=r"0\.npz.*at most \d+ are allowed"):
+        open_source(folder)
+    (tmp_path / "big.npy").write_bytes(npy_claiming((10, 2**40, 2), bytes(100)))
+    with pytest.raises(DataError, match=r"big\.npy.*its header claims"):
+        open_source(tmp_path / "big.npy")
+
+
+def test_a_zip_that_lies_about_sizes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "in.npz"
+    header = npy_claiming((2**33, 1, 8, 8), dtype="|u1")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("arr_0.npy", header)
+        archive.writestr("noise.npy", npy_claiming((1,), bytes(4)))
+        archive.getinfo("arr_0.npy").file_size = len(header) + 2**39
+    with pytest.raises(DataError, match=r"claims 549755814016 bytes, which \d+ packed"):
+        open_source(path)
+
+
+def test_pickles_are_never_loaded(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    np.save(tmp_path / "points.npy", np.array([Bomb()], object), allow_pickle=True)
+    np.savez(tmp_path / "in.npz", sample=np.array([Bomb()], object), noise=MADE.noise)
+    folder = write_pngs(tmp_path / "png", lambda i: f"{i}.png")
+    np.save(folder / "0.npy", np.array([Bomb()], object), allow_pickle=True)
+    for path in (tmp_path / "points.npy", tmp_path / "in.npz", folder):
+        with pytest.raises(DataError, match=f"{path.name}.*expected numbers"):
+            plan_import(open_source(path), CONFIG)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_contradictions_in_one_npz(tmp_path: Path) -> None:
+    path, images, noise = tmp_path / "in.npz", MADE.images, MADE.noise
+    for arrays, message in [
+        ({"noise": noise}, "none of the arrays sample"),
+        ({"arr_0": images, "images": images, "noise": noise}, "which mean the same"),
+        ({"arr_0": images, "noise": noise[:-1]}, "24 samples and noise of shape"),
+        ({"arr_0": images, "noise": noise[:, :2]}, "does not fit samples of shape"),
+        ({"arr_0": images, "noise": images}, "noise of type uint8"),
+        ({"arr_0": images.astype(np.int32), "noise": noise}, "expected uint8 or floats"),
+        ({"arr_0": images, "noise": noise, "arr_1": MADE.labels[:3]}, "a label for each sample"),
+        ({"arr_0": images, "noise": noise, "arr_1": MADE.labels * 1.0}, "expected integers"),
+        ({"arr_0": images, "noise": noise, "arr_1": MADE.labels - 1}, "label -1 is none"),
+        ({"arr_0": np.asfortranarray(images), "noise": noise}, "Fortran order"),
+    ]:
+        np.savez(path, **arrays)  # type: ignore[arg-type]
+        with pytest.raises(DataError, match=message):
+            open_source(path)
+
+
+def test_layouts_that_cannot_be_told(tmp_path: Path) -> None:
+    for name, message in [("missing", "does not exist"), ("empty", "of no known layout")]:
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(DataError, match=message):
+            open_source(tmp_path / name)
+    folder = write_pngs(tmp_path / "in", lambda i: f"{i}.png")
+    np.savez(folder / "x.npz", noise=MADE.noise)
+    with pytest.raises(DataError, match="published and png: say --layout"):
+        open_source(folder)
+    assert open_source(folder, "png").count == COUNT
+    with pytest.raises(DataError, match="--order: the layout png"):
+        open_source(folder, "png", order="noise-first")
+    with pytest.raises(DataError, match=r"x\.npz is no folder"):
+        open_source(folder / "x.npz", "published")
+
+
+def test_damaged_tars(tmp_path: Path) -> None:
+    def write(members: dict[str, bytes]) -> Path:
+        with tarfile.open(tmp_path / "in.tar", "w") as archive:
+            for name, content in members.items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+        return tmp_path / "in.tar"
+
+    stream = io.BytesIO()
+    np.save(stream, MADE.noise[0])
+    noise = stream.getvalue()
+    for members, message in [
+        ({}, "holds no pairs"),
+        ({"0.npy": noise}, r"no 0\.noise\.npy"),
+        ({"0.noise.npy": noise}, "neither of"),
+        ({"0.npy": noise, "0.noise.npy": noise, "0.cls": b"x"}, "invalid literal"),
+        ({"0.npy": noise, "0.noise.npy": noise, "0.cls": b"-3"}, "label -3 is none"),
+        ({"0.png": noise, "0.noise.npy": noise}, "not a readable PNG"),
+        ({"0.npy": noise[:-4], "0.noise.npy": noise}, "its header claims"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            open_source(write(members))
+    path = write({"0.npy": noise, "0.noise.npy": noise})
+    path.write_bytes(path.read_bytes()[:1500])
+    with pytest.raises(DataError, match=r"in\.tar is no readable"):
+        open_source(path)
+
+
+def killed_import(folder: Path, out: Path) -> None:
+    source = open_source(folder)
+    done = []
+
+    def on_pairs(pairs: int) -> None:
+        done.append(pairs)
+        if len(done) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    store = open_or_create(out, plan_import(source, CONFIG).spec, {})
+    import_pairs(source, store, 80, on_pairs)
+
+
+def test_a_killed_import_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_published(tmp_path / "in", "endpoints", 80, False, labelled=True)
+    process = multiprocessing.get_context("spawn").Process(
+        target=killed_import, args=(folder, tmp_path / "out"))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    source = open_source(folder)
+    store = open_or_create(tmp_path / "out", plan_import(source, CONFIG).spec, {})
+    assert store.missing_shards() == [2]
+    read: list[int] = []
+
+    def note(rows: Any) -> RawPairs:
+        read.extend(rows.tolist())
+        return type(source).read(source, rows)
+
+    monkeypatch.setattr(source, "read", note)
+    import_pairs(source, store, 80)
+    assert read == list(range(16, 24))
+    check(store, scale=80)
+
+
+PLANE = SampleSpec(kind="points", shape=[2], sigma_data=0.9)
+
+
+def gaussian(spec: SampleSpec, shift: float) -> GaussianMixture:
+    points = torch.randn(100, *spec.shape, generator=torch.Generator().manual_seed(1)) + shift
+    return fit_mixture(spec, points, torch.arange(100) % max(spec.num_classes, 1))
+
+
+def teacher_and_points(path: Path) -> tuple[GaussianMixture, Path]:
+    teacher = gaussian(PLANE, 0)
+    noise = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
+    solver = FixedSolver(kind="heun", steps=6)
+    made = teacher.sample(noise, None, solver, "fp32").state
+    np.save(path, np.stack([noise * teacher.noise_scale(teacher.times(solver)[0]).float(), made]))
+    return teacher, path
+
+
+def test_a_known_teacher_and_solver(tmp_path: Path) -> None:
+    teacher, path = teacher_and_points(tmp_path / "points.npy")
+    known = KnownTeacher(teacher, "f" * 64)
+    config = CONFIG.model_copy(update={"solver": FixedSolver(kind="heun", steps=6)})
+    source = open_source(path)
+    plan = plan_import(source, config, known)
+    spec, start = plan.spec, float(teacher.noise_scale(teacher.times(config.solver)[0]))
+    assert plan.scale == start == 80
+    assert spec.teacher == "f" * 64
+    assert spec.samples == teacher.spec
+    assert spec.nfe == 11
+    assert spec.times == teacher.times(config.solver).tolist()
+    assert spec.noise_scale == start
+    assert compare_with_teacher(source, plan, known, CPU) < 0.01
+    # The same in a file whose noise has variance 1.
+    states = np.load(path)
+    np.savez(tmp_path / "unit.npz", sample=states[1], noise=states[0] / 80)
+    unit = plan_import(open_source(tmp_path / "unit.npz"), config, known)
+    assert (unit.scale, unit.spec.noise_scale) == (1, start)
+    assert compare_with_teacher(open_source(tmp_path / "unit.npz"), unit, known, CPU) < 0.01
+    with pytest.raises(MismatchError, match="not the teacher of these pairs"):
+        compare_with_teacher(source, plan, KnownTeacher(gaussian(PLANE, 5), "e" * 64), CPU)
+    for changed, message in [({"shape": [3]}, r"shape \[3\]"),
+                             ({"label_names": ["a", "b"]}, "takes 2 labels, the pairs have 0")]:
+        wrong = gaussian(PLANE.model_copy(update=changed), 0)
+        with pytest.raises(MismatchError, match=message):
+            plan_import(source, config, KnownTeacher(wrong, "d" * 64))
+
+
+def test_command(tmp_path: Path) -> None:
+    teacher, path = teacher_and_points(tmp_path / "points.npy")
+    save_teacher(tmp_path / "teacher", teacher)
+    arguments = ("import", path, tmp_path / "out", "--teacher", tmp_path / "teacher", "--steps", 6,
+                 "--test", 4, "--validation", 4, "--shard", 100, "--chunk", 50, "--device", "cpu")
+    result = kdm(*arguments)
+    assert result.exit_code == 1
+    assert "--solver: give it and --steps" in result.stderr
+    result = kdm(*arguments, "--solver", "heun")
+    assert result.exit_code == 0, result.output
+    assert "300 pairs, points of shape (2,), no labels" in result.stdout
+    assert "makes these samples again to" in result.stdout
+    assert PairStore.open(tmp_path / "out").missing_shards() == []
+    assert "going on after 300 pairs" in kdm(*arguments, "--solver", "heun").stderr
+    result = kdm(*arguments, "--solver", "euler")
+    assert result.exit_code == 1
+    assert "not the teacher of these pairs" in result.stderr or "holds other pairs" in result.stderr
+    assert result.stderr.count("\n") <= 2
+    result = kdm("import", path, tmp_path / "new")
+    assert result.exit_code == 1
+    assert "too few for 1000 test" in result.stderr
+
+
+def test_shard_must_hold_whole_chunks(tmp_path: Path) -> None:
+    _, path = teacher_and_points(tmp_path / "points.npy")
+    result = kdm("import", path, tmp_path / "out", "--test", 4, "--validation", 4, "--shard", 30,
+                 "--chunk", 20)
+    assert result.exit_code == 1
+    assert "shard: 30 is no multiple of chunk: 20" in result.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,189 @@
+"""The stage sample_pairs with several processes: lost workers, failing ones, growth."""
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from kdm_core.networks import MLPConfig
+from kdm_core.samples import SampleSpec
+from kdm_core.teachers import Denoiser, DenoiserConfig, save_teacher
+from tests.project import environment, make_project
+
+SPEC = SampleSpec(kind="image", shape=[1, 8, 8], label_names=list("0123456789"), sigma_data=0.75)
+COMMAND = [sys.executable, "-m", "stages.sample_pairs"]
+PAIRS = "data/pairs/pairs.zarr"
+
+
+def write_teacher(project: Path, broken: bool = False) -> None:
+    torch.manual_seed(0)
+    teacher = Denoiser(
+        DenoiserConfig(kind="denoiser", network=MLPConfig(kind="mlp", width=64, blocks=2)), SPEC)
+    if broken:
+        teacher.network.leave.bias.data.fill_(float("nan"))
+    save_teacher(project / "data/teacher", teacher)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a teacher, as if its first stages had run."""
+    folder = make_project(tmp_path_factory.mktemp("workers") / "project")
+    write_teacher(folder)
+    edit(folder, lambda values: values["pairs"].update(
+        solver={"kind": "heun", "steps": 30}, train=1500))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(project: Path) -> dict[str, bytes]:
+    """The files that one process makes."""
+    sample(project)
+    return files(project)
+
+
+@pytest.fixture(autouse=True)
+def fresh(project: Path, undisturbed: dict[str, bytes]) -> None:
+    """No outputs and no work of the test before."""
+    forget(project)
+
+
+def edit(project: Path, change: Callable[[Any], None]) -> None:
+    path = project / "params.yaml"
+    values = YAML(typ="safe").load(path)
+    change(values)
+    YAML().dump(values, path)
+
+
+def processes(project: Path, count: int) -> None:
+    edit(project, lambda values: values["compute"].update(processes=count))
+
+
+def start(project: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(COMMAND, cwd=project, env=environment(), text=True,
+                            stderr=subprocess.PIPE)
+
+
+def sample(project: Path) -> str:
+    """Run the stage to its end; what it said."""
+    stage = start(project)
+    _, said = stage.communicate(timeout=120)
+    assert stage.returncode == 0, said
+    return said
+
+
+def files(project: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(project)): file.read_bytes()
+            for file in sorted((project / PAIRS).rglob("*")) if file.is_file()}
+
+
+def forget(project: Path) -> None:
+    """As `dvc` removes outputs and `kdm clean` unfinished work."""
+    for folder in ("data/pairs", "data/work"):
+        shutil.rmtree(project / folder, ignore_errors=True)
+
+
+def workers_at_work(project: Path, stage: subprocess.Popen[str], count: int) -> list[Any]:
+    """The workers, once all are there and shards are being written."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        children = [child for child in psutil.Process(stage.pid).children()
+                    if "spawn_main" in " ".join(child.cmdline())]
+        written = list(project.glob("data/work/sample_pairs/*/pairs.zarr/index/c/*"))
+        if len(children) == count and len(written) > 2:
+            return children
+        time.sleep(0.01)
+    raise AssertionError("no workers at work")
+
+
+def test_a_lost_worker_changes_nothing(project: Path, undisturbed: dict[str, bytes]) -> None:
+    """Three processes, one of them killed, make the same files to the byte as one."""
+    processes(project, 3)
+    stage = start(project)
+    victim = workers_at_work(project, stage, 3)[0]
+    victim.kill()
+    _, said = stage.communicate(timeout=120)
+    assert stage.returncode == 0, said
+    assert f"of 3 (pid {victim.pid}) was lost (SIGKILL)" in said
+    assert files(project) == undisturbed
+    assert not list((project / "data/work/sample_pairs").rglob("*"))
+
+
+def test_lost_workers_and_a_lost_stage(project: Path, undisturbed: dict[str, bytes]) -> None:
+    processes(project, 2)
+    stage = start(project)
+    for worker in workers_at_work(project, stage, 2):
+        worker.kill()
+    _, said = stage.communicate(timeout=120)
+    assert stage.returncode == 1
+    assert "error: all 2 workers were lost" in said
+    assert "Traceback" not in said
+
+    stage = start(project)
+    workers = workers_at_work(project, stage, 2)
+    stage.kill()
+    stage.communicate()
+    _, alive = psutil.wait_procs(workers, timeout=5)
+    assert not alive
+
+    processes(project, 1)
+    assert "going on after" in sample(project)
+    assert files(project) == undisturbed
+
+
+def test_two_programs_fill_one_store(project: Path, undisturbed: dict[str, bytes]) -> None:
+    """Started at once, as in two terminals: one makes it, both fill it; other pairs are refused."""
+    processes(project, 1)
+    program = "from pipeline.cli import app; app()"
+    command = [sys.executable, "-c", program, "pairs", "sample", PAIRS]
+
+    def run() -> subprocess.Popen[str]:
+        return subprocess.Popen(command, cwd=project, env=environment(), text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    (project / "data/pairs").mkdir()
+    both = [run(), run()]
+    said = [running.communicate(timeout=120)[0] for running in both]
+    assert [running.returncode for running in both] == [0, 0], said
+    assert files(project) == undisturbed
+    assert [file.name for file in (project / "data/pairs").iterdir()] == ["pairs.zarr"]
+    edit(project, lambda values: values.update(seed=1))
+    refused = run()
+    said = [refused.communicate(timeout=120)[0]]
+    edit(project, lambda values: values.update(seed=0))
+    assert refused.returncode == 1
+    assert "pairs.zarr holds other pairs: noise_seed (here" in said[0]
+    assert files(project) == undisturbed
+
+
+def test_a_failure_of_all_is_said_once(project: Path) -> None:
+    processes(project, 2)
+    write_teacher(project, broken=True)
+    stage = start(project)
+    _, said = stage.communicate(timeout=120)
+    write_teacher(project)
+    assert stage.returncode == 1
+    assert said.count("makes samples that are not finite") == 1
+    assert "Traceback" not in said
+
+
+def test_the_stage_grows_its_pairs(project: Path, undisturbed: dict[str, bytes]) -> None:
+    """More pairs, with the output removed as DVC does: only the rest is sampled."""
+    processes(project, 1)
+    edit(project, lambda values: values["pairs"].update(train=1010))
+    sample(project)
+    kept, = (project / "data/work/kept_pairs").iterdir()
+    edit(project, lambda values: values["pairs"].update(train=1500))
+    shutil.rmtree(project / "data/pairs")
+    assert "1,330 pairs are those of the last run" in sample(project)
+    assert files(project) == undisturbed
+    again, = (project / "data/work/kept_pairs").iterdir()
+    assert again == kept  # the key is the stream's
+    assert (again / "sample/c/0/0/0/0").samefile(project / PAIRS / "sample/c/0/0/0/0")
