@@ -21,6 +21,7 @@ from kdm_core.serialization import read_tensors, write_json, write_tensors
 from kdm_core.values import as_float, to_uint8
 from stages import paths
 from stages.figures import save_figure
+from stages.kept_pairs import link_anew
 from stages.near_copies import picture
 from stages.progress import Progress
 from stages.reporting.records import PICTURES, FilterRecord
@@ -29,6 +30,7 @@ from stages.runner import Stage, run
 
 def main(stage: Stage) -> None:
     store = PairStore.open(paths.PAIRS)
+    link_anew(store, stage.say)
     config, rows = stage.params.filter, judged(store.spec)
     rules = load_rules(config, store.spec.samples)
     spaces, marks = open_spaces(stage, store.spec) if config.copies else ([], [])

@@ -10,7 +10,8 @@ from kdm_core.serialization import write_json
 from pipeline.params import StoredPairs
 from stages import paths
 from stages.filling import conditions, create, fill, plan, require_complete
-from stages.growing import adopt, find_kept, keep
+from stages.growing import adopt
+from stages.kept_pairs import find_kept, keep
 from stages.runner import Stage, run
 from stages.stored_pairs import take
 

@@ -25,7 +25,8 @@ from kdm_core.pairs.reading.whole import read_split
 from kdm_core.pairs.sampling import sample_pairs, sample_shard, shards_of_part
 from kdm_core.pairs.store import Block, PairStore
 from kdm_core.solvers import FixedSolver
-from stages.growing import adopt, find_kept, keep
+from stages.growing import adopt
+from stages.kept_pairs import find_kept, keep, link_anew
 from tests.test_pairs import CPU, plan, sampled, teacher
 
 MANY = {"train": 950, "solver": FixedSolver(kind="heun", steps=2)}
@@ -269,6 +270,14 @@ def test_kept_files_take_no_space_and_only_the_last_stay(
                for name, file in ((n, Path("a") / n) for n in files(Path("a"))))
     assert find_kept("one", plan().stream, said.append) is None
     assert find_kept("two", plan(chunk=8).stream, said.append) is None
+    assert not said
+
+    shutil.copytree("a", "copy")  # as DVC's own, in the place of the output
+    link_anew(PairStore.open(Path("copy")), said.append)
+    assert all(file.samefile(Path("data/work/kept_pairs/two") / name)
+               for name, file in ((n, Path("copy") / n) for n in files(Path("copy"))))
+    link_anew(sampled(Path("larger"), train=90), said.append)  # others stay what they are
+    assert find_kept("two", plan().stream, said.append).spec == plan()
     assert not said
 
     def impossible(*args: object, **kwargs: object) -> None:
