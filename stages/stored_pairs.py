@@ -20,7 +20,7 @@ def take(stage: Stage, config: StoredPairs) -> None:
 
     Raises:
         DataError: the store is not complete, damaged, or cannot be read.
-        MismatchError: its pairs are not those of this project's teacher.
+        MismatchError: its pairs are not those of this project's teacher, or not the pinned ones.
         ParamsError: they are not what the students or studies of params.yaml need.
     """
     source = PairStore.open(config.location)
@@ -33,6 +33,7 @@ def take(stage: Stage, config: StoredPairs) -> None:
         store = go_on(stage, source, work, progress)
     content = store.content_hash()
     if config.content not in (None, content):
+        shutil.rmtree(work)  # else the next run would go on with these
         raise MismatchError(f"{config.location} has the content {content}, and pairs.content in "
                             f"params.yaml pins {config.content}: choose one of them")
     if config.content is None:

@@ -207,6 +207,22 @@ def test_other_pairs_are_refused(project: Path) -> None:
         take_from("teacher.zarr")
 
 
+def test_pinned_pairs_are_those_and_no_others(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = store_of(project / "other.zarr", mark_of(project)).content_hash()
+    take_from("other.zarr")
+    assert f"pin it: pairs.content: {content}" in capfd.readouterr().err
+    shutil.rmtree("data/pairs")
+    pinned = StoredPairs(source="store", location="other.zarr", content="0" * 64)
+    with pytest.raises(MismatchError, match=f"has the content {content}, and pairs.content"):
+        take(Stage("sample_pairs"), pinned)
+    assert not Path("data/pairs").exists()
+    assert not list(Path("data/work").glob("*/*/pairs.zarr"))
+    take(Stage("sample_pairs"), pinned.model_copy(update={"content": content}))
+    assert shared(project) == content
+
+
 def test_students_may_need_states(project: Path) -> None:
     store_of(project / "other.zarr", mark_of(project))
 
