@@ -78,9 +78,9 @@ def run_import(
         KnownTeacher,
         compare_with_teacher,
         import_pairs,
-        open_or_create,
         plan_import,
     )
+    from kdm_core.pairs.opening import open_or_create
     from kdm_core.teachers import load_teacher
     from stages.progress import Progress
 

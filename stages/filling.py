@@ -1,7 +1,6 @@
 """Filling a pair store as params.yaml says: planned, with enough space, by one process or more."""
 
 import platform
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +9,8 @@ import torch
 import zarr
 
 import kdm_core
-from kdm_core.errors import DataError, KDMError
-from kdm_core.pairs.location import local_path
+from kdm_core.errors import KDMError
+from kdm_core.pairs.opening import open_or_create, require_space
 from kdm_core.pairs.sampling import (
     WHOLE,
     PairsConfig,
@@ -68,11 +67,10 @@ def conditions(stage: Stage) -> dict[str, Any]:
             "torch": torch.__version__, "machine": platform.machine()}
 
 
-def create(stage: Stage, location: Path | str, spec: StoreSpec) -> PairStore:
-    """An empty store that tells where and with what it was made."""
-    return PairStore.create(location, spec, {
-        "created_by": f"kdm-distill {kdm_core.__version__}", "numpy": numpy.__version__,
-        "zarr": zarr.__version__, **conditions(stage)})
+def provenance(stage: Stage) -> dict[str, Any]:
+    """Where and with what a store is made."""
+    return {"created_by": f"kdm-distill {kdm_core.__version__}", "numpy": numpy.__version__,
+            "zarr": zarr.__version__, **conditions(stage)}
 
 
 def fill(stage: Stage, store: PairStore, teacher: Teacher, part: Part = WHOLE) -> Filled:
@@ -122,26 +120,6 @@ def fill_with_workers(stage: Stage, store: PairStore, part: Part, on_shard: Any)
         before = missing
 
 
-def require_space(store: PairStore, pairs: int) -> None:
-    """Fail before the work and not after it when so many more pairs cannot fit.
-
-    Raises:
-        DataError: they cannot.
-    """
-    path, spec = local_path(store.location), store.spec
-    if path is None:
-        return
-    kept = [spec.sample_dtype, *["float16"] * len(spec.states)]
-    if spec.noise == "stored":
-        kept.append(spec.noise_dtype)
-    values = int(numpy.prod(spec.samples.sample_shape))
-    size = pairs * values * sum(numpy.dtype(name).itemsize for name in kept)
-    free = shutil.disk_usage(path).free
-    if free < size:
-        raise DataError(f"{path}: the pairs need up to {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB "
-                        "are free: make room or lower pairs.train")
-
-
 def require_complete(store: PairStore, part: Part = WHOLE) -> None:
     """Make sure that no shard was left to another program.
 
@@ -167,33 +145,10 @@ def sample_into(stage: Stage, location: Path | str, part: Part = WHOLE) -> PairS
         KDMError: as `plan` and `fill`.
     """
     teacher, spec = plan(stage)
-    store = open_or_create(stage, location, spec)
+    store = open_or_create(location, spec, provenance(stage))
     made_with = {key: store.provenance.get(key) for key in conditions(stage)}
     if made_with != conditions(stage):
         stage.say(f"{location} was begun with {made_with}, here are {conditions(stage)}: the "
                   "samples will agree to rounding")
     fill(stage, store, teacher, part)
-    return store
-
-
-def open_or_create(stage: Stage, location: Path | str, spec: StoreSpec) -> PairStore:
-    """The store of these pairs, for writing.
-
-    Raises:
-        MismatchError: the store there holds other pairs.
-        DataError: something else is there, or it cannot be written.
-    """
-    path = local_path(location)
-    try:
-        store = PairStore.open(location, writable=True)
-    except DataError as error:
-        if not isinstance(error.__cause__, FileNotFoundError):
-            raise
-        try:
-            return create(stage, location, spec)
-        except DataError:
-            if path is None or not path.exists():
-                raise
-            store = PairStore.open(location, writable=True)  # another process was faster
-    store.require(spec)
     return store

@@ -9,7 +9,7 @@ from kdm_core.pairs.store import PairStore
 from kdm_core.serialization import write_json
 from pipeline.params import StoredPairs
 from stages import paths
-from stages.filling import conditions, create, fill, plan, require_complete
+from stages.filling import conditions, fill, plan, provenance, require_complete
 from stages.growing import adopt
 from stages.kept_pairs import find_kept, keep
 from stages.runner import Stage, run
@@ -55,7 +55,7 @@ def open_or_restart(stage: Stage, path: Path, spec: StoreSpec) -> PairStore:
         except KDMError as error:
             stage.say(f"starting over: {error}")
             shutil.rmtree(path)
-    return create(stage, path, spec)
+    return PairStore.create(path, spec, provenance(stage))
 
 
 if __name__ == "__main__":

@@ -26,11 +26,11 @@ from kdm_core.pairs.exporting import (
 from kdm_core.pairs.importing import (
     ImportConfig,
     import_pairs,
-    open_or_create,
     open_source,
     plan_import,
 )
 from kdm_core.pairs.keep import KeepMask
+from kdm_core.pairs.opening import open_or_create
 from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import Block, PairStore
 from kdm_core.samples import SampleSpec

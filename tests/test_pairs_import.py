@@ -24,12 +24,12 @@ from kdm_core.pairs.importing import (
     PairSource,
     compare_with_teacher,
     import_pairs,
-    open_or_create,
     open_source,
     plan_import,
 )
 from kdm_core.pairs.importing.npy import parse_npy
 from kdm_core.pairs.importing.source import RawPairs
+from kdm_core.pairs.opening import open_or_create
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
 from kdm_core.solvers import FixedSolver

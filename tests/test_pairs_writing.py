@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from kdm_core.errors import DataError, KDMError
 from kdm_core.pairs.claims import claim, claims_folder, try_claim
+from kdm_core.pairs.opening import require_space
 from kdm_core.pairs.reading.whole import read_split
 from kdm_core.pairs.sampling import sample_pairs, sample_shard, shards_of_part
 from kdm_core.pairs.store import Block, PairStore
@@ -403,6 +404,18 @@ def test_a_disk_that_may_only_be_read(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="Read-only file system"):
             PairStore.create(disk / "q", plan(), {})
         assert PairStore.open(disk / "p").read(range(48)).index.tolist() == list(range(48))
+
+
+def test_a_disk_without_room_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16 values of 2 + 1 bytes, a label and an index are 64 bytes a pair."""
+    store = PairStore.create(tmp_path / "p", plan(), {})
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=6399))
+    require_space(store, 99)
+    with pytest.raises(DataError, match="make room, take fewer pairs or another place"):
+        require_space(store, 100)
 
 
 def test_values_that_are_not_finite_are_not_written(tmp_path: Path) -> None:

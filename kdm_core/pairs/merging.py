@@ -4,8 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kdm_core.errors import DataError, MismatchError
+from kdm_core.errors import MismatchError
 from kdm_core.pairs.integrity.verifying import as_ranges, copy_whole
+from kdm_core.pairs.opening import open_or_create
 from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import PairStore
 
@@ -80,22 +81,3 @@ def joined_provenance(stores: list[PairStore]) -> dict[str, Any]:
     common = {key: value for key, value in every[0].items()
               if all(key in other and other[key] == value for other in every)}
     return {**common, "merged": every}
-
-
-def open_or_create(
-    target: Path | str, spec: StoreSpec, provenance: dict[str, Any]
-) -> PairStore:
-    """A new store, or one of the same specification that is there already, to go on with.
-
-    Raises:
-        MismatchError: what is there holds other pairs.
-        DataError: something else is there, or it cannot be written.
-    """
-    try:
-        store = PairStore.open(target, writable=True)
-    except DataError as error:
-        if not isinstance(error.__cause__, FileNotFoundError):
-            raise
-        return PairStore.create(target, spec, provenance)
-    store.require(spec)
-    return store

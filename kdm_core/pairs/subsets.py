@@ -13,7 +13,7 @@ from kdm_core.errors import DataError
 from kdm_core.pairs.integrity.verifying import copy_whole
 from kdm_core.pairs.keep import KeepMask
 from kdm_core.pairs.location import failures
-from kdm_core.pairs.merging import open_or_create
+from kdm_core.pairs.opening import open_or_create
 from kdm_core.pairs.sampling import join_blocks
 from kdm_core.pairs.spec import SPLITS, Split, StoreSpec, Subset
 from kdm_core.pairs.store import Block, PairStore

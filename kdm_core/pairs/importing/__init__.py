@@ -5,7 +5,7 @@ from typing import Literal
 
 from kdm_core.errors import DataError
 from kdm_core.pairs.importing.arrays import ArraysSource
-from kdm_core.pairs.importing.filling import compare_with_teacher, import_pairs, open_or_create
+from kdm_core.pairs.importing.filling import compare_with_teacher, import_pairs
 from kdm_core.pairs.importing.folder import PngFolder
 from kdm_core.pairs.importing.listing import files_under
 from kdm_core.pairs.importing.plan import ImportConfig, KnownTeacher, plan_import
@@ -14,7 +14,7 @@ from kdm_core.pairs.importing.source import PairSource
 from kdm_core.pairs.importing.tars import TarSource
 
 __all__ = ["ImportConfig", "KnownTeacher", "Layout", "Order", "PairSource", "compare_with_teacher",
-           "import_pairs", "open_or_create", "open_source", "plan_import"]
+           "import_pairs", "open_source", "plan_import"]
 
 Layout = Literal["auto", "published", "points", "npz", "png", "webdataset"]
 # By the ending of a file, or of a folder's files in the order in which they are looked for.

@@ -1,61 +1,21 @@
 """Filling a store with pairs of others."""
 
-import shutil
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from kdm_core.errors import DataError, MismatchError
+from kdm_core.errors import MismatchError
 from kdm_core.pairs.importing.converting import convert
 from kdm_core.pairs.importing.plan import ImportPlan, KnownTeacher
 from kdm_core.pairs.importing.source import PairSource
-from kdm_core.pairs.location import local_path
+from kdm_core.pairs.opening import require_space
 from kdm_core.pairs.sampling import join_blocks
-from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import PairStore
 from kdm_core.values import as_float
 
 COMPARED = 8
 PIECE = 500
-
-
-def open_or_create(
-    location: Path | str, spec: StoreSpec, provenance: dict[str, Any]
-) -> PairStore:
-    """The unfinished store of an earlier import of the same pairs, or a new one.
-
-    Raises:
-        DataError: something else is there, or the disk has no room for it.
-        MismatchError: a store of other pairs is there.
-    """
-    path = local_path(location)
-    if path is not None and not path.exists():
-        require_space(path, spec)
-        return PairStore.create(path, spec, provenance)
-    try:
-        store = PairStore.open(location, writable=True)
-    except DataError:
-        if path is not None:
-            raise
-        return PairStore.create(location, spec, provenance)
-    store.require(spec)
-    return store
-
-
-def require_space(path: Path, spec: StoreSpec) -> None:
-    """Raises: DataError: the disk has no room for the store."""
-    values = int(np.prod(spec.samples.sample_shape))
-    size = spec.count * values * (np.dtype(spec.noise_dtype).itemsize
-                                  + np.dtype(spec.sample_dtype).itemsize)
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise DataError(f"{folder} does not exist: make it first")
-    if (free := shutil.disk_usage(folder).free) < size:
-        raise DataError(f"{path}: the pairs need up to {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB "
-                        "are free: make room or choose another place")
 
 
 def import_pairs(
@@ -74,7 +34,9 @@ def import_pairs(
         DataError: a pair cannot be used, or not be written. Complete shards are kept.
     """
     store.remove_leftovers()
-    for shard in store.missing_shards():
+    missing = store.missing_shards()
+    require_space(store, sum(len(store.spec.shard_range(shard)) for shard in missing))
+    for shard in missing:
         rows = store.spec.shard_range(shard)
         # In pieces, since pairs may take several times the memory before they are converted.
         pieces = [convert(source, store.spec, scale,

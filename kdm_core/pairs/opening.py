@@ -1,0 +1,54 @@
+"""Going on with a store that is there, or making it; and whether the disk has room for the rest."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdm_core.errors import DataError
+from kdm_core.pairs.location import local_path
+from kdm_core.pairs.spec import StoreSpec
+from kdm_core.pairs.store import PairStore, array_layout
+
+
+def open_or_create(
+    location: Path | str, spec: StoreSpec, provenance: dict[str, Any]
+) -> PairStore:
+    """A new store, or one of the same specification that is there already, for writing.
+
+    Raises:
+        MismatchError: what is there holds other pairs.
+        DataError: something else is there, or it cannot be written.
+    """
+    try:
+        store = PairStore.open(location, writable=True)
+    except DataError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        try:
+            return PairStore.create(location, spec, provenance)
+        except DataError:
+            path = local_path(location)
+            if path is None or not path.exists():
+                raise
+            store = PairStore.open(location, writable=True)  # another process was faster
+    store.require(spec)
+    return store
+
+
+def require_space(store: PairStore, pairs: int) -> None:
+    """Fail before the work and not after it when so many more pairs cannot fit on the disk.
+
+    Raises:
+        DataError: they cannot.
+    """
+    path = local_path(store.location)
+    if path is None:
+        return
+    size = pairs * sum(int(np.prod(shape)) * np.dtype(dtype).itemsize
+                       for shape, dtype, _ in array_layout(store.spec).values())
+    free = shutil.disk_usage(path).free
+    if free < size:
+        raise DataError(f"{path}: the pairs need up to {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB "
+                        "are free: make room, take fewer pairs or another place")
