@@ -28,11 +28,11 @@ def open_or_create(
             raise
         try:
             return PairStore.create(location, spec, provenance)
-        except DataError:
-            path = local_path(location)
-            if path is None or not path.exists():
-                raise
-            store = PairStore.open(location, writable=True)  # another process was faster
+        except DataError as refused:
+            try:
+                store = PairStore.open(location, writable=True)  # another process was faster
+            except DataError:
+                raise refused from None
     store.require(spec)
     return store
 
