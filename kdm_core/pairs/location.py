@@ -131,7 +131,7 @@ def storage(location: str | Path, read_only: bool) -> Path | RemoteStore:
     scheme = url.partition("://")[0]
     if urlsplit(url).password is not None or urlsplit(url).query:
         raise DataError(f"this {scheme}:// URL of a pair store has a password or a query in it: "
-                        "give credentials in the environment instead (docs/sharing.md)")
+                        "give credentials in the environment instead (docs/pair-store.md)")
     if scheme in READ_ONLY and not read_only:
         raise DataError(f"{url}: {scheme} is for reading only; write to a folder, s3:// or gs://")
     try:

@@ -23,6 +23,7 @@ docs/pair-store.md describes the format for readers without this code.
 import hashlib
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -378,6 +379,11 @@ class PairStore:
         store = PairStore(self.location, self.group, self.spec, self.provenance)
         store.mask = mask
         return store
+
+    def shards(self) -> Iterator[Block]:
+        """All pairs, shard by shard, in order."""
+        for shard in range(self.spec.num_shards):
+            yield self.read(self.spec.shard_range(shard))
 
     def content_hash(self) -> str:
         """SHA-256 over the specification and all stored values: equal for equal stores."""
