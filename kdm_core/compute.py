@@ -1,5 +1,6 @@
 """Devices, precision and randomness: the same path on CPU, CUDA and MPS."""
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
@@ -10,6 +11,11 @@ import torch
 from kdm_core.errors import KDMError
 
 Precision = Literal["auto", "fp32", "bf16"]
+
+
+def is_worker() -> bool:
+    """Whether torchrun started this program, as one process of several or of one."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def resolve_device(name: str = "auto") -> torch.device:

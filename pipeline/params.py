@@ -40,6 +40,7 @@ from kdm_core.teachers import TrainableConfig, build_teacher
 from kdm_core.teachers.augmentation import AugmentationConfig, check_augmentation
 from kdm_core.training.config import TrainingConfig
 from kdm_core.weights import WeightsSources
+from pipeline.execution import ExecutionParams
 
 FILE = Path("params.yaml")
 
@@ -55,16 +56,12 @@ class ComputeParams(Config):
         device: `auto` (the best there is), `cpu`, `cuda`, `cuda:1`, `mps`, …
         threads: CPU threads; 0 leaves the choice to torch. Results on a CPU are reproducible to
             the bit only for the same number of threads.
-        processes: that sample pairs or train a student together, each on a GPU of its own where
-            there are any. On a CPU each has `threads` threads while it samples, so that the pairs
-            are the same to the bit: processes × threads should not exceed the cores.
         deterministic: use only kernels that give the same bits every time, where torch has them;
             on GPUs others are faster.
     """
 
     device: str = "auto"
     threads: int = Field(0, ge=0)
-    processes: int = Field(1, ge=1)
     deterministic: bool = True
 
 
@@ -221,9 +218,14 @@ class EvaluationParams(Config):
 
 
 class ReportParams(Config):
-    """What the report is called."""
+    """What the report is called, and where else it goes.
+
+    Attributes:
+        publish: a folder or a URL (s3://, gs://) to which report and figures are copied as well.
+    """
 
     title: str = "One-step distillation"
+    publish: str | None = Field(None, min_length=1)
 
 
 class Params(Config):
@@ -236,6 +238,7 @@ class Params(Config):
 
     seed: int = Field(0, ge=0, lt=2**31)
     compute: ComputeParams = ComputeParams()
+    execution: ExecutionParams = ExecutionParams()
     data: DataConfig
     reference: ReferenceParams
     teacher: TeacherParams
@@ -391,13 +394,21 @@ def load_params(path: Path = FILE) -> Params:
         ParamsError: it is missing, no YAML, or not what the schema allows. The message has, for
             every problem, the path of the key, what was found and what is allowed.
     """
+    return parse_params(read_values(path), str(path))
+
+
+def read_values(path: Path = FILE) -> Any:
+    """What stands in a parameter file, valid or not.
+
+    Raises:
+        ParamsError: it is missing, or no YAML.
+    """
     try:
-        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ParamsError(f"{path} is missing: `kdm preset use digits` writes one") from error
     except (YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path} is no valid YAML: {error}") from error
-    return parse_params(values, str(path))
 
 
 def parse_params(values: Any, name: str = str(FILE)) -> Params:
@@ -474,7 +485,7 @@ def union_members(annotation: Any) -> dict[str, type[BaseModel]]:
     members: dict[str, type[BaseModel]] = {}
     for member in get_args(annotation):
         if isinstance(member, type) and issubclass(member, BaseModel):
-            for tag in ("kind", "source"):
+            for tag in ("kind", "source", "engine"):
                 if tag in member.model_fields:
                     names = get_args(member.model_fields[tag].annotation)
                     members |= dict.fromkeys(names, member)

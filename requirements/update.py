@@ -46,7 +46,7 @@ def main() -> None:
         locks[name] = resolve(f"requirements/{name}.in", "--no-deps")
     for entry in resolve("pyproject.toml", "requirements/build.in",
                          "--extra", "dev", "--extra", "diffusers", "--extra", "hub",
-                         "--extra", "export", "--extra", "features"):
+                         "--extra", "export", "--extra", "features", "--extra", "dask"):
         if match := re.match(r"torch==(\S+)", entry):
             wheels = CPU_WHEELS.get(match[1])
             if wheels is None:

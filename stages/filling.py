@@ -95,7 +95,7 @@ def fill(stage: Stage, store: PairStore, teacher: Teacher, part: Part = WHOLE) -
             counts[shard] = nfe
             progress.update(len(spec.shard_range(shard)))
 
-        if stage.params.compute.processes == 1:
+        if (stage.params.execution.sampling.workers or 1) == 1:
             for shard, nfe in sample_missing(store, teacher, stage.device, part):
                 on_shard(shard, nfe)
         else:
@@ -115,7 +115,8 @@ def fill_with_workers(stage: Stage, store: PairStore, part: Part, on_shard: Any)
                       if not store.is_complete(shard)]:
         if missing == before:  # other programs hold them
             return
-        sample_with_workers(job, min(compute.processes, len(missing)), on_shard, stage.say)
+        workers = stage.params.execution.sampling.workers or 1
+        sample_with_workers(job, min(workers, len(missing)), on_shard, stage.say)
         store.remove_leftovers()
         before = missing
 

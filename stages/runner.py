@@ -9,6 +9,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ import torch
 from ruamel.yaml import YAML
 
 import kdm_core
-from kdm_core.compute import resolve_device
+from kdm_core.compute import is_worker, resolve_device
 from kdm_core.errors import KDMError
 from kdm_core.serialization import write_json
-from pipeline.params import Params, load_params
+from pipeline.params import Params, parse_params, read_values
 from stages import paths
+from stages.guard import Inputs, end_with_dvc, only_run
 
 CODE = ("kdm_core", "pipeline", "stages")
+ROOT = Path(kdm_core.__file__).parent.parent
 
 
 class Stage:
@@ -36,7 +39,9 @@ class Stage:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.params: Params = load_params()
+        values = read_values()
+        self.params: Params = parse_params(values)
+        self.inputs = inputs(name, values)
         self.device = resolve_device(self.params.compute.device)
         if self.params.compute.threads:
             torch.set_num_threads(self.params.compute.threads)
@@ -84,8 +89,21 @@ class Stage:
         folder.mkdir(parents=True, exist_ok=True)
         return folder, key
 
+    def require_same_inputs(self) -> None:
+        """Make sure that parameters and code are those with which this stage began.
+
+        Raises:
+            KDMError: they were edited.
+        """
+        self.inputs.require_same(inputs(self.name, read_values()))
+
     def finish(self, result: Path, output: Path) -> None:
-        """Move a complete result to its place, all at once, and drop the rest of the work."""
+        """Move a complete result to its place, all at once, and drop the rest of the work.
+
+        Raises:
+            KDMError: parameters or code were edited meanwhile; the work stays where it is.
+        """
+        self.require_same_inputs()
         if output.exists():
             shutil.rmtree(output)
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -114,16 +132,28 @@ def hardware(device: torch.device) -> str:
     return f"{cpu}, {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else cpu
 
 
+def definition(stage: str) -> dict[str, Any]:
+    """What dvc.yaml says of a stage."""
+    name, _, key = stage.partition("@")
+    entry = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"][name]
+    found: dict[str, Any] = entry.get("do", entry)
+    return {**found, "params": [text.replace("${key}", key) for text in found["params"]]}
+
+
+def inputs(stage: str, values: Any) -> Inputs:
+    """What DVC records of a stage, given all of params.yaml."""
+    return Inputs(values, definition(stage)["params"], code_hash(stage))
+
+
 def code_hash(stage: str) -> str:
     """SHA-256 over the code that a stage depends on, which dvc.yaml lists."""
-    root = Path(kdm_core.__file__).parent.parent
-    entry = YAML(typ="safe").load(root / "dvc.yaml")["stages"][stage.split("@")[0]]
     digest = hashlib.sha256()
-    for dep in entry.get("do", entry)["deps"]:
+    for dep in definition(stage)["deps"]:
         if dep.split("/")[0] in CODE:
-            files = [root / dep] if (root / dep).is_file() else sorted((root / dep).rglob("*.py"))
+            path = ROOT / dep
+            files = [path] if path.is_file() else sorted(path.rglob("*.py"))
             for file in files:
-                digest.update(file.relative_to(root).as_posix().encode())
+                digest.update(file.relative_to(ROOT).as_posix().encode())
                 digest.update(file.read_bytes())
     return digest.hexdigest()
 
@@ -135,9 +165,13 @@ def run(
 
     `relief` says what to do where memory does not suffice.
     """
+    end_with_dvc()
     try:
-        stage = Stage(name)
-        main(stage)
+        # Of processes that train together, the one that started them has the lock.
+        with nullcontext() if is_worker() else only_run(name):
+            stage = Stage(name)
+            main(stage)
+            stage.require_same_inputs()
     except KDMError as error:
         sys.exit(f"[{name}] error: {error}")
     except MemoryError:

@@ -40,7 +40,7 @@ def main(stage: Stage) -> None:
     write_json(paths.METRICS / "sample_pairs.json",
                {"pairs": spec.count} | ({} if nfe is None else {"nfe": nfe}))
     stage.write_timing(pairs_per_s=round(filled.pairs_per_s, 1), content=content,
-                       processes=stage.params.compute.processes)
+                       workers=stage.params.execution.sampling.workers or 1)
     stage.say(f"{spec.count:,} pairs of {'?' if nfe is None else f'{nfe:g}'} evaluations each, "
               f"content {content[:12]}")
 

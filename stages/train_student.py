@@ -6,7 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from kdm_core.compute import seeded
+from kdm_core.compute import is_worker, seeded
 from kdm_core.pairs.keep import KeepMask
 from kdm_core.pairs.reading.batches import PairReader
 from kdm_core.pairs.reading.readers import open_reader
@@ -18,7 +18,6 @@ from kdm_core.students.model import KDM, save_student
 from kdm_core.students.training import StudentTask
 from kdm_core.training.distributed import (
     is_main,
-    is_worker,
     one_failure,
     process_group,
     world_size,
@@ -26,6 +25,7 @@ from kdm_core.training.distributed import (
 from kdm_core.training.launcher import launch
 from kdm_core.training.loop import Record, fit
 from kdm_core.training.waiting import Waiting
+from pipeline.execution import TorchrunTraining
 from pipeline.params import StudentParams
 from stages import paths
 from stages.curves import Curves
@@ -37,8 +37,9 @@ PICTURE_EVERY_S = 20.0
 
 
 def main(stage: Stage, name: str) -> None:
-    if not is_worker() and stage.params.compute.processes > 1:
-        sys.exit(launch("stages.train_student", [name], stage.params.compute.processes))
+    engine = stage.params.execution.training
+    if not is_worker() and isinstance(engine, TorchrunTraining):
+        sys.exit(launch("stages.train_student", [name], engine.nproc_per_node or 1))
     with process_group(stage.device) as stage.device:
         distil(stage, name)
 

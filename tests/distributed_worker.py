@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from kdm_core.compute import dropout_seed, seeded
+from kdm_core.compute import dropout_seed, is_worker, seeded
 from kdm_core.errors import KDMError
 from kdm_core.losses.adversary import AdversaryConfig
 from kdm_core.networks import MLPConfig, NetworkConfig, SongUNetConfig
@@ -31,7 +31,6 @@ from kdm_core.training.distributed import (
     check_start,
     distributed,
     is_main,
-    is_worker,
     one_failure,
     own_rows,
     own_seed,

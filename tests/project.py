@@ -64,3 +64,9 @@ def environment(**more: str) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         **more,
     }
+
+
+def copy_project(project: Path, folder: Path) -> Path:
+    """Copy a project with all that lies in it: results, DVC's cache, unfinished work."""
+    shutil.copytree(project, folder, symlinks=True)
+    return folder.resolve()

@@ -171,7 +171,7 @@ def test_a_student_to_start_at_that_is_another(project: Path) -> None:
 def test_a_batch_that_processes_cannot_share(project: Path) -> None:
     def two_processes(batch: int) -> Callable[[Any], None]:
         def change(p: Any) -> None:
-            p["compute"]["processes"] = 2
+            p["execution"] = {"training": {"engine": "torchrun", "nproc_per_node": 2}}
             p["students"]["kdm-f"]["training"].update(batch=batch, steps=20)
         return change
 

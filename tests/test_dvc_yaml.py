@@ -9,7 +9,7 @@ from tests.imports import ROOT, closure
 
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 # Sections of params.yaml that say where to compute and not what.
-UNTRACKED = {"compute"}
+UNTRACKED = {"compute", "execution"}
 
 
 def body(stage: str) -> dict[str, list[str]]:

@@ -33,6 +33,8 @@ class PairsConfig(Config):
         noise: `seeded` stores none and draws it again whenever it is read.
         states: states between noise and sample that are kept of each pair, for trajectory
             supervision.
+        location: a folder or a URL (s3://, gs://) below which the store is made, for pairs that
+            are to lie somewhere else than in the project, which then has a reference to them.
     """
 
     source: Literal["sample"] = "sample"
@@ -49,6 +51,7 @@ class PairsConfig(Config):
     noise_dtype: Literal["float16", "float32"] = "float16"
     sample_dtype: Literal["uint8", "float32"] = "uint8"
     states: int = Field(0, ge=0)
+    location: str | None = Field(None, min_length=1)
 
     @model_validator(mode="after")
     def _aligned(self) -> "PairsConfig":

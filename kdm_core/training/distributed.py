@@ -21,18 +21,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from kdm_core.compute import hashed_seed
+from kdm_core.compute import hashed_seed, is_worker
 from kdm_core.errors import KDMError, MismatchError
 
 M = TypeVar("M", bound=nn.Module)
 
 ORPHAN_POLL_S = 0.5
 STORE_TIMEOUT_S = 5.0
-
-
-def is_worker() -> bool:
-    """Whether torchrun started this program."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def rank() -> int:
