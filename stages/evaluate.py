@@ -13,6 +13,8 @@ from kdm_core.metrics.estimate import resampling
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import write_json
 from stages import paths
+from stages.execution.engine import engine
+from stages.execution.tasks import Engine
 from stages.measuring import (
     Samples,
     measure_images,
@@ -30,6 +32,12 @@ PICTURED = {"image": 64, "points": 4000}
 
 
 def main(stage: Stage, name: str) -> None:
+    with engine(stage) as workers:
+        evaluate(stage, name, workers)
+
+
+def evaluate(stage: Stage, name: str, workers: Engine) -> None:
+    """Measure everything, and write it down."""
     dataset, dataset_mark = open_dataset(paths.DATASET)
     models = open_models(stage, name)
     require_same_samples(dataset.info.samples, models.store.samples)
@@ -46,7 +54,7 @@ def main(stage: Stage, name: str) -> None:
     })
     measure_pairs(results, samples)
     if models.store.samples.kind == "image":
-        measure_images(stage, results, dataset, samples)
+        measure_images(stage, results, dataset, samples, workers)
         measure_lpips(stage, results, samples)
     else:
         measure_points(stage, results, dataset, samples)

@@ -1,6 +1,8 @@
-"""Filling a pair store as params.yaml says: planned, with enough space, by one process or more."""
+"""Filling a pair store as params.yaml says: planned, with enough space, by its engine."""
 
 import platform
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +18,6 @@ from kdm_core.pairs.sampling import (
     PairsConfig,
     Part,
     plan_store,
-    sample_missing,
     shards_of_part,
 )
 from kdm_core.pairs.spec import StoreSpec
@@ -24,9 +25,16 @@ from kdm_core.pairs.store import PairStore
 from kdm_core.teachers import Teacher, load_sampled
 from pipeline.params import ParamsError
 from stages import paths
-from stages.pair_workers import Job, sample_with_workers
+from stages.execution.engine import engine
+from stages.execution.fitness import processor
+from stages.execution.sampling import Sampled, SamplingTask, sampler
+from stages.execution.tasks import Engine, Folder
 from stages.progress import Progress
 from stages.runner import Stage
+from stages.stopping import stoppable
+
+BUSY_S = 0.5
+"""Between two looks at what other processes are writing."""
 
 
 class Filled(NamedTuple):
@@ -70,55 +78,78 @@ def conditions(stage: Stage) -> dict[str, Any]:
 def provenance(stage: Stage) -> dict[str, Any]:
     """Where and with what a store is made."""
     return {"created_by": f"kdm-distill {kdm_core.__version__}", "numpy": numpy.__version__,
-            "zarr": zarr.__version__, **conditions(stage)}
+            "zarr": zarr.__version__, **conditions(stage), "processor": processor(stage.device)}
 
 
-def fill(stage: Stage, store: PairStore, teacher: Teacher, part: Part = WHOLE) -> Filled:
-    """Sample what a store misses, with as many processes as params.yaml allows.
+def fill(
+    stage: Stage, store: PairStore, teacher: Teacher, workers: Engine, part: Part = WHOLE
+) -> Filled:
+    """Sample what a store misses.
 
     Shards that other programs are working on are left to them.
 
     Raises:
-        KDMError: the disk is too small, the teacher diverges, or all workers were lost.
+        KDMError: the disk is too small, the teacher diverges, or as the engine.
+        Stopped: the program was asked to end; what is complete is kept.
     """
-    spec, shards = store.spec, shards_of_part(store.spec, part)
-    missing = [shard for shard in shards if not store.is_complete(shard)]
-    left, total = (sum(len(spec.shard_range(shard)) for shard in some)
-                   for some in (missing, shards))
+    spec = store.spec
+    every, missing = shards_of_part(spec, part), missing_of(store, part)
+    total, left = (sum(len(spec.shard_range(shard)) for shard in some) for some in (every, missing))
     require_space(store, left)
+    say_how_made(stage, store)
     if left < total:
         stage.say(f"going on after {total - left:,} pairs")
+    task = SamplingTask(str(store.location), Folder(paths.TEACHER), stage.params.trusts_code)
+    own = sampler(store, teacher, stage.device)
     counts: dict[int, float] = {}
     with Progress("pairs", total, "pair", total - left) as progress:
+        for shards in rounds(store, part, workers.patience_s):
 
-        def on_shard(shard: int, nfe: float) -> None:
-            counts[shard] = nfe
-            progress.update(len(spec.shard_range(shard)))
+            def on_shard(place: int, found: Sampled, shards: list[int] = shards) -> None:
+                if found.nfe is not None:
+                    counts[shards[place]] = found.nfe
+                if found.complete:
+                    progress.update(len(spec.shard_range(shards[place])))
 
-        if (stage.params.execution.sampling.workers or 1) == 1:
-            for shard, nfe in sample_missing(store, teacher, stage.device, part):
-                on_shard(shard, nfe)
-        else:
-            fill_with_workers(stage, store, part, on_shard)
+            workers.run(task, shards, on_shard, own)
     # In the order of the shards, since another one could round differently.
     mean = sum(counts[shard] for shard in sorted(counts)) / len(counts) if counts else None
     return Filled(progress.rate, mean)
 
 
-def fill_with_workers(stage: Stage, store: PairStore, part: Part, on_shard: Any) -> None:
-    """Start workers, and others for what lost ones have left, until there is nothing to do."""
-    compute = stage.params.compute
-    job = Job(str(store.location), paths.TEACHER, part, str(stage.device),
-              torch.get_num_threads(), compute.deterministic, stage.params.trusts_code)
-    before = None
-    while missing := [shard for shard in shards_of_part(store.spec, part)
-                      if not store.is_complete(shard)]:
-        if missing == before:  # other programs hold them
+def missing_of(store: PairStore, part: Part) -> list[int]:
+    """The shards of a part that are not complete."""
+    return [shard for shard in shards_of_part(store.spec, part) if not store.is_complete(shard)]
+
+
+def rounds(store: PairStore, part: Part, patience_s: float) -> Iterator[list[int]]:
+    """The shards that are missing, again and again until there are none, or others hold them.
+
+    `patience_s`: how long to wait where others hold all that is missing, as workers do for a while
+    that have lost their scheduler.
+    """
+    store.remove_leftovers()
+    before, deadline = None, time.monotonic() + patience_s
+    while missing := missing_of(store, part):
+        if missing != before:
+            deadline = time.monotonic() + patience_s
+        elif time.monotonic() >= deadline:
             return
-        workers = stage.params.execution.sampling.workers or 1
-        sample_with_workers(job, min(workers, len(missing)), on_shard, stage.say)
+        else:
+            time.sleep(BUSY_S)
+        yield missing
         store.remove_leftovers()
         before = missing
+
+
+def say_how_made(stage: Stage, store: PairStore) -> None:
+    """Tell if the rest of a store is made with something else than what is there."""
+    here = {**conditions(stage), "processor": processor(stage.device)}
+    begun = {key: value for key, value in store.provenance.items() if key in here}
+    if differences := [f"{key} {value} (here {here[key]})" for key, value in begun.items()
+                       if value != here[key]]:
+        stage.say(f"{store.location} was begun with {', '.join(differences)}: the samples will "
+                  "agree to rounding")
 
 
 def require_complete(store: PairStore, part: Part = WHOLE) -> None:
@@ -127,9 +158,7 @@ def require_complete(store: PairStore, part: Part = WHOLE) -> None:
     Raises:
         KDMError: some were.
     """
-    missing = [shard for shard in shards_of_part(store.spec, part)
-               if not store.is_complete(shard)]
-    if missing:
+    if missing := missing_of(store, part):
         raise KDMError(f"{len(missing)} shards of {store.location} (the first is {missing[0]}) "
                        "are being written by other processes: run again when they have ended")
 
@@ -144,12 +173,10 @@ def sample_into(stage: Stage, location: Path | str, part: Part = WHOLE) -> PairS
     Raises:
         MismatchError: the store there holds other pairs.
         KDMError: as `plan` and `fill`.
+        Stopped: as `fill`.
     """
-    teacher, spec = plan(stage)
-    store = open_or_create(location, spec, provenance(stage))
-    made_with = {key: store.provenance.get(key) for key in conditions(stage)}
-    if made_with != conditions(stage):
-        stage.say(f"{location} was begun with {made_with}, here are {conditions(stage)}: the "
-                  "samples will agree to rounding")
-    fill(stage, store, teacher, part)
+    with stoppable(stage.say) as stop, engine(stage, stop) as workers:
+        teacher, spec = plan(stage)
+        store = open_or_create(location, spec, provenance(stage))
+        fill(stage, store, teacher, workers, part)
     return store

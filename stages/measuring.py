@@ -19,7 +19,6 @@ from kdm_core.metrics.compare import (
     reliability,
 )
 from kdm_core.metrics.estimate import Counts, resampling
-from kdm_core.metrics.extractors import build_extractor
 from kdm_core.metrics.features import Extractor, FeatureCache, Features
 from kdm_core.metrics.frechet import read_statistics
 from kdm_core.metrics.paired import label_accuracy, label_agreement, paired_lpips, paired_mse
@@ -29,6 +28,8 @@ from kdm_core.values import to_uint8
 from kdm_core.weights.store import WeightsMissing
 from pipeline.params import EvaluationParams
 from stages import paths
+from stages.execution.features import FeatureSource, Origin
+from stages.execution.tasks import Engine, Folder
 from stages.progress import Progress
 from stages.results import Results, Who
 from stages.runner import Stage
@@ -87,7 +88,9 @@ def measure_lpips(stage: Stage, results: Results, samples: Samples) -> None:
                                        f"lpips_{net}_permuted": distance.permuted}
 
 
-def measure_images(stage: Stage, results: Results, dataset: Dataset, samples: Samples) -> None:
+def measure_images(
+    stage: Stage, results: Results, dataset: Dataset, samples: Samples, workers: Engine
+) -> None:
     """Figures in the features of every extractor that can be had."""
     config = stage.params.evaluation
     splits = {"train": dataset.train_samples, "test": dataset.test_samples}
@@ -98,19 +101,20 @@ def measure_images(stage: Stage, results: Results, dataset: Dataset, samples: Sa
     sets: dict[Who, Tensor] = {"teacher": to_uint8(samples.test.samples),
                                "student": to_uint8(samples.made), "real": real}
     cache = FeatureCache(paths.FEATURES)
-    folder = paths.REFERENCE if stage.params.reference.classifier is not None else None
+    folder = Folder(paths.REFERENCE) if stage.params.reference.classifier is not None else None
     for extractor_config in config.extractors:
+        origin = Origin(extractor_config, stage.params.weights, folder)
         try:
-            extractor = build_extractor(extractor_config, stage.params.weights, stage.device,
-                                        folder)
+            extractor = origin.build(stage.device)
         except WeightsMissing as error:
             results.absent.append(f"{error}; without them there are no figures of "
                                   f"{extractor_config.name}")
             stage.say(results.absent[-1])
             continue
-        against = reference_for(stage, results, extractor, reference, cache)
+        source = FeatureSource(extractor, origin, cache, workers)
+        against = reference_for(stage, results, source, reference)
         for who, images in sets.items():
-            features = features_of(cache, extractor, images, who)
+            features = source(images, who)
             measure_features(stage, results, extractor, features, against, who, samples.counts)
         results.compare(extractor.metric_names["fd"])
     warn(results, len(samples.made))
@@ -129,10 +133,11 @@ def warn(results: Results, n: int) -> None:
 
 
 def reference_for(
-    stage: Stage, results: Results, extractor: Extractor, images: Tensor, cache: FeatureCache
+    stage: Stage, results: Results, source: FeatureSource, images: Tensor
 ) -> Reference:
     """What an extractor's features are compared with: those of real images, or published ones."""
     config: EvaluationParams = stage.params.evaluation
+    extractor = source.extractor
     known: dict[str, Any] = {"fingerprint": extractor.fingerprint, "dim": extractor.dim,
                              "text": extractor.text, "metrics": dict(extractor.metric_names)}
     if extractor.name in config.statistics:
@@ -145,7 +150,7 @@ def reference_for(
         reference = Reference(gaussian, None, path.name, 0)
         known["reference_sha256"] = file_sha256(path)
     else:
-        features = features_of(cache, extractor, images, "reference").features
+        features = source(images, "reference").features
         reference = reference_of(features, f"{config.reference} split", stage.shared_seed("subset"),
                                  stage.device)
     results.extractors[extractor.name] = known | {"reference": reference.name,
@@ -155,13 +160,6 @@ def reference_for(
         results.extractors[extractor.name] |= {key: accuracy[key]
                                                for key in ("accuracy", "accuracy_n")}
     return reference
-
-
-def features_of(
-    cache: FeatureCache, extractor: Extractor, images: Tensor, who: str
-) -> Features:
-    with Progress(f"{extractor.name}, {who}", len(images), "image") as progress:
-        return cache.get(extractor, images, progress.update)
 
 
 def measure_features(

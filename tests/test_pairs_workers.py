@@ -1,6 +1,8 @@
-"""The stage sample_pairs with several processes: lost workers, failing ones, growth."""
+"""The stage sample_pairs with several processes: lost workers, failing ones, an end, growth."""
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -62,13 +64,14 @@ def edit(project: Path, change: Callable[[Any], None]) -> None:
     YAML().dump(values, path)
 
 
-def processes(project: Path, count: int) -> None:
-    edit(project, lambda values: values["compute"].update(processes=count))
+def engine(project: Path, **sampling: Any) -> None:
+    edit(project, lambda values: values["execution"].update(sampling=sampling))
 
 
 def start(project: Path) -> subprocess.Popen[str]:
+    """The stage, as the leader of a process group."""
     return subprocess.Popen(COMMAND, cwd=project, env=environment(), text=True,
-                            stderr=subprocess.PIPE)
+                            stderr=subprocess.PIPE, start_new_session=True)
 
 
 def sample(project: Path) -> str:
@@ -92,20 +95,24 @@ def forget(project: Path) -> None:
 
 def workers_at_work(project: Path, stage: subprocess.Popen[str], count: int) -> list[Any]:
     """The workers, once all are there and shards are being written."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 90
     while time.monotonic() < end:
-        children = [child for child in psutil.Process(stage.pid).children()
+        children = [child for child in psutil.Process(stage.pid).children(recursive=True)
                     if "spawn_main" in " ".join(child.cmdline())]
-        written = list(project.glob("data/work/sample_pairs/*/pairs.zarr/index/c/*"))
-        if len(children) == count and len(written) > 2:
+        if len(children) == count and len(written(project)) > 2:
             return children
         time.sleep(0.01)
     raise AssertionError("no workers at work")
 
 
+def written(project: Path) -> list[Path]:
+    """The complete shards of unfinished work."""
+    return list(project.glob("data/work/sample_pairs/*/pairs.zarr/index/c/*"))
+
+
 def test_a_lost_worker_changes_nothing(project: Path, undisturbed: dict[str, bytes]) -> None:
     """Three processes, one of them killed, make the same files to the byte as one."""
-    processes(project, 3)
+    engine(project, engine="local", workers=3)
     stage = start(project)
     victim = workers_at_work(project, stage, 3)[0]
     victim.kill()
@@ -117,7 +124,7 @@ def test_a_lost_worker_changes_nothing(project: Path, undisturbed: dict[str, byt
 
 
 def test_lost_workers_and_a_lost_stage(project: Path, undisturbed: dict[str, bytes]) -> None:
-    processes(project, 2)
+    engine(project, engine="local", workers=2)
     stage = start(project)
     for worker in workers_at_work(project, stage, 2):
         worker.kill()
@@ -133,14 +140,35 @@ def test_lost_workers_and_a_lost_stage(project: Path, undisturbed: dict[str, byt
     _, alive = psutil.wait_procs(workers, timeout=5)
     assert not alive
 
-    processes(project, 1)
+    engine(project, engine="local", workers=1)
+    assert "going on after" in sample(project)
+    assert files(project) == undisturbed
+
+
+@pytest.mark.parametrize("kind", ["local", "dask"])
+def test_sigterm_finishes_what_is_under_way(
+    project: Path, undisturbed: dict[str, bytes], kind: str
+) -> None:
+    """Sent to the whole group, as by a scheduler of jobs: nobody is left, and nothing is lost."""
+    engine(project, engine=kind, workers=2)
+    stage = start(project)
+    children = workers_at_work(project, stage, 2)
+    os.killpg(stage.pid, signal.SIGTERM)
+    _, said = stage.communicate(timeout=60)
+    assert stage.returncode == 143, said
+    assert "stopped as asked" in said
+    assert "lost" not in said
+    assert not [child for child in children if child.is_running()]
+    assert 2 < len(written(project)) < 23
+    assert not list(project.glob("data/work/sample_pairs/*/pairs.zarr/**/*.partial"))
+    engine(project, engine="local")
     assert "going on after" in sample(project)
     assert files(project) == undisturbed
 
 
 def test_two_programs_fill_one_store(project: Path, undisturbed: dict[str, bytes]) -> None:
     """Started at once, as in two terminals: one makes it, both fill it; other pairs are refused."""
-    processes(project, 1)
+    engine(project, engine="local", workers=1)
     program = "from pipeline.cli import app; app()"
     command = [sys.executable, "-c", program, "pairs", "sample", PAIRS]
 
@@ -164,7 +192,7 @@ def test_two_programs_fill_one_store(project: Path, undisturbed: dict[str, bytes
 
 
 def test_a_failure_of_all_is_said_once(project: Path) -> None:
-    processes(project, 2)
+    engine(project, engine="local", workers=2)
     write_teacher(project, broken=True)
     stage = start(project)
     _, said = stage.communicate(timeout=120)
@@ -176,13 +204,13 @@ def test_a_failure_of_all_is_said_once(project: Path) -> None:
 
 def test_the_stage_grows_its_pairs(project: Path, undisturbed: dict[str, bytes]) -> None:
     """More pairs, with the output removed as DVC does: only the rest is sampled."""
-    processes(project, 1)
+    engine(project, engine="local", workers=1)
     edit(project, lambda values: values["pairs"].update(train=1010))
     sample(project)
     kept, = (project / "data/work/kept_pairs").iterdir()
     edit(project, lambda values: values["pairs"].update(train=1500))
     shutil.rmtree(project / "data/pairs")
-    assert "1,330 pairs are those of the last run" in sample(project)
+    assert "1,330 pairs are those of data/work/kept_pairs" in sample(project)
     assert files(project) == undisturbed
     again, = (project / "data/work/kept_pairs").iterdir()
     assert again == kept  # the key is the stream's

@@ -53,6 +53,14 @@ class Extractor(Protocol):
         """
 
 
+class Compute(Protocol):
+    """Features of a set, as `extract` computes them."""
+
+    def __call__(
+        self, extractor: Extractor, images: Tensor, *, on_images: Callable[[int], None]
+    ) -> Features: ...
+
+
 def named_after(name: str) -> dict[str, str]:
     """Names of metrics in the features of an extractor: fd_NAME, kd_NAME, …"""
     return {metric: f"{metric}_{name}" for metric in METRICS}
@@ -117,10 +125,14 @@ class FeatureCache:
     def get(
         self, extractor: Extractor, images: Tensor,
         on_images: Callable[[int], None] = lambda images: None,
+        compute: Compute | None = None,
     ) -> Features:
         """`extract`, or what it returned before, of which `on_images` is not told.
 
         A damaged file is computed again, with a warning.
+
+        Args:
+            compute: does what `extract` does, by other means.
 
         Raises: as `extract`; DataError: the folder cannot be written to.
         """
@@ -134,7 +146,7 @@ class FeatureCache:
                 warnings.warn(f"{path} is damaged: its features are computed again", stacklevel=2)
             else:
                 return found
-        found = extract(extractor, images, on_images=on_images)
+        found = (compute or extract)(extractor, images, on_images=on_images)
         write_features(path, key, found)
         return found
 

@@ -10,6 +10,7 @@ are given disjoint parts.
 
 import fcntl
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -68,6 +69,20 @@ def creating(store: Path) -> Iterator[None]:
     assert descriptor is not None
     try:
         yield
+    finally:
+        unlock(file, descriptor)
+
+
+@contextmanager
+def marked(store: Path) -> Iterator[Path]:
+    """A context with a file beside a store, of a name that there was never before: whoever sees it
+    sees the same folder."""
+    file = claims_folder(store) / f"seen-{secrets.token_hex(8)}"
+    with failures(f"cannot write beside {store}"):
+        descriptor = lock(file, wait=False)
+    assert descriptor is not None
+    try:
+        yield file
     finally:
         unlock(file, descriptor)
 
