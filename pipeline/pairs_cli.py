@@ -216,6 +216,9 @@ def report(store: Any, damage: Any) -> None:
     if damage.whole:
         typer.echo(f"{store.location}: whole, {store.spec.count:,} pairs\n"
                    f"content {damage.content}")
+        if store.expected_content not in (None, damage.content):
+            raise PairsError(f"the reference names pairs of the content {store.expected_content}: "
+                             "these are others (docs/storage.md)")
         return
     show(store, damage)
     raise PairsError(f"{store.location} is not whole: of {store.spec.count:,} pairs "

@@ -31,6 +31,7 @@ from kdm_core.networks import is_spatial
 from kdm_core.networks.module import ModuleNetworkConfig
 from kdm_core.pairs.filtering.config import FilterConfig
 from kdm_core.pairs.filtering.rules import load_rules
+from kdm_core.pairs.location import writable_location
 from kdm_core.pairs.sampling import PairsConfig
 from kdm_core.samples import SampleSpec
 from kdm_core.students.model import KDM, StudentConfig
@@ -226,6 +227,11 @@ class ReportParams(Config):
 
     title: str = "One-step distillation"
     publish: str | None = Field(None, min_length=1)
+
+    @field_validator("publish")
+    @classmethod
+    def _writable(cls, publish: str | None) -> str | None:
+        return publish if publish is None else writable_location(publish)
 
 
 class Params(Config):

@@ -41,7 +41,12 @@ def keep(store: Path, key: str, say: Callable[[str], None]) -> None:
 
 
 def link_anew(store: PairStore, say: Callable[[str], None]) -> None:
-    """Make the files that are kept of a finished store links to those that lie there now."""
+    """Make the files that are kept of a finished store links to those that lie there now.
+
+    Pairs to which the project only has a reference are left alone.
+    """
+    if store.expected_content is not None:
+        return
     path = local_path(store.location)
     for folder in KEPT.glob("[!.]*"):
         kept = find_kept(folder.name, store.spec.stream, say)

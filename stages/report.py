@@ -11,14 +11,16 @@ from kdm_core.datasets import DatasetInfo, open_dataset
 from kdm_core.serialization import write_atomic, write_json
 from stages import paths
 from stages.figures import render as render_figure
+from stages.publishing import publish
 from stages.reporting import conditions, filtered, pictures, reading, table
 from stages.reporting.document import Document, Model, models, of_evaluations
+from stages.reporting.durations import durations, wall_s
 from stages.reporting.filtered import Filtered
 from stages.reporting.headlines import headlines, lead
 from stages.reporting.metrics import by_rank
 from stages.reporting.page import render
 from stages.reporting.pictures import Embedded, Picture
-from stages.reporting.records import PICTURES, FindingRecord
+from stages.reporting.records import PICTURES, FindingRecord, Timing
 from stages.runner import Stage, run
 
 
@@ -36,7 +38,8 @@ def main(stage: Stage) -> None:
     document = Document(
         title=stage.params.report.title, dataset=dataset.info.source,
         kind=dataset.info.samples.kind, n=found["n"], conditions=found,
-        stages={name: timing["seconds"] for name, timing in timings.items()},
+        stages={name: timing.seconds for name, timing in timings.items()},
+        wall_s=round(wall_s(timings), 2) if timings else None,
         studies={name: {one.finding.name: one.finding.numbers for one in own}
                  for name, own in (studies or {}).items()},
         **of_evaluations(evaluations, found["n"]))
@@ -46,6 +49,10 @@ def main(stage: Stage) -> None:
     write_json(paths.REPORTS / "report.json", document.model_dump(exclude_none=True))
     write_atomic(paths.REPORTS / "report.html", page.encode())
     stage.say(f"{paths.REPORTS / 'report.html'}: {len(page) / 1e6:.1f} MB")
+    if stage.params.report.publish is not None:
+        stage.require_same_inputs()
+        publish(stage.params.report.publish)
+        stage.say(f"published to {stage.params.report.publish}")
 
 
 def draw(
@@ -109,7 +116,7 @@ def study_file(name: str, study: reading.Study) -> Path:
 
 
 def content(
-    stage: Stage, info: DatasetInfo, document: Document, timings: Mapping[str, Any]
+    stage: Stage, info: DatasetInfo, document: Document, timings: Mapping[str, Timing]
 ) -> dict[str, Any]:
     """What the page says, besides its pictures."""
     run: list[tuple[str, list[Model]]] = [("", models(document))]
@@ -122,8 +129,8 @@ def content(
         "sections": table.sections(document),
         "conditions": conditions.lines(
             document.conditions | ({"extractors": marks} if marks else {})),
-        "timings": timings,
-        "params": as_yaml(stage.params.model_dump(mode="json", exclude={"compute"})),
+        "durations": durations(timings),
+        "params": as_yaml(stage.params.model_dump(mode="json", exclude={"compute", "execution"})),
     }
 
 

@@ -4,15 +4,20 @@ import shutil
 from pathlib import Path
 
 from kdm_core.errors import KDMError
+from kdm_core.pairs.opening import open_or_create
 from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import PairStore
 from kdm_core.serialization import write_json
 from pipeline.params import StoredPairs
 from stages import paths
+from stages.elsewhere import find_former, place_of, refer
+from stages.execution.engine import engine
+from stages.execution.tasks import Engine
 from stages.filling import conditions, fill, plan, provenance, require_complete
 from stages.growing import adopt
 from stages.kept_pairs import find_kept, keep
 from stages.runner import Stage, run
+from stages.stopping import stoppable
 from stages.stored_pairs import take
 
 
@@ -20,29 +25,54 @@ def main(stage: Stage) -> None:
     if isinstance(stage.params.pairs, StoredPairs):
         take(stage, stage.params.pairs)
         return
+    with stoppable(stage.say) as stop, engine(stage, stop) as workers:
+        sample(stage, workers)
+
+
+def sample(stage: Stage, workers: Engine) -> None:
+    """Sample what is not there yet, and put the finished store in its place."""
     teacher, spec = plan(stage)
     # Pairs of another device or thread count agree only to rounding: they are not mixed.
     folder, _ = stage.work_folder(spec.fingerprint, conditions(stage))
-    kept_key = stage.key(spec.stream, conditions(stage))[:16]
-    work = folder / "pairs.zarr"
-    store = open_or_restart(stage, work, spec)
-    kept = find_kept(kept_key, spec.stream, stage.say)
-    if kept is not None:
-        taken = adopt(store, kept, teacher, stage.device, stage.say)
-        stage.say(f"{taken:,} pairs are those of the last run")
-    filled = fill(stage, store, teacher)
+    key = stage.key(spec.stream, conditions(stage))
+    work, location = folder / "pairs.zarr", stage.params.pairs.location
+    store, former = begin(stage, spec, key, work)
+    for other in former:
+        if taken := adopt(store, other, teacher, stage.device, stage.say):
+            stage.say(f"{taken:,} pairs are those of {other.location}")
+    filled = fill(stage, store, teacher, workers)
     require_complete(store)
     content = store.content_hash()
-    keep(work, kept_key, stage.say)
+    if location is None:
+        keep(work, key[:16], stage.say)
+    else:
+        refer(store, content, work)
     stage.finish(work, paths.PAIRS)
     # An adaptive solver's evaluations are counted: unknown if an earlier run had sampled all pairs.
     nfe = spec.nfe or filled.nfe
     write_json(paths.METRICS / "sample_pairs.json",
                {"pairs": spec.count} | ({} if nfe is None else {"nfe": nfe}))
     stage.write_timing(pairs_per_s=round(filled.pairs_per_s, 1), content=content,
-                       workers=stage.params.execution.sampling.workers or 1)
+                       workers=workers.workers)
     stage.say(f"{spec.count:,} pairs of {'?' if nfe is None else f'{nfe:g}'} evaluations each, "
               f"content {content[:12]}")
+
+
+def begin(
+    stage: Stage, spec: StoreSpec, key: str, work: Path
+) -> tuple[PairStore, list[PairStore]]:
+    """The store to fill, new or of an unfinished run, and others that have pairs of it.
+
+    Args:
+        key: of all that the values of pairs depend on, their number not included.
+        work: where the store is made if it is to lie in the project.
+    """
+    kept, location = find_kept(key[:16], spec.stream, stage.say), stage.params.pairs.location
+    former = [] if kept is None else [kept]
+    if location is None:
+        return open_or_restart(stage, work, spec), former
+    store = open_or_create(place_of(location, key, spec), spec, provenance(stage))
+    return store, former + find_former(location, key, spec, stage.say)
 
 
 def open_or_restart(stage: Stage, path: Path, spec: StoreSpec) -> PairStore:

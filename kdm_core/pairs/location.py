@@ -1,5 +1,6 @@
 """Where a pair store lies: a folder, or a URL of fsspec (s3://, gs://, https://, memory://)."""
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +16,12 @@ from zarr.storage import FsspecStore
 from kdm_core.errors import DataError
 
 READ_ONLY = ("http", "https")
+GROUP = "zarr.json"  # the document of a group, or of an array
 # Packages below fsspec that raise exceptions of their own, which are no OSErrors.
 CLIENTS = {"aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "requests", "urllib3"}
 CONNECT_S, READ_S = 10, 60
+# Of a request to S3; the waits between them double, from half a second on average.
+TRIES = 6
 
 
 def local_path(location: str | Path) -> Path | None:
@@ -128,26 +132,67 @@ def storage(location: str | Path, read_only: bool) -> Path | RemoteStore:
     if (path := local_path(location)) is not None:
         return path
     url = str(location)
-    scheme = url.partition("://")[0]
-    if urlsplit(url).password is not None or urlsplit(url).query:
-        raise DataError(f"this {scheme}:// URL of a pair store has a password or a query in it: "
-                        "give credentials in the environment instead (docs/pair-store.md)")
-    if scheme in READ_ONLY and not read_only:
-        raise DataError(f"{url}: {scheme} is for reading only; write to a folder, s3:// or gs://")
+    with usable(url, read_only):
+        store = RemoteStore.from_url(url, options(url), read_only)
+    assert isinstance(store, RemoteStore)
+    return store
+
+
+@contextmanager
+def usable(url: str, read_only: bool = False) -> Iterator[None]:
+    """A context in which fsspec is asked for what lies behind a URL.
+
+    Raises:
+        DataError: the URL cannot be used (`check_url`), its protocol is unknown or needs a package
+            that is missing, or the network fails.
+    """
+    check_url(url, read_only)
+    scheme = scheme_of(url)
     try:
         with network_failures(url):
-            store = RemoteStore.from_url(url, options(scheme), read_only)
+            yield
     except ImportError as error:
         raise DataError(f"{url}: {error}; {scheme}:// needs pip install 'kdm-distill[cloud]'"
                         ) from error
     except ValueError as error:
         raise DataError(f"{url}: {error}; use a folder, s3://, gs:// or https://") from error
-    assert isinstance(store, RemoteStore)
-    return store
 
 
-def options(scheme: str) -> dict[str, Any]:
+def check_url(url: str, read_only: bool = False) -> None:
+    """Make sure that a URL holds no secret, and that its protocol writes where that is asked for.
+
+    Raises:
+        DataError: it does, or does not; the message holds no secret either.
+    """
+    scheme = scheme_of(url)
+    if urlsplit(url).password is not None or urlsplit(url).query:
+        raise DataError(f"this {scheme}:// URL has a password or a query in it: give credentials "
+                        "in the environment instead (docs/storage.md)")
+    if scheme in READ_ONLY and not read_only:
+        raise DataError(f"{url}: {scheme} is for reading only; write to a folder, s3:// or gs://")
+
+
+def writable_location(location: str) -> str:
+    """A location of a configuration, which is to be written to.
+
+    Raises:
+        ValueError: it holds a secret, or its protocol does not write.
+    """
+    if local_path(location) is None:
+        try:
+            check_url(location)
+        except DataError as error:
+            raise ValueError(str(error)) from error
+    return location
+
+
+def scheme_of(url: str) -> str:
+    return url.partition("://")[0]
+
+
+def options(url: str) -> dict[str, Any]:
     """What fsspec's file systems need for stores that several processes write at once."""
+    scheme = scheme_of(url)
     if scheme in READ_ONLY:
         from aiohttp import ClientTimeout
 
@@ -159,9 +204,34 @@ def options(scheme: str) -> dict[str, Any]:
         from fsspec.config import conf
 
         # With more, every object is first asked for its size.
-        wanted = {"use_listings_cache": False, "max_concurrency": 1}
+        wanted = {"use_listings_cache": False, "max_concurrency": 1,
+                  "config_kwargs": {"retries": retries()}}
         return {name: value for name, value in wanted.items() if name not in conf.get("s3", {})}
     return {"use_listings_cache": False} if scheme in ("gs", "gcs") else {}
+
+
+def retries() -> dict[str, Any]:
+    """How often S3 is asked again: as AWS's environment and files say, else patiently."""
+    from botocore.session import Session
+
+    session = Session()
+    # Asked for by its name, the mode would be botocore's own where the user set none.
+    mode = os.environ.get("AWS_RETRY_MODE") or session.get_scoped_config().get("retry_mode")
+    return {"mode": mode or "standard",
+            "total_max_attempts": session.get_config_variable("max_attempts") or TRIES}
+
+
+def names(location: str | Path) -> list[str]:
+    """What lies in a folder, or directly behind a URL; nothing where there is none.
+
+    Raises:
+        DataError: it cannot be listed.
+    """
+    place = storage(location, read_only=True)
+    if isinstance(place, RemoteStore):
+        return sorted(sync(collect(place)))
+    with failures(location):
+        return sorted(os.listdir(place)) if place.is_dir() else []
 
 
 def open_group(location: str | Path, mode: Literal["r", "r+"] = "r") -> zarr.Group:
@@ -182,23 +252,36 @@ def open_group(location: str | Path, mode: Literal["r", "r+"] = "r") -> zarr.Gro
 def put_group(url: str, documents: dict[str, Buffer]) -> None:
     """Put a new Zarr group behind a URL; it appears there when all of it has been written.
 
+    What a killed run has left of such a group is written over.
+
     Args:
         documents: its files by their names, as `zarr.storage.MemoryStore` has them.
 
     Raises:
-        DataError: something is there already, or it cannot be written.
+        DataError: something else is there already, or it cannot be written.
     """
     store = storage(url, read_only=False)
     assert isinstance(store, RemoteStore)
-    if (found := sync(first_name(store))) is not None:
+    if (found := sync(first_foreign(store, set(documents) - {GROUP}))) is not None:
         raise DataError(f"{url} holds something already ({found}): choose another place or "
                         "open it")
-    for key in sorted(documents, key=lambda key: (key == "zarr.json", key)):
+    for key in sorted(documents, key=lambda key: (key == GROUP, key)):
         sync(store.set(key, documents[key]))
 
 
-async def first_name(store: Store) -> str | None:
-    """The name of something that a store holds; None if it is empty."""
-    async for name in store.list_dir(""):
-        return name
+async def first_foreign(store: Store, own: set[str], folder: str = "") -> str | None:
+    """The name of something in a store that is none of its `own` files; None if all is."""
+    async for name in store.list_dir(folder):
+        path = f"{folder}{name}"
+        if path in own:
+            continue
+        if not any(key.startswith(f"{path}/") for key in own):
+            return path
+        if (found := await first_foreign(store, own, f"{path}/")) is not None:
+            return found
     return None
+
+
+async def collect(store: Store) -> list[str]:
+    """What lies directly in a store."""
+    return [name async for name in store.list_dir("") if name]

@@ -46,9 +46,14 @@ def require_space(store: PairStore, pairs: int) -> None:
     path = local_path(store.location)
     if path is None:
         return
-    size = pairs * sum(int(np.prod(shape)) * np.dtype(dtype).itemsize
-                       for shape, dtype, _ in array_layout(store.spec).values())
+    size = stored_bytes(store.spec, pairs)
     free = shutil.disk_usage(path).free
     if free < size:
         raise DataError(f"{path}: the pairs need up to {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB "
                         "are free: make room, take fewer pairs or another place")
+
+
+def stored_bytes(spec: StoreSpec, pairs: int) -> int:
+    """The bytes that pairs take at most; samples are compressed."""
+    return pairs * sum(int(np.prod(shape)) * np.dtype(dtype).itemsize
+                       for shape, dtype, _ in array_layout(spec).values())

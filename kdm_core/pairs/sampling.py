@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from kdm_core.compute import Precision, resolve_precision
@@ -14,6 +14,7 @@ from kdm_core.config import Config
 from kdm_core.errors import DivergedError, KDMError, MismatchError
 from kdm_core.noise import check_value, draw
 from kdm_core.pairs.claims import try_claim
+from kdm_core.pairs.location import writable_location
 from kdm_core.pairs.spec import KeptState, StoreSpec
 from kdm_core.pairs.store import Block, PairStore
 from kdm_core.solvers import AdaptiveSolver, Path, SolverConfig, solve
@@ -60,6 +61,11 @@ class PairsConfig(Config):
             if self.shard % value:
                 raise ValueError(f"shard: {self.shard} is no multiple of {name}: {value}")
         return self
+
+    @field_validator("location")
+    @classmethod
+    def _writable(cls, location: str | None) -> str | None:
+        return location if location is None else writable_location(location)
 
 
 def plan_store(

@@ -43,6 +43,7 @@ from kdm_core.noise import check_value, draw
 from kdm_core.pairs.claims import claim, creating, sweep, try_claim
 from kdm_core.pairs.keep import KeepMask
 from kdm_core.pairs.location import failures, local_path, open_group, put_group
+from kdm_core.pairs.reference import Reference, find_reference
 from kdm_core.pairs.spec import SCHEMA_VERSION, Split, StoreSpec
 from kdm_core.serialization import fingerprint
 
@@ -68,7 +69,10 @@ class PairStore:
         spec: what its pairs are.
         provenance: what else is known of their making (versions, device, threads).
         mask: which pairs students read; None for all.
+        expected_content: the content hash that a reference to the store gives; None without one.
     """
+
+    expected_content: str | None = None
 
     def __init__(
         self, location: Path | str, group: zarr.Group, spec: StoreSpec, provenance: dict[str, Any]
@@ -111,12 +115,45 @@ class PairStore:
 
     @classmethod
     def open(cls, location: Path | str, writable: bool = False) -> "PairStore":
-        """Open a store, for reading unless `writable`.
+        """Open a store, for reading unless `writable`; by a reference, the store that it names.
 
         Raises:
-            DataError: there is none, or it is not a pair store.
-            MismatchError: it was made by a later version, or altered.
+            DataError: there is none, or it is not a pair store; or what a reference names is to be
+                written, is gone, or cannot be reached.
+            MismatchError: it was made by a later version, altered, or is not the one that a
+                reference names.
         """
+        reference = find_reference(location)
+        if reference is not None:
+            return cls.open_referred(location, reference, writable)
+        return cls.open_here(location, writable)
+
+    @classmethod
+    def open_referred(
+        cls, location: Path | str, reference: Reference, writable: bool
+    ) -> "PairStore":
+        """Open the store that a reference at `location` names; errors are those of `open`."""
+        target = reference.target(location)
+        if writable:
+            raise DataError(f"{location} only says where the pairs lie: {target}; name that to "
+                            "change them")
+        try:
+            store = cls.open_here(target)
+        except DataError as error:
+            raise DataError(f"{location} names pairs that cannot be read: {error}. If they are "
+                            "gone for good, force the stage that samples them to run again "
+                            "(docs/storage.md)") from error
+        if store.spec.fingerprint != reference.fingerprint:
+            raise MismatchError(f"{location} names the pairs {reference.fingerprint[:12]}, and "
+                                f"{target} holds {store.spec.fingerprint[:12]}: bring those back, "
+                                "or force the stage that samples them to run again "
+                                "(docs/storage.md)")
+        store.expected_content = reference.content
+        return store
+
+    @classmethod
+    def open_here(cls, location: Path | str, writable: bool = False) -> "PairStore":
+        """Open the store that lies at a location itself; errors are those of `open`."""
         group = open_group(location, "r+" if writable else "r")
         try:
             attributes: Any = group.attrs[ATTRIBUTE]

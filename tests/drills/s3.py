@@ -1,0 +1,49 @@
+"""A bucket behind a bad network: a store is written, its writer killed, and gone on with."""
+
+import multiprocessing
+import random
+import shutil
+from pathlib import Path
+
+from kdm_core.pairs.opening import open_or_create
+from kdm_core.pairs.sampling import sample_pairs
+from kdm_core.pairs.store import PairStore
+from tests.faulty_s3 import faulty, wait_for
+from tests.s3_server import BUCKET, serving
+from tests.test_pairs import CPU, plan, sampled, teacher
+
+# Making and filling the store takes about 100 requests, and those that are sent again.
+REQUESTS = 100
+RATE = 0.1
+
+
+def run(workdir: Path, seed: int) -> str:
+    """One drill; returns its outcome in a few words.
+
+    Args:
+        workdir: an empty folder.
+        seed: decides the instant of the kill and the faults of the network.
+
+    Raises:
+        AssertionError: the store is not that of an undisturbed run.
+        KDMError: it could not be written or read.
+    """
+    expected = sampled(workdir / "undisturbed.zarr").content_hash()
+    with serving(), faulty(seed, RATE) as network:
+        url = f"s3://{BUCKET}/drill/pairs.zarr"
+        last = random.Random(seed).randrange(1, REQUESTS)
+        writer = multiprocessing.get_context("spawn").Process(target=write, args=(url,))
+        writer.start()
+        wait_for(lambda: network.requests >= last or not writer.is_alive())
+        writer.kill()
+        writer.join()
+        write(url)
+        found = PairStore.open(url).content_hash()
+        shutil.rmtree(workdir / "undisturbed.zarr")
+        assert found == expected, f"content {found}, undisturbed {expected}"
+        return f"identical after {len(network.faults)} faults and a kill at request {last}"
+
+
+def write(url: str) -> None:
+    """Make the store or go on with it, to its end."""
+    sample_pairs(open_or_create(url, plan(), {}), teacher(), CPU)
