@@ -45,7 +45,8 @@ class DaskSampling(Config):
     @classmethod
     def _address(cls, address: str | None) -> str | None:
         if address is not None and not ADDRESS.fullmatch(address):
-            raise ValueError(f"'{address}' is no address of a Dask scheduler; it looks like "
+            # Not shown: it may hold a password.
+            raise ValueError("this is no address of a Dask scheduler; it looks like "
                              "tcp://HOST:8786")
         return address
 
@@ -62,8 +63,10 @@ class TorchrunTraining(Config):
     Attributes:
         nproc_per_node: on each machine; null for one a GPU, and one where there are none.
         nnodes: machines, as a number or as MIN:MAX, between which they may come and go.
-        rdzv_endpoint: HOST:PORT at which the machines find each other; HOST is one of them.
+        rdzv_endpoint: HOST:PORT at which the machines find each other; HOST is the one that runs
+            the stage, as the others see it.
         max_restarts: how often all processes go on from the last checkpoint after one was lost.
+        patience_s: how long to wait for machines that do not come, or do not come back.
     """
 
     engine: Literal["torchrun"]
@@ -71,6 +74,7 @@ class TorchrunTraining(Config):
     nnodes: Annotated[int, Field(ge=1)] | str = 1
     rdzv_endpoint: str | None = None
     max_restarts: int = Field(3, ge=0)
+    patience_s: float = Field(600.0, ge=1)
 
     @field_validator("nnodes")
     @classmethod
@@ -86,14 +90,14 @@ class TorchrunTraining(Config):
     @classmethod
     def _endpoint(cls, endpoint: str | None) -> str | None:
         if endpoint is not None and not ENDPOINT.fullmatch(endpoint):
-            raise ValueError(f"'{endpoint}' is no HOST:PORT")
+            raise ValueError("this is no HOST:PORT")
         return endpoint
 
     @model_validator(mode="after")
     def _meeting(self) -> "TorchrunTraining":
         if self.nnodes != 1 and self.rdzv_endpoint is None:
             raise ValueError("rdzv_endpoint: several machines must know where to find each other; "
-                             "give HOST:PORT of one of them")
+                             "give HOST:PORT of the one that runs the stage")
         return self
 
     @property

@@ -1,12 +1,16 @@
 """train_student NAME: distils the pairs into the student that params.yaml calls NAME."""
 
+import os
 import sys
 import time
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from kdm_core.compute import is_worker, seeded
+from kdm_core.errors import MismatchError
 from kdm_core.pairs.keep import KeepMask
 from kdm_core.pairs.reading.batches import PairReader
 from kdm_core.pairs.reading.readers import open_reader
@@ -17,6 +21,8 @@ from kdm_core.students.initialise import start_at_student, start_at_teacher
 from kdm_core.students.model import KDM, save_student
 from kdm_core.students.training import StudentTask
 from kdm_core.training.distributed import (
+    check_batch,
+    check_devices,
     is_main,
     one_failure,
     process_group,
@@ -24,6 +30,7 @@ from kdm_core.training.distributed import (
 )
 from kdm_core.training.launcher import launch
 from kdm_core.training.loop import Record, fit
+from kdm_core.training.meeting import Machines
 from kdm_core.training.waiting import Waiting
 from pipeline.execution import TorchrunTraining
 from pipeline.params import StudentParams
@@ -33,15 +40,66 @@ from stages.figures import comparison, render
 from stages.progress import Progress
 from stages.runner import Stage, run
 
+PROGRAM = "stages.train_student"
+PREFIX = "kdm-"
 PICTURE_EVERY_S = 20.0
 
 
 def main(stage: Stage, name: str) -> None:
     engine = stage.params.execution.training
-    if not is_worker() and isinstance(engine, TorchrunTraining):
-        sys.exit(launch("stages.train_student", [name], engine.nproc_per_node or 1))
+    if (isinstance(engine, TorchrunTraining) and not is_worker()
+            and (engine.nodes != (1, 1) or processes(stage, engine) > 1)):
+        start(stage, name, engine)
+        return
     with process_group(stage.device) as stage.device:
+        if is_worker():
+            require_same_training(stage, name)
         distil(stage, name)
+
+
+def processes(stage: Stage, engine: TorchrunTraining) -> int:
+    """How many are to train on this machine."""
+    every_gpu = stage.device.type == "cuda" and stage.device.index is None
+    return engine.nproc_per_node or (torch.cuda.device_count() if every_gpu else 1)
+
+
+def start(stage: Stage, name: str, engine: TorchrunTraining) -> None:
+    """Have this stage done by processes, here and on the machines on which a person starts some.
+
+    Raises:
+        KDMError: they cannot work as params.yaml says; nothing has been started.
+    """
+    count, (least, most) = processes(stage, engine), engine.nodes
+    config = stage.params.students[name].training
+    check_devices(stage.device, count)
+    for machines in range(least, most + 1):
+        check_batch(config.batch, config.accumulate, machines * count)
+    meeting = None
+    if engine.rdzv_endpoint is not None and most > 1:
+        meeting = Machines(least, most, engine.rdzv_endpoint, identity(stage, name),
+                           engine.patience_s)
+    code = launch(PROGRAM, [name], count, engine.max_restarts, meeting, stage.say)
+    if code:
+        sys.exit(code)
+
+
+def identity(stage: Stage, name: str) -> str:
+    """The same wherever this student is trained with the same parameters, code and torch."""
+    student = stage.params.students[name].model_dump()
+    return f"{PREFIX}{stage.key(stage.params.seed, student, torch.__version__)[:16]}"
+
+
+def require_same_training(stage: Stage, name: str) -> None:
+    """Make sure that this process has the parameters and the code of the one that started it all.
+
+    Raises:
+        MismatchError: it has not.
+    """
+    started = os.environ["TORCHELASTIC_RUN_ID"]
+    if started.startswith(PREFIX) and started != identity(stage, name):
+        raise MismatchError("this machine has other parameters of this student, other code or "
+                            "another torch than the one that started the training: work in the "
+                            "same folder, with the same environment")
 
 
 def distil(stage: Stage, name: str) -> None:

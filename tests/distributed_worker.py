@@ -215,6 +215,8 @@ def resumed(folder: Path) -> None:
 
 PARTS: dict[str, Callable[[Path], None]] = {
     "compare": compare, "killed": killed, "resumed": resumed}
+# An error that a person must mend is none that starting again would help.
+RESTARTS = {"compare": 0, "killed": 0, "resumed": 3}
 
 
 def main(part: str, folder: Path) -> None:
@@ -229,6 +231,10 @@ def main(part: str, folder: Path) -> None:
 
 if __name__ == "__main__":
     if not is_worker():
-        sys.exit(launch("tests.distributed_worker", sys.argv[1:], PROCESSES))
+        try:
+            sys.exit(launch("tests.distributed_worker", sys.argv[1:], PROCESSES,
+                            restarts=RESTARTS[sys.argv[1]]))
+        except KDMError as error:
+            sys.exit(f"error: {error}")
     torch.set_num_threads(1)
     main(sys.argv[1], Path(sys.argv[2]))

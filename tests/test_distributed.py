@@ -124,9 +124,9 @@ def test_dropout_differs_between_processes(two: Path) -> None:
 def test_a_killed_process_and_an_error_of_one(two: Path, tmp_path: Path) -> None:
     """The run goes on to the same bits; another fails with one message of one process."""
     killed = start("killed", tmp_path)
-    assert killed.returncode == 128 + 9
-    assert "process 1 of 2 was ended by SIGKILL" in killed.stderr
-    assert "Traceback" not in killed.stderr
+    assert killed.returncode == 1
+    assert killed.stderr == ("error: process 1 of 2 was ended by SIGKILL (out of memory?): run "
+                             "again to go on from the last checkpoint\n")
     assert (tmp_path / "killed").exists()
     assert not list(tmp_path.glob("killed-?.safetensors"))
     failed = start("resumed", tmp_path)
@@ -204,7 +204,7 @@ def test_all_trained_weights_are_used(
 @pytest.mark.parametrize(("device", "found"), [
     ("mps", "compute.device: mps cannot be used by several processes"),
     ("cuda:1", "compute.device: cuda:1 is one GPU and cannot serve 64 processes"),
-    ("cuda", "compute.processes: 64 processes need a GPU each"),
+    ("cuda", "nproc_per_node: 64 processes need a GPU each"),
 ])
 def test_devices_that_do_not_suffice(
     monkeypatch: pytest.MonkeyPatch, device: str, found: str

@@ -7,12 +7,12 @@ all of them. What dropout draws is the one exception.
 """
 
 import os
+import socket
 import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from datetime import timedelta
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -26,8 +26,17 @@ from kdm_core.errors import KDMError, MismatchError
 
 M = TypeVar("M", bound=nn.Module)
 
+LOST = 75
+"""Exit code of a process that could go on if another one, which was lost, were there again."""
+
+POLL_S = 0.05
 ORPHAN_POLL_S = 0.5
-STORE_TIMEOUT_S = 5.0
+# How long processes wait for each other to start.
+START_S = 600.0
+# How long the process that hosts the store stays for the others to read why it failed.
+LINGER_S = 5.0
+# What a store raises when those behind it have ended.
+GONE = (dist.DistError, RuntimeError)
 
 
 def rank() -> int:
@@ -47,7 +56,7 @@ def is_main() -> bool:
 
 @contextmanager
 def one_failure() -> Iterator[None]:
-    """A context for the whole of a program: of all processes, the first that fails says why.
+    """A context for the whole of a program: of the processes of a machine, one says what failed.
 
     What the others run into after that, or alike, ends them without a word. A process whose
     launcher has been killed ends, too: nobody would know of it, and a second run of the same
@@ -60,8 +69,11 @@ def one_failure() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        succeeds = isinstance(error, SystemExit) and not error.code
-        if succeeds or fails_first():
+        if isinstance(error, SystemExit) and not error.code:
+            raise
+        announce(error)
+        linger()
+        if fails_first():
             raise
         raise SystemExit(1) from None
 
@@ -73,23 +85,65 @@ def end_with(parent: int) -> None:
     os._exit(1)
 
 
+def hosts_store() -> bool:
+    """Whether this process keeps the store; otherwise its launcher or another process does."""
+    return (os.environ["RANK"] == "0"
+            and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True))
+
+
+@cache
+def store() -> Any:
+    """What the processes of this start of the training tell each other through."""
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=hosts_store(),
+        multi_tenant=True, wait_for_workers=False)
+
+
 @cache
 def fails_first() -> bool:
-    """Count this process as failed, once; whether it is the first."""
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    """Count this process as failed, once; whether it is the first on its machine."""
     try:
-        # torchrun's own store, which outlives every process of the group.
-        store = dist.TCPStore(  # type: ignore[attr-defined]
-            address, port, is_master=False, timeout=timedelta(seconds=STORE_TIMEOUT_S))
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        return int(store.add(f"kdm/failed/{attempt}", 1)) == 1
-    except (dist.DistError, RuntimeError):  # torchrun itself has ended
+        first: bool = store().add(f"failed/{os.environ['GROUP_RANK']}", 1) == 1
+        store().add("failed", 1)
+    except GONE:
         return True
+    return first
+
+
+def announce(error: BaseException) -> None:
+    """Count this process as failed, and tell the others why; the first reason counts."""
+    fails_first()
+    text = str(error) if isinstance(error, KDMError | SystemExit) else repr(error)
+    with suppress(*GONE):  # then there is nobody to be told
+        store().compare_set("reason", "", f"{os.environ['GROUP_RANK']} {text}")
+
+
+def announced() -> KDMError | None:
+    """Why another process fails, if one has said so."""
+    try:
+        if not store().check(["reason"]):
+            return None
+        group, _, text = store().get("reason").decode().partition(" ")
+    except GONE:
+        return None
+    elsewhere = group != os.environ["GROUP_RANK"]
+    return KDMError(f"on another machine: {text}" if elsewhere else text)
+
+
+def linger() -> None:
+    """Keep the store, if it is here, until the others know why this process fails."""
+    deadline, processes = time.monotonic() + LINGER_S, int(os.environ["WORLD_SIZE"])
+    while (hosts_store() and store().add("failed", 0) < processes
+           and time.monotonic() < deadline):
+        time.sleep(POLL_S)
 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[torch.device]:
-    """A context in which the processes that torchrun started work together.
+    """A context in which the processes that torchrun started work together; they leave it together.
+
+    Where a process is lost without a word, the others end at once with code LOST: whoever started
+    them may start all of them again.
 
     Args:
         device: of the parameters; `cuda` becomes the GPU of this process.
@@ -98,39 +152,70 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         The device of this process.
 
     Raises:
-        KDMError: there is no device for this process, or another process was lost.
+        KDMError: there is no device for this process, or another process has failed.
     """
     if not is_worker():
         yield device
         return
-    device = own_device(device)
-    # Gloo's sockets are on the loopback where that is enough: no name has to resolve.
-    if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback())
     try:
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-            dist.init_process_group("nccl", device_id=device)
-        else:
-            dist.init_process_group("gloo")
+        device = own_device(device)
+        join(device)
         yield device
+        # Whoever had ended could not go on with the rest, should one be lost just now.
+        dist.barrier()
     except BaseException as error:
-        # Before the others notice that this one is gone.
-        fails_first()
         if isinstance(error, dist.DistError) or "gloo" in str(error):
-            raise KDMError(
-                "another process of this training was lost (killed, or out of memory?); run "
-                f"again to go on from the last checkpoint ({str(error)[:200]})") from error
+            reason = announced()
+            if reason is None:
+                os._exit(LOST)
+            raise reason from error
+        announce(error)  # before the others notice that this one is gone
         raise
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
+def join(device: torch.device) -> None:
+    """Make the processes a group as soon as all of them are there.
+
+    Raises:
+        KDMError: one has failed before.
+        DistError: not all have come.
+    """
+    processes = int(os.environ["WORLD_SIZE"])
+    # torch would go on waiting for a process that failed before it came.
+    store().add("there", 1)
+    deadline = time.monotonic() + START_S
+    while store().add("there", 0) < processes:
+        reason = announced()
+        if reason is not None:
+            raise reason
+        if time.monotonic() > deadline:
+            raise dist.DistError(f"not all of {processes} processes have come")
+        time.sleep(POLL_S)
+    stay_on_machine()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=dist.PrefixStore("group", store()),  # type: ignore[attr-defined]
+        rank=int(os.environ["RANK"]), world_size=processes,
+        device_id=device if device.type == "cuda" else None)
+
+
+def stay_on_machine() -> None:
+    """Have processes that are all on one machine talk over its loopback.
+
+    No name has to resolve then, and nobody else can connect.
+    """
+    if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:
+        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            os.environ.setdefault(name, loopback())
+
+
 def loopback() -> str:
     """The name of the network interface of this machine alone."""
-    import socket
-
     names = [name for _, name in socket.if_nameindex()]
     return next((name for name in names if name in ("lo", "lo0")), names[0])
 
@@ -139,35 +224,53 @@ def own_device(device: torch.device) -> torch.device:
     """The device of this process, where the parameters ask for `device`.
 
     Raises:
-        KDMError: this machine has fewer GPUs than processes, or a device that cannot be shared.
+        KDMError: as `check_devices`.
     """
     processes = int(os.environ["LOCAL_WORLD_SIZE"])
-    if device.type == "cpu" or (device.type == "cuda" and processes == 1):
-        return device
+    check_devices(device, processes)
+    if device.type == "cuda" and processes > 1:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return device
+
+
+def check_devices(device: torch.device, processes: int) -> None:
+    """Make sure that there is a device for each process of this machine.
+
+    Raises:
+        KDMError: it has fewer GPUs than processes, or a device that cannot be shared.
+    """
+    where = "execution.training.nproc_per_node"
+    if device.type == "cpu" or processes == 1:
+        return
     if device.type != "cuda":
         raise KDMError(f"compute.device: {device.type} cannot be used by several processes; use "
-                       "cpu, cuda, or compute.processes: 1")
+                       f"cpu, cuda, or {where}: 1")
     if device.index is not None and device != torch.device("cuda", 0):
         raise KDMError(f"compute.device: {device} is one GPU and cannot serve {processes} "
                        "processes; use cuda")
     if processes > torch.cuda.device_count():
-        raise KDMError(f"compute.processes: {processes} processes need a GPU each, and this "
-                       f"machine has {torch.cuda.device_count()}")
-    return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        raise KDMError(f"{where}: {processes} processes need a GPU each, and this machine has "
+                       f"{torch.cuda.device_count()}")
 
 
-def check_batch(batch: int, accumulate: int) -> None:
+def check_batch(batch: int, accumulate: int, processes: int | None = None) -> None:
     """Make sure that a batch can be cut into equal micro-batches for all processes.
+
+    Args:
+        batch: samples a step.
+        accumulate: micro-batches of a process and step.
+        processes: those that train together; None for those that there are.
 
     Raises:
         KDMError: it cannot.
     """
-    parts = world_size() * accumulate
+    processes = processes or world_size()
+    parts = processes * accumulate
     if batch % parts:
         lower = batch // parts * parts
         fitting = f"{lower} or {lower + parts}" if lower else str(parts)
         raise KDMError(f"training.batch: {batch} samples cannot be shared equally by "
-                       f"{world_size()} processes × {accumulate} micro-batches (accumulate); "
+                       f"{processes} processes × {accumulate} micro-batches (accumulate); "
                        f"use {fitting}")
 
 
