@@ -12,8 +12,10 @@ import typer
 from typer.core import TyperGroup
 
 from kdm_core.errors import KDMError
+from pipeline.doctor_cli import doctor
 from pipeline.pairs_cli import app as pairs_app
 from pipeline.report_cli import app as report_app
+from pipeline.status_cli import status
 from pipeline.student_cli import add_commands as add_student_commands
 from pipeline.study_cli import app as study_app
 from pipeline.teacher_cli import app as teacher_app
@@ -55,6 +57,8 @@ app.add_typer(weights_app, name="weights")
 app.add_typer(study_app, name="study")
 app.add_typer(report_app, name="report")
 add_student_commands(app)
+app.command()(status)
+app.command()(doctor)
 
 
 @preset_app.command("list")

@@ -1,10 +1,13 @@
-"""Progress with rate and time left, as a bar on a terminal and as lines in a log."""
+"""Progress with rate and time left: a bar on a terminal, lines in a log, and the status file."""
 
 import sys
 import time
 from types import TracebackType
 
 from tqdm import tqdm
+
+from stages import log, status
+from stages.status import ProgressStatus, Throughput
 
 LINE_EVERY = 5.0
 
@@ -19,16 +22,20 @@ class Progress:
         self.note = ""
         self.bar = (
             tqdm(desc=name, total=total, unit=unit, initial=done, dynamic_ncols=True)
-            if sys.stderr.isatty() else None
+            if sys.stderr.isatty() and not log.as_json() else None
         )
 
     def __enter__(self) -> "Progress":
+        if status.current is not None:
+            status.current.count(self.figures())
         return self
 
     def update(self, count: int, note: str = "") -> None:
         """`count` more are done; `note` is a figure to show beside them."""
         self.done += count
         self.note = note or self.note
+        if status.current is not None and status.current.due:
+            status.current.count(self.figures())
         if self.bar is not None:
             self.bar.set_postfix_str(self.note, refresh=False)
             self.bar.update(count)
@@ -37,9 +44,18 @@ class Progress:
 
     def print_line(self) -> None:
         self.shown = time.monotonic()
-        print(tqdm.format_meter(self.done, self.total, self.shown - self.started, ncols=0,
-                                prefix=self.name, unit=self.unit, initial=self.initial,
-                                postfix=self.note or None), file=sys.stderr, flush=True)
+        meter = tqdm.format_meter(self.done, self.total, self.shown - self.started, ncols=0,
+                                  prefix=self.name, unit=self.unit, initial=self.initial,
+                                  postfix=self.note or None)
+        log.write(meter, "progress", **self.figures().model_dump())
+
+    def figures(self) -> ProgressStatus:
+        """How far this is."""
+        rate = self.rate
+        return ProgressStatus(
+            name=self.name, done=self.done, total=self.total, unit=self.unit,
+            rate=round(rate, 3), note=self.note,
+            left_s=round((self.total - self.done) / rate, 1) if rate else None)
 
     @property
     def rate(self) -> float:
@@ -54,3 +70,9 @@ class Progress:
     ) -> None:
         if self.bar is not None:
             self.bar.close()
+        if status.current is not None:
+            status.current.count(self.figures())
+            if self.done > self.initial:
+                status.current.counted.append(Throughput(
+                    self.name, self.unit, int(self.done - self.initial),
+                    time.monotonic() - self.started))

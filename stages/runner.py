@@ -10,22 +10,19 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from ruamel.yaml import YAML
 
-import kdm_core
 from kdm_core.compute import is_worker, resolve_device
 from kdm_core.errors import KDMError
 from kdm_core.serialization import write_json
 from pipeline.params import Params, parse_params, read_values
-from stages import paths
-from stages.guard import Inputs, end_with_dvc, only_run
-
-CODE = ("kdm_core", "pipeline", "stages")
-ROOT = Path(kdm_core.__file__).parent.parent
+from stages import CODE, ROOT, log, paths, status
+from stages.guard import Inputs, end_with_dvc, leave, only_run, require_settled
 
 
 class Stage:
@@ -51,7 +48,7 @@ class Stage:
         self.started = time.perf_counter()
 
     def say(self, message: str) -> None:
-        print(f"[{self.name}] {message}", file=sys.stderr, flush=True)
+        log.say(message, stage=self.name)
 
     def seed(self, purpose: str) -> int:
         """A 31-bit seed for one purpose of this stage, from the run's seed."""
@@ -85,6 +82,8 @@ class Stage:
         whose content `finish` moves to the output's place.
         """
         key = self.key(*inputs)
+        if status.current is not None:
+            status.current.begin_work(key[:16])
         folder = paths.WORK / self.name / key[:16]
         folder.mkdir(parents=True, exist_ok=True)
         return folder, key
@@ -113,9 +112,17 @@ class Stage:
             shutil.rmtree(result.parent)
 
     def write_timing(self, **figures: float | int | str) -> None:
-        """Keep how long this run took and on what, for the report."""
+        """Keep how long the work took and on what, for the report.
+
+        Runs that did not come to their end count; what they did is not in the `throughput`.
+        """
+        run = status.current
+        earlier = run.status.earlier_s if run is not None else 0.0
         write_json(paths.TIMINGS / f"{self.name}.json", {
-            "seconds": round(time.perf_counter() - self.started, 2),
+            "seconds": round(earlier + time.perf_counter() - self.started, 2),
+            "earlier_seconds": earlier,
+            "finished": status.timestamp(),
+            "throughput": [counted._asdict() for counted in run.counted] if run is not None else [],
             "device": str(self.device),
             "hardware": hardware(self.device),
             "threads": torch.get_num_threads(),
@@ -145,16 +152,19 @@ def inputs(stage: str, values: Any) -> Inputs:
     return Inputs(values, definition(stage)["params"], code_hash(stage))
 
 
+def code_files(stage: str) -> list[Path]:
+    """The code that a stage depends on, which dvc.yaml lists."""
+    deps = [ROOT / dep for dep in definition(stage)["deps"] if dep.split("/")[0] in CODE]
+    return [file for dep in deps for file in ([dep] if dep.is_file() else sorted(dep.rglob("*")))
+            if file.is_file() and file.suffix != ".pyc"]
+
+
 def code_hash(stage: str) -> str:
-    """SHA-256 over the code that a stage depends on, which dvc.yaml lists."""
+    """SHA-256 over the code that a stage depends on."""
     digest = hashlib.sha256()
-    for dep in definition(stage)["deps"]:
-        if dep.split("/")[0] in CODE:
-            path = ROOT / dep
-            files = [path] if path.is_file() else sorted(path.rglob("*.py"))
-            for file in files:
-                digest.update(file.relative_to(ROOT).as_posix().encode())
-                digest.update(file.read_bytes())
+    for file in code_files(stage):
+        digest.update(file.relative_to(ROOT).as_posix().encode())
+        digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
@@ -165,28 +175,42 @@ def run(
 
     `relief` says what to do where memory does not suffice.
     """
-    end_with_dvc()
+    if not is_worker():  # those end with the program that started them
+        end_with_dvc()
+    rank = int(os.environ.get("RANK", "0")) if is_worker() else None
+    explain = partial(explanation, relief=relief)
     try:
+        log.set_up(name)
         # Of processes that train together, the one that started them has the lock.
-        with nullcontext() if is_worker() else only_run(name):
+        with (nullcontext() if is_worker() else only_run(name, log.say),
+              status.recorded(name, explain, rank)):
             stage = Stage(name)
+            require_settled(code_files(name))
             main(stage)
             stage.require_same_inputs()
-    except KDMError as error:
-        sys.exit(f"[{name}] error: {error}")
-    except MemoryError:
-        sys.exit(f"[{name}] error: not enough memory; {relief}")
-    except torch.OutOfMemoryError as error:
-        sys.exit(f"[{name}] error: not enough device memory ({error}); {relief}, or set "
-                 "compute.device: cpu")
-    except OSError as error:
-        sys.exit(f"[{name}] error: {error.filename or 'input/output'}: {error.strerror or error}")
-    except sqlite3.OperationalError as error:  # of DVC, which DVCLive asks for the repository
-        sys.exit(f"[{name}] error: DVC cannot write its database under .dvc ({error}): free some "
-                 "space or check the permissions, then run again")
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # how torch says MemoryError on a CPU
-            raise
-        sys.exit(f"[{name}] error: not enough memory; {relief}")
+        leave()
     except KeyboardInterrupt:
         os._exit(130)
+    except Exception as error:
+        text = explain(error)
+        if text is None:
+            raise
+        sys.exit(log.failure(text))
+
+
+def explanation(error: BaseException, relief: str) -> str | None:
+    """What a user can mend, in one message; None for anything else."""
+    if isinstance(error, KDMError):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"not enough device memory ({error}); {relief}, or set compute.device: cpu"
+    # The second is how torch says it on a CPU.
+    if isinstance(error, MemoryError) or (
+            isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
+        return f"not enough memory; {relief}"
+    if isinstance(error, OSError):
+        return f"{error.filename or 'input/output'}: {error.strerror or error}"
+    if isinstance(error, sqlite3.OperationalError):  # of DVC, which DVCLive asks
+        return (f"DVC cannot write its database under .dvc ({error}): free some space or check "
+                "the permissions, then run again")
+    return None

@@ -8,7 +8,7 @@ from typing import Any
 
 from kdm_core.errors import MismatchError
 from stages import paths
-from stages.reporting.records import Evaluation
+from stages.reporting.records import Evaluation, Timing
 
 SAME = ("n", "dataset", "teacher", "pairs")
 """Conditions without which students cannot be set side by side."""
@@ -69,12 +69,13 @@ def common(values: Mapping[str, Any]) -> Any:
     return first if all(value == first for value in values.values()) else dict(values)
 
 
-def measured_on(timings: Mapping[str, Mapping[str, Any]], names: list[str]) -> dict[str, Any]:
+def measured_on(timings: Mapping[str, Timing], names: list[str]) -> dict[str, Any]:
     """Hardware, threads and torch of the evaluations, as far as their timings tell."""
     found = {name: timings[f"evaluate@{name}"] for name in names if f"evaluate@{name}" in timings}
     conditions = {}
     for key in ("hardware", "threads", "torch"):
-        values = {name: timing[key] for name, timing in found.items() if key in timing}
+        values = {name: value for name, timing in found.items()
+                  if (value := getattr(timing, key)) is not None}
         if values:
             conditions[key] = common(values)
     return conditions

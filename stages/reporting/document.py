@@ -55,6 +55,7 @@ class Document(Record):
         students: figures by name, with the `speedup` over the teacher measured beside it.
         ratios: of a student's distances to its teacher's.
         stages: seconds that each took.
+        wall_s: seconds in which any of them was at work.
         studies: numbers by student and study.
     """
 
@@ -74,6 +75,7 @@ class Document(Record):
     absent: list[str] = []
     conditions: dict[str, Any]
     stages: dict[str, Number] = {}
+    wall_s: Number | None = None
     studies: dict[str, dict[str, dict[str, Any]]] = {}
 
 

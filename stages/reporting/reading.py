@@ -11,13 +11,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from kdm_core.errors import DataError
 from kdm_core.figures.curves import Curve
-from kdm_core.serialization import read_json
 from stages import paths
 from stages.reporting.records import (
     PICTURES,
     Evaluation,
     FilterRecord,
     FindingRecord,
+    Timing,
 )
 
 # In the order in which they run; students' stages come after, one by one.
@@ -159,15 +159,18 @@ def read_curves(name: str, stage: str) -> dict[str, Curve]:
     return curves
 
 
-def read_timings(names: list[str]) -> dict[str, dict[str, Any]]:
+def read_timings(names: list[str]) -> dict[str, Timing]:
     """What the stages of this run noted about their time, in the order in which they run.
 
     Timings of students that were taken out of params.yaml may still lie there.
+
+    Raises:
+        DataError: a file is damaged.
     """
     timings = {}
     for stage in ORDER:
         for name in (stage, *(f"{stage}@{student}" for student in names)):
             path = paths.TIMINGS / f"{name}.json"
             if path.is_file():
-                timings[name] = read_json(path)
+                timings[name] = parse(Timing, path, name)
     return timings

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 Number = int | float
 PICTURES = "pictures"
@@ -114,3 +114,32 @@ class FilterRecord(Record):
     kept: int
     reasons: list[tuple[str, int]]
     findings: list[FindingRecord]
+
+
+class Counted(Record):
+    """What a stage counted, and in how many seconds."""
+
+    name: str
+    unit: str
+    done: int
+    seconds: Number = Field(ge=0)
+
+
+class Timing(Record):
+    """timings/STAGE.json: how long a stage took, and on what.
+
+    Attributes:
+        seconds: of all runs that went into the result; `earlier_seconds` of those that were
+            stopped.
+        finished: when it came to its end.
+        throughput: of the run that came to its end.
+    """
+
+    seconds: Number = Field(ge=0)
+    earlier_seconds: Number = 0.0
+    finished: AwareDatetime | None = None
+    throughput: list[Counted] = []
+    device: str
+    hardware: str | None = None
+    threads: int | None = None
+    torch: str | None = None

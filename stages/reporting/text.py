@@ -30,3 +30,13 @@ def interval(low: float, high: float) -> str:
 def minus(text: str) -> str:
     """With the sign that is as wide as a digit in the hyphen's place."""
     return text.replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    """A time span in two units at most."""
+    if seconds < 60:
+        return f"{seconds:.{0 if seconds >= 10 else 1}f} s"
+    minutes = round(seconds / 60)
+    if seconds < 600:
+        return f"{int(seconds // 60)} min {int(seconds % 60):02} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -1,0 +1,251 @@
+"""`kdm doctor`: what would stop a run is found before it."""
+
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from packaging.requirements import Requirement
+from ruamel.yaml import YAML
+from typer.testing import CliRunner
+
+from kdm_core.compute import resolve_device
+from kdm_core.pairs.store import PairStore
+from kdm_core.samples import SampleSpec
+from pipeline.checks import inputs, machine, services, storage, versions
+from pipeline.checks.finding import Finding, within
+from pipeline.cli import PRESETS, app
+from pipeline.params import Params, load_params, parse_params
+from stages import paths
+from tests.project import copy_project
+
+SECRET = "hunter2"
+DIGITS = SampleSpec(kind="image", shape=[1, 8, 8])
+
+
+@pytest.fixture(scope="module")
+def healthy(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_project(finished, tmp_path_factory.mktemp("doctor") / "project")
+
+
+@pytest.fixture
+def project(healthy: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A project in which all is well; what a test changes in its settings is put back."""
+    monkeypatch.chdir(healthy)
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    kept = {path: path.read_bytes() for path in (healthy / "params.yaml", healthy / ".dvc/config")}
+    yield healthy
+    for path, content in kept.items():
+        path.write_bytes(content)
+
+
+def params(**sections: Any) -> Params:
+    """Those of the preset `smoke`, with values changed by section."""
+    values = YAML(typ="safe").load(PRESETS / "smoke.yaml")
+    for section, changed in sections.items():
+        values[section] = {**values.get(section, {}), **changed}
+    return parse_params(values)
+
+
+def examine(code: int) -> dict[str, dict[str, Any]]:
+    """The findings of `kdm doctor --json` by name."""
+    result = CliRunner().invoke(app, ["doctor", "--json"])
+    assert result.exit_code == code, result.output
+    document = json.loads(result.stdout)
+    assert document["problem"] == sum(one["level"] == "problem" for one in document["checks"])
+    return {one["check"]: one for one in document["checks"]}
+
+
+@contextmanager
+def silent() -> Iterator[str]:
+    """The address of a server that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def closed() -> str:
+    """An address at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def levels(findings: list[Finding]) -> list[str]:
+    return [one.level for one in findings]
+
+
+def test_all_is_well(project: Path) -> None:
+    found = examine(0)
+    assert {one["level"] for name, one in found.items() if name != "cores"} == {"ok"}
+    assert torch.__version__ in found["versions"]["text"]
+    text = CliRunner().invoke(app, ["doctor"]).stdout
+    assert "ok       locks: files under data can be locked\n" in text
+    assert text.splitlines()[-1].startswith("0 problems, ")
+
+
+def test_outside_of_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = examine(1)
+    assert found["params.yaml"]["level"] == "problem"
+    assert "params.yaml is missing" in found["params.yaml"]["text"]
+    assert found["DVC"]["level"] == "problem"
+
+
+def test_what_cannot_be_reached(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that lies elsewhere is silent or gone; no password is shown."""
+    monkeypatch.setattr(services, "PATIENCE_S", 0.5)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "user")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    with silent() as address:
+        (project / ".dvc/config").write_text(
+            "[core]\n    remote = bucket\n"
+            f"['remote \"bucket\"']\n    url = s3://bucket/x\n    endpointurl = http://{address}\n"
+            f"['remote \"folder\"']\n    url = {project / 'remote'}\n"
+            f"['remote \"web\"']\n    url = http://me:{SECRET}@{closed()}/x\n")
+        monkeypatch.setenv("PREFECT_API_URL", f"http://me:{SECRET}@{closed()}/api")
+        values = YAML(typ="safe").load(project / "params.yaml")
+        values["execution"]["sampling"] = {"engine": "dask", "address": f"tcp://{closed()}"}
+        values["report"]["publish"] = "/proc/reports"
+        YAML().dump(values, project / "params.yaml")
+        begun = time.monotonic()
+        found = examine(1)
+        assert time.monotonic() - begun < 10
+    assert found["DVC remote bucket"]["text"] == "s3://bucket/x: no answer within 0.5 s"
+    assert found["DVC remote folder"]["level"] == "ok"
+    assert found["DVC remote web"]["level"] == "problem"
+    assert "refused" in found["Dask scheduler"]["text"]
+    assert found["Prefect server"]["level"] == "problem"
+    assert found["report.publish"]["level"] == "problem"
+    assert SECRET not in json.dumps(found)
+
+
+def test_a_location_that_can_be_written(tmp_path: Path) -> None:
+    values = params(pairs={"location": str(tmp_path / "not" / "yet")},
+                    report={"publish": "memory://reports"})
+    assert levels(services.check_locations(values)) == ["ok", "ok"]
+    assert list(tmp_path.iterdir()) == []  # nothing is left there
+
+
+def test_waiting_has_a_limit() -> None:
+    assert within(0.1, lambda: str(time.sleep(5))) == "no answer within 0.1 s"
+    assert within(5, lambda: "refused") == "refused"
+
+
+@pytest.mark.parametrize("text, bare", [
+    ("see s3://user:hunter2@bucket/x?key=hunter2 there", "see s3://bucket/x there"),
+    ("https://h:1/a", "https://h:1/a"), ("nothing", "nothing"),
+])
+def test_passwords_are_left_out(text: str, bare: str) -> None:
+    assert services.without_password(text) == bare
+
+
+def test_packages_that_do_not_fit() -> None:
+    assert "needed is <0.1" in versions.misfit(Requirement("zarr<0.1"))
+    assert versions.misfit(Requirement("no-such-thing")) == "no-such-thing is missing"
+    assert versions.misfit(Requirement('no-such-thing; extra == "x"')) == ""
+    assert versions.misfit(Requirement("torch>=2.11")) == ""
+
+
+def test_gpus_and_builds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    (found,) = machine.check_gpu()
+    assert found.level == "warning" and "build for CPUs" in found.text
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    (found,) = machine.check_gpu()
+    assert found.level == "warning" and "driver" in found.advice
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "H200")
+    assert machine.check_gpu() == [Finding("GPU", "ok", "2 × H200, CUDA 13.0")]
+
+    monkeypatch.setattr(machine, "resolve_device", torch.device)
+    values = params(compute={"device": "cuda"}, execution={
+        "sampling": {"engine": "local", "workers": 4},
+        "training": {"engine": "torchrun", "nproc_per_node": 2}})
+    (found,) = machine.check_processes(values)
+    assert (found.check, found.level) == ("execution.sampling", "problem")
+    one = params(compute={"device": "cuda:1"}, execution={
+        "training": {"engine": "torchrun", "nproc_per_node": 2}})
+    assert levels(machine.check_processes(one)) == ["problem"]
+
+
+def test_devices_and_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.psutil, "cpu_count", lambda: 4)
+    crowded = params(compute={"threads": 3}, execution={"sampling": {"engine": "local",
+                                                                     "workers": 2}})
+    assert levels(machine.check_cores(crowded)) == ["warning"]
+    assert levels(machine.check_cores(params(compute={"threads": 4}))) == ["ok"]
+    absent = params(compute={"device": "xpu:7"})
+    assert levels(machine.check_device(absent)) == ["problem"]
+    assert machine.check_processes(absent) == []
+    (found,) = machine.check_device(params())
+    assert str(resolve_device("cpu")) in found.text and "bf16" in found.text
+
+
+def test_files_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDM_CACHE", str(tmp_path))
+    gone = {"source": "npz", "path": "gone.npz", "conditional": True}
+    values = params(data=gone, evaluation={"extractors": [{"kind": "inception"}]},
+                    filter={"copies": [{"features": {"kind": "dinov2"}, "threshold": 0.5}]})
+    assert [one.check for one in inputs.check_sources(values)] == ["data.path"]
+    found = {one.check: one for one in inputs.check_weights(values)}
+    assert {name: one.level for name, one in found.items()} == {
+        "weights inception": "warning", "weights dinov2_vitl14": "problem"}
+    assert "kdm weights fetch inception" in found["weights inception"].advice
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / inputs.REGISTRY["inception"].file).write_bytes(b"half of it")
+    (damaged, _) = inputs.check_weights(values)
+    assert "of another size" in damaged.text
+
+
+def test_space_for_pairs_is_what_a_store_takes(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = PairStore.open(paths.PAIRS)
+    stored = sum(array.nbytes for array in store.arrays.values())
+    assert storage.pair_bytes(load_params(), DIGITS) == 0  # they are there
+    monkeypatch.chdir(tmp_path)
+    assert storage.pair_bytes(params(), DIGITS) == stored
+    images = 2320 * 64
+    seeded = params(pairs={"noise": "seeded", "states": 2, "sample_dtype": "float32"})
+    assert storage.pair_bytes(seeded, DIGITS) == images * (2 * 2 + 4) + 2320 * 16
+    assert storage.pair_bytes(params(pairs={"location": "s3://bucket/pairs"}), DIGITS) == 0
+
+
+def test_a_disk_that_is_too_small(
+    tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "all results are there" in storage.check_space(load_params())[0].text
+    monkeypatch.chdir(tmp_path)
+    (found,) = storage.check_space(params())
+    assert found.level == "ok" and "copies in the cache of DVC" in found.text
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    assert levels(storage.check_space(params())) == ["problem"]
+    unknown = params(data={"source": "npz", "path": "x.npz"})
+    assert levels(storage.check_space(unknown)) == ["warning"]
+
+
+def test_file_systems_and_clocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert levels(storage.check_file_system()) == ["ok"] * 3
+    assert list((tmp_path / "data").iterdir()) == []
+    monkeypatch.setattr(storage.fcntl, "flock", lambda file, how: None)
+    locks, _, _ = storage.check_file_system()
+    assert locks.level == "problem" and "locked again" in locks.text
+    assert storage.check_clock(-30).level == "warning"
+    timing = tmp_path / paths.TIMINGS / "teacher.json"
+    timing.parent.mkdir(parents=True)
+    timing.touch()
+    os.utime(timing, (time.time() + 3600,) * 2)
+    assert "written in the future" in storage.check_clock(0).text

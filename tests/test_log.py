@@ -1,0 +1,117 @@
+"""What stage programs say, as text and as JSON."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdm_core.errors import KDMError
+from stages import log
+from tests.project import copy_project, environment
+
+PROGRAM = """
+import logging, sys, warnings
+from kdm_core.errors import KDMError
+from stages.progress import Progress
+from stages.runner import run
+
+def main(stage):
+    stage.say("a message\\nof two lines")
+    warnings.warn("a warning")
+    logging.getLogger("some.library").error("a complaint")
+    with Progress("things", 3, "thing", 1) as progress:
+        progress.update(2, "all of them")
+    if "mend" in sys.argv:
+        raise KDMError("mend this")
+    1 / 0
+
+run("prepare_data", main)
+"""
+
+
+@pytest.fixture(autouse=True)
+def unspoken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log, "speaker", None)
+    monkeypatch.delenv(log.VARIABLE, raising=False)
+
+
+@pytest.fixture(scope="module")
+def project(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_project(finished, tmp_path_factory.mktemp("log") / "project")
+
+
+def run_program(project: Path, *arguments: str, **variables: str) -> tuple[int, list[str]]:
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], cwd=project,
+                          env=environment(**variables), capture_output=True, text=True)
+    assert done.stdout == ""
+    return done.returncode, done.stderr.splitlines()
+
+
+def test_every_line_is_an_object(project: Path) -> None:
+    code, lines = run_program(project, KDM_LOG="json")
+    said = [json.loads(line) for line in lines]
+    assert code == 1
+    assert [(one["event"], one["level"]) for one in said] == [
+        ("message", "info"), ("warning", "warning"), ("warning", "warning"),
+        ("progress", "info"), ("crash", "critical")]
+    assert {one["stage"] for one in said} == {"prepare_data"}
+    message, warned, complained, progress, crash = said
+    assert message["message"] == "a message\nof two lines"
+    assert "a warning" in warned["message"]
+    assert (complained["message"], complained["logger"]) == ("a complaint", "some.library")
+    assert (progress["done"], progress["total"], progress["unit"]) == (3, 3, "thing")
+    assert progress["rate"] > 0 and progress["left_s"] == 0 and progress["note"] == "all of them"
+    assert "ZeroDivisionError" in crash["message"] and "in main\n" in crash["traceback"]
+    # Nobody could mend that, so a flow may try again.
+    assert not any(log.is_error(line, "prepare_data") for line in lines)
+
+
+def test_what_can_be_mended_is_the_last_line(project: Path) -> None:
+    code, lines = run_program(project, "mend")
+    assert code == 1
+    assert lines[0] == "[prepare_data] a message"
+    assert lines[-1] == "[prepare_data] error: mend this"
+    assert [log.is_error(line, "prepare_data") for line in lines] == [False] * (len(lines) - 1) + [
+        True]
+
+
+@pytest.mark.parametrize("format", ["json", "text"])
+def test_what_can_be_mended_is_recognised(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(log.VARIABLE, format)
+    monkeypatch.setattr(log, "speaker", "prepare_data")
+    line = log.failure("mend this")
+    assert line.startswith("{") == (format == "json")
+    assert log.is_error(line, "prepare_data") and not log.is_error(line, "teacher")
+    assert log.readable(line) == "[prepare_data] error: mend this"
+
+
+def test_an_unknown_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(log.VARIABLE, "xml")
+    with pytest.raises(KDMError, match="no log format 'xml'; set it to json or text"):
+        log.set_up("teacher")
+    assert log.failure("so it is") == "[teacher] error: so it is"
+
+
+def entry(message: str, event: log.Event, **fields: Any) -> str:
+    return log.entry(message, event, **fields)
+
+
+@given(st.text(), st.sampled_from(list(log.LEVELS)))
+def test_any_message_is_one_line_and_can_be_read(message: str, event: log.Event) -> None:
+    line = entry(message, event)
+    assert len(line.split("\n")) == 1
+    assert json.loads(line)["message"] == message
+    assert message in log.readable(line)
+    assert log.is_error(line, "") is False
+
+
+@given(st.one_of(st.text(), st.text().map('{"time": '.__add__),
+                 st.dictionaries(st.text(), st.integers()).map(json.dumps)))
+def test_lines_of_others_stay_as_they_are(line: str) -> None:
+    assert log.readable(line) == line
+    assert not log.is_error(line, "teacher")
