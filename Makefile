@@ -12,7 +12,7 @@ export DVC_NO_ANALYTICS := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup demo test test-slow lint lock deploy clean-venv
+.PHONY: help setup demo test test-slow drills lint lock audit deploy clean-venv
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ $(VENV)/.ready: $(wildcard $(LOCK)/*.lock) pyproject.toml
 lock:  ## resolve the dependencies anew (needs uv)
 	$(PYTHON) $(LOCK)/update.py
 
+audit: setup  ## the pinned dependencies against known vulnerabilities, or how old the pins are
+	$(BIN)/python requirements/audit.py
+
 demo: setup  ## the default pipeline: distil a digit teacher into two one-step students
 	@$(BIN)/kdm params check
 	@start=$$(date +%s); $(BIN)/dvc repro \
@@ -51,6 +54,9 @@ test: lint  ## everything that is checked on every change (under 15 minutes on t
 
 test-slow: setup  ## the default and the checkerboard preset in full, against the promised quality
 	$(BIN)/python -m pytest -m slow
+
+drills: setup  ## faults of all kinds at random instants; writes the table of docs/reliability.md (40 min)
+	$(BIN)/python -m tests.drills
 
 deploy: setup  ## Prefect server, work pool, deployment and worker, until Ctrl-C
 	$(BIN)/python -m pipeline.deploy

@@ -45,7 +45,12 @@ class Weights(Config):
 def unusable(file: str, sha256: str | None) -> str | None:
     """Why a file cannot be named like this; None if it can."""
     scheme, separator, rest = file.partition("://")
-    if not separator or scheme == "https":
+    if not separator:
+        return None
+    if ":" in rest.partition("/")[0].rpartition("@")[0]:
+        return (f"file: this {scheme}:// URL has a password in it, which would go wherever the "
+                "parameters go: put it into ~/.netrc instead")
+    if scheme == "https":
         return None
     if scheme == "http":
         return None if sha256 else ("file: whoever is in between can change what http:// brings; "
