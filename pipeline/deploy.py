@@ -1,7 +1,7 @@
 """Serve the flow: a Prefect server, the deployment and a worker, until Ctrl-C.
 
 Run as `python -m pipeline.deploy` in the project's folder. A server that PREFECT_API_URL points to
-is used instead of a new one.
+is used instead of a new one. With `--check`, say whether a run would start there now.
 """
 
 import argparse
@@ -11,16 +11,20 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
-import psutil  # type: ignore[import-untyped]
-from prefect.settings import get_current_settings
+import psutil
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
 from kdm_core.errors import KDMError
 from pipeline.processes import stop_group
-from pipeline.repro import GRACE_S
+from pipeline.repro import GRACE_S, LAST_GRACE_S
+from pipeline.server import ServerError, require_deployment, require_pool, require_server
 
 HOST = "127.0.0.1"
 POOL = "kdm"
@@ -28,7 +32,7 @@ DEPLOYMENT = "kdm-distill/kdm-distill"
 START_S = 120.0
 POLL_S = 0.25
 # A flow run ends when its stages have ended and it has told the server.
-FLOW_RUN_GRACE_S = GRACE_S + 15
+FLOW_RUN_GRACE_S = GRACE_S + LAST_GRACE_S + 10
 PROCESS_GRACE_S = 5.0
 PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
 
@@ -47,12 +51,8 @@ def serve(port: int) -> None:
         raise DeployError("prefect.yaml is missing: run this in the project's folder")
     own_url = f"http://{HOST}:{port}/api"
     url = get_current_settings().api.url or own_url
-    environment = {
-        **os.environ,
-        "PREFECT_API_URL": url,
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-    }
+    environment = {**os.environ, "PREFECT_API_URL": url, "DO_NOT_TRACK": "1",
+                   "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     processes: dict[str, subprocess.Popen[bytes]] = {}
     with ExitStack() as stack:
 
@@ -63,18 +63,17 @@ def serve(port: int) -> None:
             processes[name] = process
             stack.callback(stop, process)
 
-        if answers(f"{url}/health"):
+        stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
+        if url != own_url or answers(url):
+            require_server()
             say(f"using the server at {url}")
-        elif url != own_url:
-            raise DeployError(f"PREFECT_API_URL is {url}, where no server answers: start it, or "
-                              "unset the variable to have one started here")
         else:
             require_free(port)
             start("server", "server", "start", "--host", HOST, "--port", str(port))
-            wait_for(f"{url}/health", processes)
+            wait_until(lambda: answers(url), "the server", processes)
         # The worker makes its work pool if there is none.
         start("worker", "worker", "start", "--pool", POOL, "--type", "process")
-        wait_for(f"{url}/work_pools/{POOL}", processes)
+        wait_until(has_pool, f"the work pool {POOL}", processes)
         say("deploying the flow")
         if subprocess.run([*PREFECT, "deploy", "--all"], env=environment).returncode:
             raise DeployError("the deployment failed, see above")
@@ -109,11 +108,26 @@ def say(message: str) -> None:
 
 
 def answers(url: str) -> bool:
-    """Whether a GET succeeds."""
+    """Whether a Prefect server is at a URL and is up."""
     try:
-        return httpx.get(url, timeout=5).is_success
+        return httpx.get(f"{url}/health", timeout=5).is_success
     except httpx.TransportError:
         return False
+
+
+def has_pool() -> bool:
+    """Whether the server has our work pool.
+
+    Raises:
+        ServerError: it is paused.
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_work_pool(POOL)
+        except ObjectNotFound:
+            return False
+        require_pool(client, POOL)
+        return True
 
 
 def require_free(port: int) -> None:
@@ -133,17 +147,19 @@ def require_free(port: int) -> None:
             ) from error
 
 
-def wait_for(url: str, processes: dict[str, subprocess.Popen[bytes]]) -> None:
-    """Wait until a GET succeeds.
+def wait_until(
+    ready: Callable[[], bool], what: str, processes: dict[str, subprocess.Popen[bytes]]
+) -> None:
+    """Wait until something is there.
 
     Raises:
-        DeployError: it does not in good time, or a process has ended.
+        DeployError: it is not in good time, or a process has ended.
     """
     deadline = time.monotonic() + START_S
-    while not answers(url):
+    while not ready():
         require_running(processes)
         if time.monotonic() > deadline:
-            raise DeployError(f"{url} does not answer after {START_S:.0f} s")
+            raise DeployError(f"{what} is not there after {START_S:.0f} s")
         time.sleep(POLL_S)
 
 
@@ -158,17 +174,35 @@ def require_running(processes: dict[str, subprocess.Popen[bytes]]) -> None:
             raise DeployError(f"the {name} has ended (exit code {process.returncode}), see above")
 
 
+def check() -> None:
+    """Make sure that a run of the deployment would start now.
+
+    Raises:
+        ServerError: it would not.
+    """
+    if get_current_settings().api.url is None:
+        raise ServerError("PREFECT_API_URL is not set: export the URL of the server")
+    require_server()
+    with get_client(sync_client=True) as client:
+        require_deployment(client, DEPLOYMENT)
+    say(f"a run of {DEPLOYMENT} would start now")
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.deploy", description=__doc__)
     parser.add_argument("--port", type=int, default=4200, help="of a new server (%(default)s)")
+    parser.add_argument("--check", action="store_true", help="whether a run would start now")
     arguments = parser.parse_args()
     # The children have sessions of their own and do not hear of it when we are told to stop.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             signal.signal(number, signal.default_int_handler)
     try:
-        serve(arguments.port)
+        if arguments.check:
+            check()
+        else:
+            serve(arguments.port)
     except KeyboardInterrupt:
         say("stopped")
     except KDMError as error:

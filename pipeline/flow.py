@@ -5,29 +5,37 @@ DVC decides what has to run and keeps the results; Prefect schedules, retries, l
 """
 
 import fcntl
-import json
+import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture, wait
 from prefect.settings import PREFECT_SERVER_ANALYTICS_ENABLED, temporary_settings
 from prefect.tasks import Task
+from pydantic import Field
 
+from kdm_core.compute import resolve_device
 from kdm_core.errors import KDMError
+from kdm_core.serialization import write_atomic
 from pipeline import repro
+from pipeline.notifying import announce, notifier_of
+from pipeline.overrides import Change, Overrides, override
 from pipeline.params import load_params
+from pipeline.publishing import StageProgress, publish_changes, publish_report
+from pipeline.server import require_server
 
 NAME = "kdm-distill"
-# With `prefect concurrency-limit create kdm-stage 1`, one stage runs at a time.
-TAG = "kdm-stage"
+# With `prefect concurrency-limit create kdm-stage 1`, one stage runs at a time, and with kdm-gpu
+# one of those that compute on a GPU.
+TAG, GPU_TAG = "kdm-stage", "kdm-gpu"
+WITHOUT_GPU = ("prepare_data", "report")
 RETRIES = 2
 RETRY_DELAY_S = 5
 
@@ -48,36 +56,95 @@ def worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> boo
 
 # What has run before is DVC's knowledge, so Prefect caches nothing.
 @task(cache_policy=NO_CACHE, retries=RETRIES, retry_delay_seconds=RETRY_DELAY_S,
-      retry_condition_fn=worth_retrying, tags=[TAG])
-def run_stage(stage: str, root: Path, stop: threading.Event, beside_others: bool) -> None:
-    """Run one DVC stage, its output going to the task run's log."""
-    repro.reproduce(stage, root, get_run_logger().info, stop, beside_others)
+      retry_condition_fn=worth_retrying)
+def run_stage(
+    stage: str, root: Path, stop: threading.Event, beside_others: bool, timeout_s: float | None,
+) -> None:
+    """Run one DVC stage, its output going to the task run's log and its progress to an artifact."""
+    logger, progress = get_run_logger(), StageProgress(stage, root)
+
+    def log(line: str) -> None:
+        logger.info(line)
+        progress.update()
+
+    repro.reproduce(stage, root, log, stop, beside_others, timeout_s)
+    progress.update(now=True)
 
 
-@flow(name=NAME)
-def distill(root: str = ".", stages: list[str] | None = None) -> None:
+@flow(name=NAME, on_completion=[announce], on_failure=[announce], on_crashed=[announce],
+      on_cancellation=[announce])
+def distill(
+    overrides: Overrides | None = None,
+    stages: list[str] | None = None,
+    stage_timeout_s: Annotated[float, Field(gt=0)] | None = None,
+    notify: str | None = None,
+    root: str = ".",
+) -> None:
     """Run the pipeline of params.yaml, each stage as soon as those that it needs are done.
 
     Args:
-        root: the project's folder, in which params.yaml lies.
+        overrides: values to write into params.yaml before anything runs; what is left out here
+            stays as it is there.
         stages: run these only, on what is there of the others' results; all by default.
+        stage_timeout_s: seconds after which a stage is stopped; the next run goes on with it.
+        notify: a notification block that is told how the run ended, as TYPE/NAME.
+        root: the project's folder, in which params.yaml lies.
 
     Raises:
-        ParamsError: params.yaml cannot be used.
+        ServerError: the Prefect server cannot be used.
+        NotifyError: there is no such block.
+        ParamsError: params.yaml cannot be used, or not with the overrides.
         PipelineError: there is no pipeline in `root`.
         FlowError: `stages` names something unknown, a stage failed, or another run is under way.
     """
+    require_server()
+    notifier_of({"notify": notify})
     folder = Path(root).resolve()
-    load_params(folder / "params.yaml")
-    graph = select(repro.stage_graph(folder), stages)
+    repro.require_pipeline(folder)
     with only_run(folder):
-        run_stages(folder, graph)
-    if "report" in graph:
-        publish(folder / "reports")
+        plan = prepare(folder, overrides or {}, stages)
+        if plan.changes:
+            publish_changes(plan.changes)
+        run_stages(folder, plan, stage_timeout_s)
+    if "report" in plan.graph:
+        publish_report(folder / "reports")
 
 
-def run_stages(folder: Path, graph: dict[str, set[str]]) -> None:
-    """Run all stages of a graph, those that do not need each other side by side.
+class Plan(NamedTuple):
+    """What a run is to do.
+
+    Attributes:
+        graph: the stages to run, and for each those of them that it needs.
+        on_gpu: whether they compute on a GPU.
+        changes: what the overrides have changed in params.yaml.
+    """
+
+    graph: dict[str, set[str]]
+    on_gpu: bool
+    changes: list[Change]
+
+
+def prepare(folder: Path, overrides: dict[str, Any], stages: list[str] | None) -> Plan:
+    """Write the overrides into params.yaml, which stays as it was if that makes no run.
+
+    Raises:
+        KDMError: no run comes of this; the message says why.
+    """
+    file = folder / "params.yaml"
+    before = file.read_bytes() if file.exists() else b""
+    changes = override(file, overrides)
+    try:
+        device = resolve_device(load_params(file).compute.device)
+        graph = select(repro.stage_graph(folder), stages)
+    except KDMError:
+        if changes:
+            write_atomic(file, before)
+        raise
+    return Plan(graph, device.type != "cpu", changes)
+
+
+def run_stages(folder: Path, plan: Plan, timeout_s: float | None) -> None:
+    """Run the stages of a plan, those that do not need each other side by side.
 
     Raises:
         FlowError: one failed.
@@ -85,11 +152,13 @@ def run_stages(folder: Path, graph: dict[str, set[str]]) -> None:
     stop = threading.Event()
     futures: dict[str, PrefectFuture[None]] = {}
     try:
-        for stage, needs in graph.items():
+        for stage, needs in plan.graph.items():
             # All `train_student@…` run side by side, and so do all `evaluate@…`.
-            group = [other for other in graph if other.split("@")[0] == stage.split("@")[0]]
-            futures[stage] = run_stage.with_options(name=stage, task_run_name=stage).submit(
-                stage, folder, stop, len(group) > 1, return_state=False,
+            group = [other for other in plan.graph if other.split("@")[0] == stage.split("@")[0]]
+            made = run_stage.with_options(
+                name=stage, task_run_name=stage, tags=tags_of(stage, plan.on_gpu))
+            futures[stage] = made.submit(
+                stage, folder, stop, len(group) > 1, timeout_s, return_state=False,
                 wait_for=[futures[need] for need in sorted(needs)])
         wait(list(futures.values()))
     finally:
@@ -97,6 +166,11 @@ def run_stages(folder: Path, graph: dict[str, set[str]]) -> None:
         # and they wait for their stages.
         stop.set()
     raise_failures(futures)
+
+
+def tags_of(stage: str, on_gpu: bool) -> set[str]:
+    """What the concurrency limits of Prefect know a stage by."""
+    return {TAG, GPU_TAG} if on_gpu and stage not in WITHOUT_GPU else {TAG}
 
 
 @contextmanager
@@ -148,31 +222,20 @@ def raise_failures(futures: dict[str, PrefectFuture[None]]) -> None:
         raise FlowError(f"not run: {', '.join(missing)}")
 
 
-def publish(reports: Path) -> None:
-    """The metrics and a link to the report, as artifacts of the flow run."""
-    report = json.loads((reports / "report.json").read_text(encoding="utf-8"))
-    create_table_artifact(metrics_table(report), key="kdm-metrics",
-                          description=f"Students beside their teacher on {report['dataset']}")
-    create_link_artifact((reports / "report.html").as_uri(), link_text="report.html",
-                         key="kdm-report", description="The report, as one HTML file")
-
-
-def metrics_table(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row a metric, one column a model; null where a model does not have the metric."""
-    models = {"teacher": report["teacher"],
-              **{f"student {name}": figures for name, figures in report["students"].items()}}
-    metrics = dict.fromkeys(metric for figures in models.values() for metric in figures)
-    return [{"metric": metric, **{name: figures.get(metric) for name, figures in models.items()}}
-            for metric in metrics]
-
-
 def main() -> None:
     """Run the flow in the current folder; a failure is one message and exit code 1."""
+    # However it is told to stop, it stops its stages, and the server that Prefect has started.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, signal.default_int_handler)
     try:
+        require_server()
         with temporary_settings({PREFECT_SERVER_ANALYTICS_ENABLED: False}):
             distill()
     except KDMError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the next run goes on with what is unfinished")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ the folder of the flow's file first on the path.
 """
 
 import codecs
+import math
 import os
 import re
 import select
@@ -24,11 +25,13 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from kdm_core.errors import KDMError
-from pipeline.processes import stop_group
+from pipeline.processes import ask_programs, stop_group
+from stages.log import is_error, readable
 
-# A stage keeps its unfinished work as it goes, so there is little to do for it in this time.
-# It must be less than the 30 s that Prefect gives a cancelled flow.
-GRACE_S = 10.0
+# In this time, sampling can finish what is under way; the other stages keep their unfinished work
+# as they go. It must be less than the 30 s that Prefect gives a cancelled flow.
+GRACE_S = 20.0
+LAST_GRACE_S = 2.0
 POLL_S = 0.2
 # Of a progress bar that redraws itself, one state in this many seconds is shown.
 REDRAW_S = 5.0
@@ -56,6 +59,10 @@ class StageStopped(KDMError):
     """A stage was stopped on request."""
 
 
+class StageTimeout(StageStopped, TimeoutError):
+    """A stage took longer than it may. Prefect calls the state of such a task `TimedOut`."""
+
+
 def stage_graph(root: Path) -> dict[str, set[str]]:
     """The stages of the pipeline in `root` and, for each, those it depends on directly.
 
@@ -65,8 +72,7 @@ def stage_graph(root: Path) -> dict[str, set[str]]:
     Raises:
         PipelineError: there is no pipeline, or DVC cannot read it.
     """
-    if not (root / "dvc.yaml").is_file():
-        raise PipelineError(f"{root / 'dvc.yaml'} is missing: run this in the project's folder")
+    require_pipeline(root)
     try:
         with Repo(str(root)) as repo:
             graph = repo.index.graph
@@ -75,6 +81,18 @@ def stage_graph(root: Path) -> dict[str, set[str]]:
                     for stage in order}
     except DvcException as error:
         raise PipelineError(f"{root}: {error}") from error
+
+
+def require_pipeline(root: Path) -> None:
+    """Make sure that there is a pipeline.
+
+    Raises:
+        PipelineError: there is none.
+    """
+    if not (root / "dvc.yaml").is_file():
+        raise PipelineError(f"{root / 'dvc.yaml'} is missing: run this in the project's folder")
+    if not (root / ".dvc").is_dir():
+        raise PipelineError(f"{root} is no DVC repository: run `dvc init` there")
 
 
 def address(stage: object) -> str:
@@ -88,7 +106,7 @@ def address(stage: object) -> str:
 
 def reproduce(
     stage: str, root: Path, log: Callable[[str], None], stop: threading.Event | None = None,
-    beside_others: bool = False,
+    beside_others: bool = False, timeout_s: float | None = None,
 ) -> None:
     """Run one stage if anything that it depends on has changed since DVC last ran it.
 
@@ -100,10 +118,12 @@ def reproduce(
         log: is given each line of output as it comes.
         stop: when another thread sets it, the stage is stopped.
         beside_others: whether other stages compute at the same time, on the same cores.
+        timeout_s: the stage is stopped when it has taken so many seconds; None lets it run.
 
     Raises:
         StageError: it failed; the message ends with its last lines.
         StageStopped: `stop` was set.
+        StageTimeout: it took longer than `timeout_s`.
     """
     stop = stop or threading.Event()
     if stop.is_set():
@@ -112,21 +132,30 @@ def reproduce(
     # while one of them hashes large outputs would lose the other's result. The lock goes with
     # its owner, so that the wait ends.
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
+    deadline = time.monotonic() + timeout_s if timeout_s is not None else math.inf
     process = subprocess.Popen(
         command, cwd=root, env=child_environment(beside_others), stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
     last: deque[str] = deque(maxlen=LAST_LINES)
-    mendable = False
+    mendable, status = False, None
+
+    def over() -> bool:
+        return stop.is_set() or time.monotonic() > deadline
+
     try:
-        for line in lines_of(process, stop):
-            log(line)
-            last.append(line)
-            mendable = mendable or line.startswith(f"[{stage}] error: ")
-        status = None if stop.is_set() else process.wait()
+        for line in lines_of(process, over):
+            log(readable(line))
+            last.append(readable(line))
+            mendable = mendable or is_error(line, stage)
+        if not over():
+            status = process.wait()
     finally:
-        stop_group(process, GRACE_S)
-    if status is None:
+        stop_group(process, LAST_GRACE_S)
+    if stop.is_set():
         raise StageStopped(f"{stage} was stopped")
+    if status is None:
+        raise StageTimeout(f"{stage} was stopped after {timeout_s:g} s, the most that a stage may "
+                           "take; run again to go on with it")
     if status:
         raise StageError(f"{stage} failed:\n" + "\n".join(last), mendable)
 
@@ -142,12 +171,17 @@ def child_environment(beside_others: bool = False) -> dict[str, str]:
     return environment
 
 
-def lines_of(process: subprocess.Popen[bytes], stop: threading.Event) -> Iterator[str]:
-    """A process's output as it comes, until it ends or `stop` is set."""
+def lines_of(process: subprocess.Popen[bytes], over: Callable[[], bool]) -> Iterator[str]:
+    """A process's output as it comes, until it ends.
+
+    When `over` says so, the programs that it runs are asked to end, and have a while to do so.
+    """
     assert process.stdout is not None
-    lines = Lines()
+    lines, end = Lines(), math.inf
     with process.stdout as pipe:
-        while not stop.is_set():
+        while time.monotonic() < end:
+            if end == math.inf and over():
+                end = time.monotonic() + (GRACE_S if ask_programs(process) else 0.0)
             ready, _, _ = select.select([pipe], [], [], POLL_S)
             if ready:
                 data = os.read(pipe.fileno(), 65536)

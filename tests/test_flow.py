@@ -1,26 +1,49 @@
 """Access to DVC: the graph, stages side by side, failures, and that nothing is left running."""
 
+import json
 import os
+import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
+import prefect
 import pytest
 import zc.lockfile  # type: ignore[import-untyped]
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from ruamel.yaml import YAML
 
-from pipeline import repro
-from pipeline.flow import FlowError, only_run, select, worth_retrying
+from kdm_core.errors import KDMError
+from pipeline import flow, repro
+from pipeline.flow import (
+    GPU_TAG,
+    TAG,
+    FlowError,
+    only_run,
+    prepare,
+    select,
+    tags_of,
+    worth_retrying,
+)
+from pipeline.overrides import MISSING, Change
+from pipeline.publishing import StageProgress, key_of
 from pipeline.repro import (
     Lines,
     PipelineError,
     StageError,
     StageStopped,
+    StageTimeout,
     reproduce,
     stage_graph,
 )
-from tests.project import ROOT, make_project, make_repository
+from pipeline.server import ServerError, require_server, require_version
+from stages.status import status_file
+from tests.project import ROOT, environment, make_project, make_repository
 
 PIPELINE = """
 stages:
@@ -40,14 +63,34 @@ stages:
       echo '[mend] error: the file is missing'; exit 1
   crash:
     cmd: echo working; kill -9 $$
+  shard:
+    cmd: python shard.py; exit $?
+    outs: [shard.done]
   long:
     cmd: (trap '' TERM; echo $$ > long.pid; sleep 60; sleep 60) & sleep 60
+"""
+
+
+# As sample_pairs: asked to end, it says so, finishes what is under way, and ends with 143.
+SHARD = """
+import signal, sys, time
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+print("at work", flush=True)
+while not asked:
+    time.sleep(0.02)
+print("finishing", flush=True)
+time.sleep(1)
+open("shard.done", "w").close()
+print("finished", flush=True)
+sys.exit(143)
 """
 
 
 @pytest.fixture
 def pipeline(tmp_path: Path) -> Path:
     (tmp_path / "dvc.yaml").write_text(PIPELINE)
+    (tmp_path / "shard.py").write_text(SHARD)
     make_repository(tmp_path)
     return tmp_path
 
@@ -80,7 +123,11 @@ def test_no_pipeline(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"dvc\.yaml is missing"):
         stage_graph(tmp_path)
     (tmp_path / "dvc.yaml").write_text("stages: {}")
-    with pytest.raises(PipelineError, match="DVC"):
+    with pytest.raises(PipelineError, match="no DVC repository"):
+        stage_graph(tmp_path)
+    make_repository(tmp_path)
+    (tmp_path / "dvc.yaml").write_text("stages: 1")
+    with pytest.raises(PipelineError, match="dvc.yaml"):
         stage_graph(tmp_path)
 
 
@@ -124,6 +171,7 @@ def test_failures(pipeline: Path) -> None:
 def test_stop_leaves_nothing_running(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even a process that does not listen."""
     monkeypatch.setattr(repro, "GRACE_S", 1.0)
+    monkeypatch.setattr(repro, "LAST_GRACE_S", 0.2)
     stop = threading.Event()
     pid_file = pipeline / "long.pid"
 
@@ -142,6 +190,65 @@ def test_stop_leaves_nothing_running(pipeline: Path, monkeypatch: pytest.MonkeyP
         time.sleep(0.05)
     with pytest.raises(StageStopped, match="not started"):
         reproduce("data", pipeline, print, stop)
+
+
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+def test_a_stopped_stage_finishes_what_is_under_way(
+    pipeline: Path, monkeypatch: pytest.MonkeyPatch, shell: str
+) -> None:
+    """It alone is asked, behind the shell as well, and what it says is still logged."""
+    monkeypatch.setenv("SHELL", shell)
+    stop, lines = threading.Event(), []
+
+    def log(line: str) -> None:
+        lines.append(line)
+        if line == "at work":
+            stop.set()
+
+    with pytest.raises(StageStopped):
+        reproduce("shard", pipeline, log, stop)
+    assert (pipeline / "shard.done").exists()
+    assert {"finishing", "finished"} <= set(lines)
+
+
+def test_timeout(pipeline: Path) -> None:
+    lines: list[str] = []
+    with pytest.raises(StageTimeout, match="after 4 s") as timeout:
+        reproduce("shard", pipeline, lines.append, timeout_s=4)
+    assert "finished" in lines
+    assert isinstance(timeout.value, TimeoutError)  # what Prefect calls TimedOut
+    assert not worth_retrying(None, None, run_state(timeout.value))  # type: ignore[arg-type]
+
+
+def test_a_dvc_beside_a_running_stage(pipeline: Path) -> None:
+    """It says what is busy and who is at it, and spoils nothing."""
+    stop, beside = threading.Event(), []
+
+    def log(line: str) -> None:
+        if line == "at work":
+            beside.append(subprocess.run(
+                [sys.executable, "-m", "dvc", "repro", "--single-item", "shard"], cwd=pipeline,
+                env=environment(), capture_output=True, text=True))
+            stop.set()
+
+    with pytest.raises(StageStopped):
+        reproduce("shard", pipeline, log, stop)
+    said = beside[0].stdout + beside[0].stderr
+    assert beside[0].returncode and "is busy, it is being blocked by:\n  (PID " in said, said
+
+
+def test_what_a_killed_dvc_leaves(pipeline: Path) -> None:
+    """Its entry among those who write is no obstacle to the next one."""
+    def kill(line: str) -> None:
+        if line == "at work":
+            entry, = json.loads((pipeline / ".dvc/tmp/rwlock").read_text())["write"].values()
+            os.kill(entry["pid"], signal.SIGKILL)
+
+    with pytest.raises(StageError):
+        reproduce("shard", pipeline, kill)
+    stop = threading.Event()
+    with pytest.raises(StageStopped):
+        reproduce("shard", pipeline, lambda line: stop.set() if line == "at work" else None, stop)
 
 
 def alive(pid: int) -> bool:
@@ -177,6 +284,68 @@ def test_only_one_run(tmp_path: Path) -> None:
         pass
     with only_run(tmp_path):
         pass
+
+
+def test_overrides_that_make_no_run(tmp_path: Path) -> None:
+    """params.yaml is as it was: not valid, or no such stage with them."""
+    project = make_project(tmp_path / "project")
+    before = (project / "params.yaml").read_bytes()
+    steps = {"students": {"kdm": {"training": {"steps": 7}}}}
+    for overrides, stages, message in (
+        ({"students": {"kdm": {"training": {"steps": -7}}}}, None, "training.steps"),
+        (steps, ["train_student@nobody"], "no stage train_student@nobody"),
+        ({**steps, "compute": {"device": "cuda:77"}}, None, "compute.device"),
+    ):
+        with pytest.raises(KDMError, match=message):
+            prepare(project, overrides, stages)
+        assert (project / "params.yaml").read_bytes() == before
+    plan = prepare(project, {"students": {"kdm": {"losses": {"latent": 0.5}}}},
+                   ["train_student@kdm"])
+    assert plan.graph == {"train_student@kdm": set()} and not plan.on_gpu
+    assert plan.changes == [Change("students.kdm.losses.latent", MISSING, 0.5)]
+
+
+def test_tags() -> None:
+    """Only what computes takes a slot of the GPU."""
+    assert tags_of("teacher", on_gpu=True) == {TAG, GPU_TAG}
+    assert tags_of("report", on_gpu=True) == tags_of("teacher", on_gpu=False) == {TAG}
+
+
+def test_progress_of_this_run_alone(tmp_path: Path) -> None:
+    progress = StageProgress("sample_pairs", tmp_path)
+    assert progress.read() is None
+    file = status_file("sample_pairs", tmp_path)
+    file.parent.mkdir(parents=True)
+    status = {"stage": "sample_pairs", "pid": 1, "host": "here", "state": "running",
+              "updated": "2026-01-01T00:00:00Z",
+              "progress": {"name": "pairs", "done": 12, "total": 50, "unit": "pair", "rate": 4.0,
+                           "left_s": 9.5, "note": ""}}
+    file.write_text(json.dumps({**status, "started": "2026-01-01T00:00:00Z"}))
+    assert progress.read() is None
+    file.write_text(json.dumps({**status, "started": datetime.now(UTC).isoformat()}))
+    found = progress.read()
+    assert found is not None and (found.done, found.total) == (12, 50)
+    assert key_of("train_student@kdm-F_1") == "kdm-progress-train-student-kdm-f-1"
+
+
+def test_servers_that_cannot_be_used() -> None:
+    with temporary_settings({PREFECT_API_URL: "http://someone:secret@127.0.0.1:1/api"}):
+        with pytest.raises(ServerError, match="no Prefect server answers") as error:
+            require_server()
+        assert "secret" not in str(error.value)
+    for old in ("3.7.9", "2.20.3", "4.0.0"):
+        with pytest.raises(ServerError, match=f"the Prefect server is {re.escape(old)}"):
+            require_version(old)
+    for new in (prefect.__version__, "3.99.0"):
+        require_version(new)
+
+
+def test_flow_without_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, at once, and nothing is started."""
+    monkeypatch.setattr(flow, "distill", None)
+    with (temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}),
+          pytest.raises(SystemExit, match="^error: PREFECT_API_URL is http://127.0.0.1:1/api, ")):
+        flow.main()
 
 
 def test_no_module_hides_another() -> None:

@@ -1,0 +1,212 @@
+"""Overrides of params.yaml: some of its values, given to a run beside the file."""
+
+import io
+import types
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from griffe import Docstring, DocstringSectionKind
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    GetPydanticSchema,
+    WithJsonSchema,
+    create_model,
+)
+from pydantic_core import CoreSchema
+from ruamel.yaml import YAML
+
+from kdm_core.serialization import write_atomic
+from pipeline.params import FILE, Params, ParamsError, parse_params, read_values
+
+# What tells the members of a union apart. Where a section has two of them, the first one does.
+TAGS = ("source", "kind", "engine")
+MISSING = object()
+
+def form(_: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    """What is shown of overrides: the partial schema, with fields for the students by name.
+
+    Those are the students of the params.yaml in the current folder, which is where flows are
+    deployed; others may be given as well.
+    """
+    shown = handler(partial(Params).__pydantic_core_schema__)
+    students = handler.resolve_ref_schema(shown)["properties"]["students"]
+    values = read_values() if FILE.exists() else {}
+    students["properties"] = {name: {**students["additionalProperties"], "title": name}
+                              for name in values.get("students", {})}
+    return shown
+
+
+# What is given is validated as a part of the whole; the schema is for forms, and for servers.
+Overrides = Annotated[dict[str, Any], GetPydanticSchema(get_pydantic_json_schema=form)]
+
+
+class Change(NamedTuple):
+    """One value that an override changed; `before` is MISSING where there was none."""
+
+    parameter: str
+    before: Any
+    now: Any
+
+
+@cache
+def partial(model: type[BaseModel]) -> type[BaseModel]:
+    """A copy of a model in which every field may be left out, at any depth.
+
+    The members of a union need no tag: a value is a member if it could be part of it. What fields
+    say of each other is not checked.
+    """
+    about, attributes = described(model)
+    fields: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        annotation: Any = partial_type(field.annotation)
+        # What bounds the number of entries holds for the whole, and not for some of them.
+        if field.metadata and get_origin(field.annotation) is not dict:
+            annotation = Annotated[annotation, *field.metadata]
+        # A default would be filled in by forms; with a factory, the schema has none.
+        fields[name] = (annotation, Field(
+            default_factory=type(None), title=name, description=attributes.get(name)))
+    config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False,
+                        title=tag_of(model) or model.__name__, protected_namespaces=())
+    made: type[BaseModel] = create_model(
+        model.__name__, __config__=config, __doc__=about, __module__=model.__module__, **fields)
+    return made
+
+
+def partial_type(annotation: Any) -> Any:
+    """A field's type, with every model in it `partial`."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        kept = [each for each in arguments[1:] if not getattr(each, "discriminator", None)]
+        inner = partial_type(arguments[0])
+        return Annotated[inner, *kept] if kept else inner
+    if origin in (Union, types.UnionType):
+        return Union[tuple(partial_type(each) for each in arguments)]  # noqa: UP007
+    if origin is list:
+        return list.__class_getitem__(partial_type(arguments[0]))
+    if origin is dict:
+        key, value = arguments
+        return dict.__class_getitem__((key, partial_type(value)))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return partial(annotation)
+    # Prefect's form shows a boolean as a switch and sends `false` where nobody has touched it, and
+    # shows the one value of a tag as a constant that it never sends. Both become a choice.
+    if annotation is bool:
+        return Annotated[bool, WithJsonSchema({"enum": [True, False]})]
+    if origin is Literal:
+        return Annotated[annotation, WithJsonSchema({"enum": list(arguments)})]
+    return annotation
+
+
+def tag_of(model: type[BaseModel]) -> str | None:
+    """How a file calls a model that is one of several: the value of its tag."""
+    for tag in TAGS:
+        field = model.model_fields.get(tag)
+        if field is not None and get_origin(field.annotation) is Literal:
+            return " / ".join(str(value) for value in get_args(field.annotation))
+    return None
+
+
+def described(model: type[BaseModel]) -> tuple[str, dict[str, str]]:
+    """What a model's docstring says of it, and of its attributes by their names."""
+    about, attributes = "", {}
+    for section in Docstring(model.__doc__ or "").parse("google"):
+        if section.kind is DocstringSectionKind.text:
+            about = about or section.value
+        elif section.kind is DocstringSectionKind.attributes:
+            attributes = {each.name: each.description for each in section.value}
+    return about, attributes
+
+
+def merge(values: Any, overrides: Any) -> Any:
+    """Values with others put over them.
+
+    Sections are merged key by key, unless the override names another kind of section, which then
+    takes its place. All else is replaced.
+    """
+    if not (isinstance(values, dict) and isinstance(overrides, dict)) or another(values, overrides):
+        return deepcopy(overrides)
+    merged = {key: deepcopy(value) for key, value in values.items() if key not in overrides}
+    for key, value in overrides.items():
+        merged[key] = merge(values.get(key), value)
+    return {key: merged[key] for key in dict.fromkeys([*values, *overrides])}
+
+
+def another(section: dict[str, Any], override: dict[str, Any]) -> bool:
+    """Whether an override names another kind of section than what is there."""
+    tag = next((tag for tag in TAGS if tag in section), None)
+    return tag is not None and tag in override and override[tag] != section[tag]
+
+
+def changes(before: Any, now: Any, path: str = "") -> list[Change]:
+    """The values that differ, one a leaf."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [change for key in dict.fromkeys([*before, *now])
+                for change in changes(before.get(key, MISSING), now.get(key, MISSING),
+                                      f"{path}.{key}" if path else str(key))]
+    return [] if type(before) is type(now) and before == now else [Change(path, before, now)]
+
+
+def override(path: Path, overrides: dict[str, Any]) -> list[Change]:
+    """Write overrides into a parameter file, whose comments and order are kept.
+
+    Returns:
+        What changed; where that is nothing, the file is not touched.
+
+    Raises:
+        ParamsError: there is no such file, or it could not be used with the overrides, or they
+            cannot be written into it. It is then as it was.
+        DataError: it cannot be written.
+    """
+    before = read_values(path)
+    now = merge(before, overrides)
+    parse_params(now, f"{path} with the overrides")
+    changed = changes(before, now)
+    if changed:
+        write_atomic(path, rewritten(path, before, now))
+    return changed
+
+
+def rewritten(path: Path, before: Any, now: Any) -> bytes:
+    """A parameter file's text with other values.
+
+    Raises:
+        ParamsError: parts of the file share what only one of them is to change.
+    """
+    yaml = round_trip()
+    document = yaml.load(path.read_text(encoding="utf-8"))
+    update(document, before, now)
+    stream = io.StringIO()
+    yaml.dump(document, stream)
+    text = stream.getvalue()
+    if YAML(typ="safe", pure=True).load(text) != now:
+        raise ParamsError(f"{path}: parts of it share values (& and *), which overrides cannot "
+                          "keep apart: write them out")
+    return text.encode()
+
+
+def round_trip() -> YAML:
+    """A reader and writer of YAML that keeps comments and the files' style."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.brace_single_entry_mapping_in_flow_sequence = True
+    yaml.representer.add_representer(
+        type(None), lambda made, _: made.represent_scalar("tag:yaml.org,2002:null", "null"))
+    return yaml
+
+
+def update(document: Any, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Change a loaded document from what it was to what it is to be."""
+    for key in before.keys() - now.keys():
+        del document[key]
+    for key, value in now.items():
+        if key in before and isinstance(before[key], dict) and isinstance(value, dict):
+            update(document[key], before[key], value)
+        elif key not in before or changes(before[key], value):
+            document[key] = value
