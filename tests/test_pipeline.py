@@ -1,17 +1,14 @@
-"""The real pipeline in a real DVC repository: caching, experiments, kills.
+"""The real pipeline in a real DVC repository: caching, experiments.
 
-The tests of this file build on each other: the first runs the whole pipeline, the others change
-something and look at which stages DVC runs again.
+The tests of this file build on each other: the first looks at a pipeline that has run, the others
+change something and look at which stages DVC runs again. tests/drills kills them.
 """
 
 import hashlib
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +16,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from kdm_core.pairs.store import PairStore
-from tests.project import environment, make_project
+from tests.project import copy_project, environment
 
 ALL = ["prepare_data", "reference", "teacher", "sample_pairs", "filter_pairs", "train_student@kdm",
        "train_student@kdm-f", "evaluate@kdm", "evaluate@kdm-f", "study@kdm", "study@kdm-f",
@@ -59,18 +56,19 @@ def results(project: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_project(tmp_path_factory.mktemp("pipeline") / "project")
+def project(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_project(finished, tmp_path_factory.mktemp("pipeline") / "project")
 
 
 @pytest.fixture(scope="module")
-def undisturbed(project: Path) -> dict[str, str]:
+def undisturbed(finished: Path) -> dict[str, str]:
     """The results of the first run, which `test_runs_whole` checks."""
-    assert repro(project) == set(ALL)
-    return results(project)
+    return results(finished)
 
 
-def test_runs_whole(project: Path, undisturbed: dict[str, str]) -> None:
+def test_runs_whole(finished: Path, project: Path, undisturbed: dict[str, str]) -> None:
+    log = (finished.parent / "repro.log").read_text()
+    assert set(re.findall(r"Running stage '(.+)'", log)) == set(ALL)
     assert len(undisturbed) == 5  # pairs, classifier, teacher, two students
     report = json.loads((project / "reports/report.json").read_text())
     assert set(report["students"]) == {"kdm", "kdm-f"}
@@ -82,7 +80,7 @@ def test_runs_whole(project: Path, undisturbed: dict[str, str]) -> None:
     assert report["teacher"]["nfe"] == 9
     assert set(report["stages"]) == set(ALL) - {"report"}
     left = {path.parent.name for path in (project / "data/work").glob("*/*")}
-    assert left == {"features", "kept_pairs"}
+    assert left == {"features", "kept_pairs", "locks", "status"}
 
 
 def test_runs_nothing_again(project: Path, undisturbed: dict[str, str]) -> None:
@@ -166,69 +164,3 @@ def test_the_teachers_parameter_reruns_from_the_teacher(
     changed = results(project)
     same = {name for name in changed if changed[name] == undisturbed[name]}
     assert same == {"data/reference/weights.safetensors"}
-
-
-def start(project: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "dvc", "repro"], cwd=project, env=environment(),
-                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                            start_new_session=True)
-
-
-def kill_when(project: Path, ready: Callable[[], bool]) -> bool:
-    """Run the pipeline and SIGKILL it, DVC and the stage, at the first instant that `ready`.
-
-    Returns:
-        False if the pipeline came to its end before that.
-    """
-    process = start(project)
-    limit = time.monotonic() + 120
-    while not ready():
-        if process.poll() is not None or time.monotonic() > limit:
-            return False
-        time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    return True
-
-
-def written(project: Path, pattern: str) -> list[int]:
-    """When the files of a pattern were last replaced."""
-    return [file.stat().st_mtime_ns for file in project.glob(pattern)]
-
-
-def test_killed_stages_end_with_the_same_bytes(
-    tmp_path: Path, undisturbed: dict[str, str]
-) -> None:
-    """A second fresh folder, killed again and again, ends like the first one."""
-    project = make_project(tmp_path / "project")
-
-    def shards() -> int:
-        return len(list(project.glob("data/work/sample_pairs/*/pairs.zarr/index/c/*")))
-
-    def finished(stage: str) -> bool:
-        return (project / f"reports/timings/{stage}.json").exists()
-
-    for wanted in (1, 10, 20):
-        assert kill_when(project, lambda wanted=wanted: shards() >= wanted), wanted  # type: ignore[misc]
-        assert not finished("sample_pairs")
-        # At most the shard under way is lost, so the work goes forward.
-        assert shards() >= wanted - 1
-
-    for student in ("kdm", "kdm-f"):
-        pattern = f"data/work/train_student@{student}/*/checkpoint-*.safetensors"
-        for delay in (0.0, 0.1):
-            before = written(project, pattern)
-
-            def mid_training(
-                pattern: str = pattern, delay: float = delay, before: list[int] = before
-            ) -> bool:
-                if written(project, pattern) == before:
-                    return False
-                time.sleep(delay)
-                return True
-
-            assert kill_when(project, mid_training), (student, delay)
-            assert not finished(f"train_student@{student}")
-
-    repro(project)
-    assert results(project) == undisturbed
