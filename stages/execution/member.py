@@ -1,5 +1,7 @@
 """What runs in the workers of a Dask cluster."""
 
+import ctypes
+import platform
 import signal
 from typing import Any, NamedTuple
 
@@ -11,6 +13,8 @@ from stages.execution.fitness import Wanted, Worker
 from stages.execution.tasks import Task, Work
 
 PREFIX = "kdm-"
+# glibc's own limits, and mallopt's names for them (malloc.h).
+ALLOCATOR = {-3: 2**25, -1: 2**26}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 
 
 class Answer(NamedTuple):
@@ -40,6 +44,7 @@ class Mission(WorkerPlugin):  # type: ignore[misc]
 
     def setup(self, worker: DaskWorker) -> None:
         MISSIONS[self.name] = self
+        keep_memory()
         if self.own_cluster:  # it is sent to the stage's whole group
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -67,6 +72,17 @@ class Mission(WorkerPlugin):  # type: ignore[misc]
 
 MISSIONS: dict[str, Mission] = {}
 """Of this worker, by their names."""
+
+
+def keep_memory() -> None:
+    """Have glibc keep the memory of intermediate results for the next ones, as by itself it would.
+
+    Dask starts workers with MALLOC_TRIM_THRESHOLD_=65536, with which every large array is new
+    memory from the system: sampling then takes twice the time (benchmarks/scaling.py).
+    """
+    if platform.libc_ver()[0] == "glibc":
+        for name, limit in ALLOCATOR.items():
+            ctypes.CDLL(None).mallopt(name, limit)
 
 
 def do(name: str, item: Any) -> Answer:
