@@ -39,8 +39,8 @@ ENGINES: dict[str, dict[str, Any]] = {
 }
 # 1 M pairs of CIFAR-10 as the preset `cifar10` makes them.
 CIFAR10_PAIRS, CIFAR10_NFE = 1_051_000, 35
-# Assumed, not measured: sustained FLOP/s of one GPU on EDM's U-Net. 60 TFLOP/s is about a third of
-# the dense TF32 peak of an H100 SXM, or a fifth of the bf16 peak of an A100.
+# Assumed, not measured: sustained FLOP/s of one GPU on EDM's U-Net. 60 TFLOP/s is two fifths of the
+# dense TF32 peak of an A100 (156), or an eighth of an H100's (494).
 GPU_FLOPS = 60e12
 
 
@@ -139,16 +139,13 @@ def show(runs: dict[str, list[Run]], pairs: int) -> None:
 
 
 def serial_share(runs: dict[str, list[Run]], part: str) -> float:
-    """s of T(n) = T(1)·(s + (1 − s)/min(n, cores)), by least squares over Dask's runs.
-
-    Workers beyond the cores share them, so that they can gain nothing.
-    """
+    """s of T(n) = T(1)·(s + (1 − s)/n), by least squares over Dask's runs with a core a worker."""
     one = statistics.median(getattr(run, part) for run in runs["Dask, 1 worker"])
     above = below = 0.0
     for name, found in runs.items():
-        if not name.startswith("Dask"):
+        workers = ENGINES[name]["workers"]
+        if not name.startswith("Dask") or workers > (os.cpu_count() or 1):
             continue
-        workers = min(ENGINES[name]["workers"], os.cpu_count() or 1)
         for run in found:
             slope, rest = 1 - 1 / workers, getattr(run, part) / one - 1 / workers
             above, below = above + slope * rest, below + slope * slope
