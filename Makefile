@@ -52,7 +52,7 @@ test: export OMP_NUM_THREADS := 1
 test: lint  ## everything that is checked on every change (under 15 minutes on two cores)
 	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-test-slow: setup  ## the default and the checkerboard preset in full, against the promised quality
+test-slow: setup  ## presets in full, against the promised quality, and other tests that take long
 	$(BIN)/python -m pytest -m slow
 
 drills: setup  ## faults of all kinds at random instants; writes the table of docs/reliability.md (40 min)

@@ -122,6 +122,7 @@ def test_a_store_of_other_parameters_in_the_way(project: Path) -> None:
     assert PairStore.open(pairs).content_hash() == content
 
 
+@pytest.mark.slow
 def test_no_space(project: Path) -> None:
     """Files that cannot grow: the same path through the code as a full disk."""
     edit(project, lambda values: values["pairs"].update(train=2100, shard=400))

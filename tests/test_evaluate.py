@@ -148,11 +148,12 @@ def test_students_share_their_teachers_features(monkeypatch: pytest.MonkeyPatch)
     first = run_evaluation()
     computed: list[int] = []
 
-    def counted(extractor: Any, images: torch.Tensor, **options: Any) -> Any:
+    def counted(extractor: Any, images: torch.Tensor, *batch: int, **options: Any) -> Any:
         computed.append(len(images))
-        return extract(extractor, images, **options)
+        return extract(extractor, images, *batch, **options)
 
-    monkeypatch.setattr("kdm_core.metrics.features.extract", counted)
+    for user in ("kdm_core.metrics.features", "stages.execution.features"):
+        monkeypatch.setattr(f"{user}.extract", counted)
     second = run_evaluation("other")
     assert computed == [40]  # its own; the teacher's and the real ones were there
     assert second["teacher"]["fd_classifier"] == first["teacher"]["fd_classifier"]

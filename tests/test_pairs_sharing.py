@@ -73,6 +73,7 @@ def test_a_clone_pulls_and_runs_nothing(publisher: Path, tmp_path: Path) -> None
     assert shared(clone) == shared(publisher)
 
 
+@pytest.mark.slow
 def test_a_student_project_imports_the_pairs(publisher: Path, tmp_path: Path) -> None:
     student = make_project(tmp_path / "student")
     (student / "shared").mkdir()

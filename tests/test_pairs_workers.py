@@ -145,7 +145,7 @@ def test_lost_workers_and_a_lost_stage(project: Path, undisturbed: dict[str, byt
     assert files(project) == undisturbed
 
 
-@pytest.mark.parametrize("kind", ["local", "dask"])
+@pytest.mark.parametrize("kind", ["local", pytest.param("dask", marks=pytest.mark.slow)])
 def test_sigterm_finishes_what_is_under_way(
     project: Path, undisturbed: dict[str, bytes], kind: str
 ) -> None:

@@ -156,6 +156,7 @@ def test_experiments_metrics_and_plots(project: Path, undisturbed: dict[str, str
     edit(project, lambda values: values["students"]["kdm"]["model"].update(latent=32))
 
 
+@pytest.mark.slow
 def test_the_teachers_parameter_reruns_from_the_teacher(
     project: Path, undisturbed: dict[str, str]
 ) -> None:
