@@ -35,6 +35,7 @@ def resolve(*arguments: str) -> list[str]:
     """One requirement with its hashes per entry, as uv prints them."""
     command = ["uv", "pip", "compile", *arguments, "--universal", "--python-version", "3.11",
                "--generate-hashes", "--no-header", "--no-annotate",
+               "--no-emit-package", "pip",  # the environment has one, which is at work
                "-c", "requirements/constraints.txt"]
     text = subprocess.run(command, cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE).stdout
     return re.split(r"\n(?=\S)", text.strip())
