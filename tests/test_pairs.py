@@ -288,6 +288,17 @@ def test_flipped_bit_is_found_when_read(tmp_path: Path, array: str) -> None:
         store.content_hash()
 
 
+@pytest.mark.parametrize("array", ["noise", "sample", "trajectory"])
+def test_lost_file_of_a_complete_shard_is_damage(tmp_path: Path, array: str) -> None:
+    """The stage takes such a shard for complete: to run it again, which `not complete` advises,
+    would change nothing."""
+    store = sampled(tmp_path / "p", states=1)
+    store.local_file(array, 2).unlink()
+    assert store.missing_shards() == []
+    with pytest.raises(DataError, match=r"pairs 32 to 48 are damaged .*kdm pairs repair"):
+        store.content_hash()
+
+
 def test_incomplete_store_is_not_read(tmp_path: Path) -> None:
     store = PairStore.create(tmp_path / "p", plan(), {})
     with pytest.raises(DataError, match="not complete"):

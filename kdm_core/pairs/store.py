@@ -351,15 +351,21 @@ class PairStore:
             found = {name: self.arrays[name][rows.start : rows.stop]
                      for name in {**dict.fromkeys(names), "index": None}}
         except (ValueError, RuntimeError, OSError) as error:
-            raise DataError(f"{self.location}: pairs {rows.start} to {rows.stop} are damaged "
-                            f"({error}): kdm pairs repair samples them again") from error
-        if not self.are_indices(rows, found["index"]) or not self.has_files(rows, found):
+            raise self.damaged(rows, str(error)) from error
+        if not self.are_indices(rows, found["index"]):
             raise DataError(f"{self.location}: pairs {rows.start} to {rows.stop} are not complete: "
                             "run the stage that samples them to its end")
+        if not self.has_files(rows, found):
+            raise self.damaged(rows, "a file is missing or empty")
         if self.stamps(rows) != before:
             raise DataError(f"{self.location}: pairs {rows.start} to {rows.stop} were written "
                             "again while they were read: read them again")
         return found
+
+    def damaged(self, rows: range, why: str) -> DataError:
+        """The error for pairs that were complete once."""
+        return DataError(f"{self.location}: pairs {rows.start} to {rows.stop} are damaged ({why}): "
+                         "kdm pairs repair samples them again")
 
     def stamps(self, rows: range) -> list[tuple[int, int]]:
         """What tells whether shards were written anew; nothing for stores behind URLs.
