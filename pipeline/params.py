@@ -1,13 +1,10 @@
 """The only reader of params.yaml: a strict schema, and errors that a person can act on."""
 
-import difflib
-import types
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import (
-    BaseModel,
     Field,
     TypeAdapter,
     ValidationError,
@@ -42,6 +39,7 @@ from kdm_core.teachers.augmentation import AugmentationConfig, check_augmentatio
 from kdm_core.training.config import TrainingConfig
 from kdm_core.weights import WeightsSources
 from pipeline.execution import ExecutionParams
+from pipeline.schema_errors import describe
 
 FILE = Path("params.yaml")
 
@@ -431,77 +429,4 @@ def parse(annotation: Any, values: Any, name: str) -> Any:
     try:
         return TypeAdapter(annotation).validate_python(values)
     except ValidationError as error:
-        lines = [describe(problem, annotation) for problem in error.errors(include_url=False)]
-        raise ParamsError(f"{name} cannot be used:\n" + "\n".join(lines)) from error
-
-
-def describe(problem: Any, annotation: Any) -> str:
-    """One validation error as `key.path: what is wrong (found …)`."""
-    path, model = resolve(problem["loc"], annotation)
-    key = ".".join(path) or "(the whole file)"
-    if problem["type"] == "extra_forbidden":
-        known = sorted(model.model_fields) if model else []
-        near = difflib.get_close_matches(path[-1], known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"allowed are: {', '.join(known)}"
-        return f"  {key}: unknown key; {hint}"
-    if problem["type"] == "missing":
-        return f"  {key}: is missing"
-    if problem["type"] == "union_tag_not_found":
-        return f"  {key}.{problem['ctx']['discriminator'].strip(chr(39))}: is missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return f"  {key}: {message}"
-    return f"  {key}: {message} (found {problem['input']!r})"
-
-
-def resolve(
-    loc: tuple[int | str, ...], annotation: Any
-) -> tuple[list[str], type[BaseModel] | None]:
-    """Follow pydantic's error location through the schema, which starts at `annotation`.
-
-    Returns:
-        The path as it stands in the file (pydantic also names the branch of a union, which the
-        file does not), and the innermost model on the way.
-    """
-    path: list[str] = []
-    model = annotation if isinstance(annotation, type) else None
-    for step in loc:
-        branches = union_members(annotation)
-        branch = branches.get(str(step))
-        if branch is not None:
-            model, annotation = branch, branch
-            continue
-        path.append(str(step))
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
-            field = annotation.model_fields.get(str(step))
-            annotation = field.annotation if field else None
-        elif get_origin(annotation) is dict:
-            annotation = get_args(annotation)[1]
-        annotation = only_model(annotation)
-    return path, model
-
-
-def union_members(annotation: Any) -> dict[str, type[BaseModel]]:
-    """The models of a tagged union, by the value of their tag."""
-    if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    if get_origin(annotation) not in (Union, types.UnionType):
-        return {}
-    members: dict[str, type[BaseModel]] = {}
-    for member in get_args(annotation):
-        if isinstance(member, type) and issubclass(member, BaseModel):
-            for tag in ("kind", "source", "engine"):
-                if tag in member.model_fields:
-                    names = get_args(member.model_fields[tag].annotation)
-                    members |= dict.fromkeys(names, member)
-    return members
-
-
-def only_model(annotation: Any) -> Any:
-    """`Model | None` is treated as `Model`."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        present = [member for member in get_args(annotation) if member is not type(None)]
-        if len(present) == 1:
-            return present[0]
-    return annotation
+        raise ParamsError(f"{name} cannot be used:\n{describe(error, annotation)}") from error
