@@ -39,10 +39,11 @@ def doctor(
 
 def examine() -> Iterator["Finding"]:
     """The findings of all checks, as they come; those on parameters only if they can be read."""
-    from pipeline.checks import machine, services, storage, versions
+    from pipeline.checks import machine, records, services, storage, versions
 
     for check in (versions.check_python, versions.check_requirements, machine.check_gpu,
-                  storage.check_file_system, services.check_remotes, services.check_prefect):
+                  storage.check_file_system, records.check_records,
+                  services.check_remotes, services.check_prefect):
         yield from check()
     yield from examine_params()
 

@@ -29,6 +29,7 @@ from pipeline.notifying import announce, notifier_of
 from pipeline.overrides import Change, Overrides, override
 from pipeline.params import load_params
 from pipeline.publishing import StageProgress, publish_changes, publish_report
+from pipeline.records import require_pipeline
 from pipeline.server import require_server
 
 NAME = "kdm-distill"
@@ -100,7 +101,7 @@ def distill(
     require_server()
     notifier_of({"notify": notify})
     folder = Path(root).resolve()
-    repro.require_pipeline(folder)
+    require_pipeline(folder)
     with only_run(folder):
         plan = prepare(folder, overrides or {}, stages)
         if plan.changes:

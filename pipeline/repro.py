@@ -21,11 +21,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import networkx
-from dvc.exceptions import DvcException
-from dvc.repo import Repo
 
 from kdm_core.errors import KDMError
 from pipeline.processes import ask_programs, stop_group
+from pipeline.records import open_repository, with_remedy
 from stages.log import is_error, readable
 
 # In this time, sampling can finish what is under way; the other stages keep their unfinished work
@@ -37,10 +36,6 @@ POLL_S = 0.2
 REDRAW_S = 5.0
 LAST_LINES = 20
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-
-
-class PipelineError(KDMError):
-    """The folder has no pipeline that DVC can read."""
 
 
 class StageError(KDMError):
@@ -72,27 +67,11 @@ def stage_graph(root: Path) -> dict[str, set[str]]:
     Raises:
         PipelineError: there is no pipeline, or DVC cannot read it.
     """
-    require_pipeline(root)
-    try:
-        with Repo(str(root)) as repo:
-            graph = repo.index.graph
-            order = networkx.lexicographical_topological_sort(graph.reverse(copy=False), address)
-            return {address(stage): {address(need) for need in graph.successors(stage)}
-                    for stage in order}
-    except DvcException as error:
-        raise PipelineError(f"{root}: {error}") from error
-
-
-def require_pipeline(root: Path) -> None:
-    """Make sure that there is a pipeline.
-
-    Raises:
-        PipelineError: there is none.
-    """
-    if not (root / "dvc.yaml").is_file():
-        raise PipelineError(f"{root / 'dvc.yaml'} is missing: run this in the project's folder")
-    if not (root / ".dvc").is_dir():
-        raise PipelineError(f"{root} is no DVC repository: run `dvc init` there")
+    with open_repository(root) as repo:
+        graph = repo.index.graph
+        order = networkx.lexicographical_topological_sort(graph.reverse(copy=False), address)
+        return {address(stage): {address(need) for need in graph.successors(stage)}
+                for stage in order}
 
 
 def address(stage: object) -> str:
@@ -157,7 +136,7 @@ def reproduce(
         raise StageTimeout(f"{stage} was stopped after {timeout_s:g} s, the most that a stage may "
                            "take; run again to go on with it")
     if status:
-        raise StageError(f"{stage} failed:\n" + "\n".join(last), mendable)
+        raise StageError(with_remedy(f"{stage} failed:\n" + "\n".join(last)), mendable)
 
 
 def child_environment(beside_others: bool = False) -> dict[str, str]:

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import networkx
 import psutil
-from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from kdm_core.errors import DataError
-from pipeline.repro import PipelineError, address
+from pipeline.records import open_repository
+from pipeline.repro import address
 
 CODE = ("kdm_core/", "pipeline/", "stages/")
 
@@ -53,14 +53,9 @@ def standings(root: Path) -> list[Standing]:
         PipelineError: there is no pipeline, or DVC cannot read it.
         DataError: DVC's database cannot be used.
     """
-    if not (root / "dvc.yaml").is_file():
-        raise PipelineError(f"{(root / 'dvc.yaml').absolute()} is missing: run this in the "
-                            "project's folder")
     try:
-        with Repo(str(root)) as repo:
+        with open_repository(root) as repo:
             return list(examine(repo))
-    except DvcException as error:
-        raise PipelineError(f"{root.absolute()}: {error}") from error
     except sqlite3.Error as error:
         raise DataError(f"DVC cannot use its database ({error}): free some space or check the "
                         "permissions") from error

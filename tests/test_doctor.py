@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +27,7 @@ from pipeline.checks.finding import Finding, within
 from pipeline.cli import PRESETS, app
 from pipeline.params import Params, load_params, parse_params
 from stages import paths
-from tests.project import copy_project
+from tests.project import copy_project, environment
 
 SECRET = "hunter2"
 DIGITS = SampleSpec(kind="image", shape=[1, 8, 8])
@@ -96,6 +98,33 @@ def test_outside_of_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert found["params.yaml"]["level"] == "problem"
     assert "params.yaml is missing" in found["params.yaml"]["text"]
     assert found["DVC"]["level"] == "problem"
+
+
+@pytest.mark.parametrize("cut", ["stages:\n  teach", "stages:\n  report:\n    cmd: python\n   "])
+def test_a_lock_file_that_is_cut(project: Path, cut: str) -> None:
+    """As by a DVC that is killed while it writes it: the advice brings all back."""
+    lock = project / "dvc.lock"
+    whole = lock.read_bytes()
+    lock.write_text(cut)
+    found = examine(1)["DVC's records"]
+    assert found["level"] == "problem"
+    assert "dvc.lock" in found["text"]
+    assert "remove it and run `dvc repro`" in found["text"]
+    status = CliRunner().invoke(app, ["status"])
+    assert status.exit_code == 1
+    assert "remove it and run `dvc repro`" in status.stderr
+    lock.unlink()
+    subprocess.run([sys.executable, "-m", "dvc", "repro"], env=environment(), check=True)
+    assert YAML(typ="safe").load(lock) == YAML(typ="safe").load(whole)
+
+
+def test_notes_of_dvc_that_are_cut(project: Path) -> None:
+    notes = project / ".dvc/tmp/rwlock"
+    notes.write_text('{"read": {')
+    found = examine(1)[".dvc/tmp/rwlock"]
+    assert (found["level"], "remove it when no DVC runs" in found["advice"]) == ("problem", True)
+    notes.unlink()
+    assert examine(0)["DVC's records"]["text"] == "12 stages"
 
 
 def test_what_cannot_be_reached(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

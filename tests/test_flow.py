@@ -32,9 +32,9 @@ from pipeline.flow import (
 )
 from pipeline.overrides import MISSING, Change
 from pipeline.publishing import StageProgress, key_of
+from pipeline.records import PipelineError
 from pipeline.repro import (
     Lines,
-    PipelineError,
     StageError,
     StageStopped,
     StageTimeout,
@@ -129,6 +129,24 @@ def test_no_pipeline(tmp_path: Path) -> None:
     (tmp_path / "dvc.yaml").write_text("stages: 1")
     with pytest.raises(PipelineError, match="dvc.yaml"):
         stage_graph(tmp_path)
+
+
+def test_a_lock_file_that_is_cut(pipeline: Path) -> None:
+    """What DVC says of it is followed by what to do."""
+    lock = pipeline / "dvc.lock"
+    for cut in ("stages:\n  da", "stages:\n  data:\n    cmd: echo\n   "):
+        lock.write_text(cut)
+        with pytest.raises(PipelineError, match=r"dvc\.lock.*: it is cut.* remove it"):
+            stage_graph(pipeline)
+        with pytest.raises(StageError, match=r"(?s)dvc\.lock.*: it is cut.* remove it"):
+            reproduce("data", pipeline, print)
+    lock.unlink()
+    notes = pipeline / ".dvc/tmp/rwlock"
+    notes.write_text("{")
+    with pytest.raises(StageError, match=r"(?s)rwlock.*: it is cut.* remove it when no DVC runs"):
+        reproduce("data", pipeline, print)
+    notes.unlink()
+    reproduce("data", pipeline, print)
 
 
 def test_students_side_by_side(pipeline: Path) -> None:

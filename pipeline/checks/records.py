@@ -1,0 +1,31 @@
+"""Checks of DVC's own records of what has run."""
+
+import json
+from pathlib import Path
+
+from pipeline.checks.finding import Finding, ok, problem
+from pipeline.records import CUT_RWLOCK, PipelineError, open_repository
+
+RWLOCK = Path(".dvc/tmp/rwlock")
+
+
+def check_records() -> list[Finding]:
+    """Whether DVC can read the pipeline and what it has recorded of it.
+
+    Where there is no repository, other checks say so.
+    """
+    if not Path(".dvc").is_dir():
+        return []
+    findings = []
+    try:
+        with open_repository(Path()) as repo:
+            stages = len(repo.index.graph)
+    except PipelineError as error:
+        findings.append(Finding("DVC's records", "problem", str(error)))
+    try:
+        json.loads(RWLOCK.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        pass
+    except ValueError as error:
+        findings.append(problem(str(RWLOCK), f"cannot be read ({error})", CUT_RWLOCK))
+    return findings or [ok("DVC's records", f"{stages} stages")]
