@@ -1,10 +1,10 @@
-"""Files of the pair store that are cut, emptied, altered or lost."""
+"""Files of the pair store that are cut, emptied, altered or lost; a `dvc.lock` that is cut."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-from tests.drills.bench import LIMIT_S, MENDED, SAME, Bench, Drill, await_progress, kill
+from tests.drills.bench import CUT, LIMIT_S, MENDED, SAME, Bench, Drill, await_progress, kill
 
 PAIRS = "data/pairs/pairs.zarr"
 STUDENT = "train_student@kdm-f"
@@ -64,6 +64,19 @@ def damage_with_dvc(bench: Bench, random: Random, times: int) -> Iterator[str]:
         yield SAME
 
 
+def cut_lock(bench: Bench, random: Random, times: int) -> Iterator[str]:
+    """As by a DVC that was killed while it wrote it. Not every cut can be seen."""
+    expected = bench.results()
+    lock = bench.project / "dvc.lock"
+    for _ in range(times):
+        content = lock.read_bytes()
+        lock.write_bytes(content[: random.randrange(len(content))])
+        mark = bench.mark()
+        cut = bench.mend_records(bench.start_dvc(), mark)
+        bench.require(expected)
+        yield CUT if cut else SAME
+
+
 def complete_shards(bench: Bench) -> list[Path]:
     """The files that say which shards of the unfinished store are complete."""
     return sorted((bench.project / "data/work/sample_pairs").glob("*/pairs.zarr/index/c/*[0-9]"))
@@ -105,4 +118,5 @@ DRILLS: dict[str, Drill] = {
     "unfinished pair store damaged": damage_unfinished,
     "recorded pair store damaged, then a student": damage_recorded,
     "recorded pair store damaged, then dvc repro": damage_with_dvc,
+    "dvc.lock cut, then dvc repro": cut_lock,
 }

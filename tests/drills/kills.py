@@ -10,7 +10,7 @@ from random import Random
 
 import psutil
 
-from tests.drills.bench import FILTER, SAME, Bench, Drill, Failure, kill
+from tests.drills.bench import CUT, SAME, Bench, Drill, Failure, kill
 
 STAGES = ("prepare_data", "reference", "teacher", "sample_pairs", "filter_pairs",
           "train_student@kdm", "evaluate@kdm", "study@kdm", "report")
@@ -24,8 +24,6 @@ ORPHAN_S = 5.0
 
 def kill_stage(stage: str, bench: Bench, random: Random, times: int) -> Iterator[str]:
     """A stage that is killed, and killed again as it goes on, ends as if nothing had been."""
-    if stage == "filter_pairs":
-        bench.edit(lambda values: values.update(filter=FILTER))
     expected, pace = bench.undisturbed(stage)
     done = 0
     while done < times:
@@ -69,9 +67,11 @@ def kill_dvc(
         time.sleep(random.uniform(0.5, LATEST_S / 2))
         if process.poll() is None:
             kill_leader(process)
-            bench.complete(bench.start_dvc(*arguments))
+            mark = bench.mark()
+            cut = bench.mend_records(bench.start_dvc(*arguments), mark)
+            bench.require(expected)
             done += 1
-            yield bench.require(expected)
+            yield CUT if cut else SAME
         else:
             bench.complete(process)
 
@@ -82,20 +82,17 @@ def kill_pipeline(bench: Bench, random: Random, times: int) -> Iterator[str]:
     done = 0
     while done < times:
         bench.start_over()
-        killed = 0
+        killed, mark, process = 0, bench.mark(), bench.start_dvc()
         while killed < times - done:
-            process = bench.start_dvc()
             # Long enough for the pipeline to get on: DVC and a stage need some seconds to start.
             time.sleep(random.uniform(0.5, LATEST_S))
             if process.poll() is not None:
-                bench.complete(process)
                 break
             kill(process)
-            killed += 1
-        else:
-            bench.complete(bench.start_dvc())
+            killed, mark, process = killed + 1, bench.mark(), bench.start_dvc()
+        cut = bench.mend_records(process, mark)
         bench.require(expected)
-        yield from [SAME] * killed
+        yield from [SAME] * (killed - cut) + [CUT] * cut
         done += killed
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from random import Random
 
-from tests.drills.bench import FILTER, LIMIT_S, SAME, Bench, Drill, Failure
+from tests.drills.bench import LIMIT_S, SAME, Bench, Drill, Failure
 
 STAGES = ("teacher", "sample_pairs", "filter_pairs", "train_student@kdm", "evaluate@kdm")
 FINISHING = ("sample_pairs", "filter_pairs")
@@ -15,8 +15,6 @@ FINISHING = ("sample_pairs", "filter_pairs")
 
 def stop_stage(stage: str, bench: Bench, random: Random, times: int) -> Iterator[str]:
     """A stage is asked to end; the next run goes on from what it has kept."""
-    if stage == "filter_pairs":
-        bench.edit(lambda values: values.update(filter=FILTER))
     expected, pace = bench.undisturbed(stage)
     done = 0
     while done < times:
