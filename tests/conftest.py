@@ -2,12 +2,18 @@
 
 import subprocess
 import sys
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
 
 from tests.project import environment, make_project
+
+if TYPE_CHECKING:
+    from tests.s3_server import S3
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +35,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
             log.write_text(done.stdout)
     return folder
+
+
+@pytest.fixture(scope="module")
+def s3() -> "Iterator[S3]":
+    """A server with the interface of S3; the environment says where it is."""
+    from tests.s3_server import serving
+
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: "S3") -> str:
+    """A place in its bucket where there is nothing yet."""
+    from tests.s3_server import BUCKET
+
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}"

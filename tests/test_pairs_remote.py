@@ -24,22 +24,16 @@ from kdm_core.pairs.copying import copy_store
 from kdm_core.pairs.keep import KeepMask
 from kdm_core.pairs.sampling import sample_shard
 from kdm_core.pairs.store import PairStore
-from tests.s3_server import BUCKET, S3, forget_connections, serving
+from tests.s3_server import S3, forget_connections
 from tests.test_pairs import CPU, plan, sampled, teacher
 
 READ_ONLY = {"Version": "2012-10-17", "Statement": [{
     "Effect": "Allow", "Action": ["s3:GetObject", "s3:ListBucket"], "Resource": "*"}]}
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3]:
-    with serving() as server:
-        yield server
-
-
 @pytest.fixture
-def url(s3: S3) -> str:
-    return f"s3://{BUCKET}/{uuid.uuid4().hex}/p.zarr"
+def url(bucket: str) -> str:
+    return f"{bucket}/p.zarr"
 
 
 def fill(url: str, shards: list[int]) -> None:

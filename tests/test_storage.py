@@ -6,8 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import boto3
@@ -35,7 +34,7 @@ from stages.kept_pairs import find_kept, keep, link_anew
 from stages.publishing import publish
 from tests.faulty_s3 import Proxy, faulty
 from tests.project import ROOT, copy_project, environment
-from tests.s3_server import BUCKET, S3, serving
+from tests.s3_server import S3
 from tests.test_pairs import CPU, plan, sampled, teacher
 from tests.test_pairs_sharing import git
 from tests.test_pairs_writing import Counted, files
@@ -51,18 +50,6 @@ CONFIG = """
     url = {bucket}/dvc
 """
 STUDIES = ("grids", "semantics", "vicinity", "interpolation", "outliers", "memorisation")
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3]:
-    with serving() as server:
-        yield server
-
-
-@pytest.fixture
-def bucket(s3: S3) -> str:
-    """A place in the bucket where there is nothing yet."""
-    return f"s3://{BUCKET}/{uuid.uuid4().hex}"
 
 
 @pytest.fixture
