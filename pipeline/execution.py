@@ -11,6 +11,11 @@ ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://[^\s@/]+:\d+")
 ENDPOINT = re.compile(r"[^\s:@/]+:\d+")
 
 
+def has_port(address: str) -> bool:
+    """Whether an address ends with the number of a port at which something can listen."""
+    return 0 < int(address.rpartition(":")[2]) < 2**16
+
+
 class LocalSampling(Config):
     """Processes of this machine.
 
@@ -44,7 +49,7 @@ class DaskSampling(Config):
     @field_validator("address")
     @classmethod
     def _address(cls, address: str | None) -> str | None:
-        if address is not None and not ADDRESS.fullmatch(address):
+        if address is not None and not (ADDRESS.fullmatch(address) and has_port(address)):
             # Not shown: it may hold a password.
             raise ValueError("this is no address of a Dask scheduler; it looks like "
                              "tcp://HOST:8786")
@@ -89,8 +94,8 @@ class TorchrunTraining(Config):
     @field_validator("rdzv_endpoint")
     @classmethod
     def _endpoint(cls, endpoint: str | None) -> str | None:
-        if endpoint is not None and not ENDPOINT.fullmatch(endpoint):
-            raise ValueError("this is no HOST:PORT")
+        if endpoint is not None and not (ENDPOINT.fullmatch(endpoint) and has_port(endpoint)):
+            raise ValueError("this is no HOST:PORT, PORT being 1 to 65535")
         return endpoint
 
     @model_validator(mode="after")

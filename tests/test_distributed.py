@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from kdm_core.students.objective import LossConfig
 from kdm_core.training.distributed import (
     check_batch,
     distributed,
+    is_loss,
     mean_over_processes,
     own_device,
     own_rows,
@@ -28,6 +30,7 @@ from kdm_core.training.distributed import (
     synchronised,
 )
 from kdm_core.training.loop import Record
+from pipeline.execution import DaskSampling, TorchrunTraining
 from tests.distributed_worker import IMAGES, PROCESSES, normalised, task_of, train
 from tests.project import ROOT
 
@@ -149,6 +152,9 @@ def test_one_process_is_as_without(tmp_path: Path) -> None:
     with process_group(torch.device("cpu")) as device:
         assert device == torch.device("cpu")
     check_batch(8, 4)
+    with pytest.raises(KDMError, match="16 or 24 or 32 processes × 1 .* use 480 or 576"):
+        check_batch(512, 1, 16, 24, 32)
+    check_batch(480, 1, 16, 24, 32)
     with pytest.raises(KDMError, match="1 processes × 4 micro-batches .* use 4 or 8"):
         check_batch(6, 4)
 
@@ -203,6 +209,7 @@ def test_all_trained_weights_are_used(
 
 @pytest.mark.parametrize(("device", "found"), [
     ("mps", "compute.device: mps cannot be used by several processes"),
+    ("cuda:0", "compute.device: cuda:0 is one GPU and cannot serve 64 processes"),
     ("cuda:1", "compute.device: cuda:1 is one GPU and cannot serve 64 processes"),
     ("cuda", "nproc_per_node: 64 processes need a GPU each"),
 ])
@@ -212,3 +219,33 @@ def test_devices_that_do_not_suffice(
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")
     with pytest.raises(KDMError, match=found):
         own_device(torch.device(device))
+
+
+def test_one_process_of_a_machine_has_a_gpu_with_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL and torch.cuda.set_device want one."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert own_device(torch.device("cuda")) == torch.device("cuda", 0)
+    assert own_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
+    assert own_device(torch.device("cpu")) == torch.device("cpu")
+
+
+@pytest.mark.parametrize(("error", "lost"), [
+    (torch.distributed.DistNetworkError("The client socket has timed out"), True),
+    (RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer"), True),
+    (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    (KDMError("cannot write data/work/train_student@igloo: No space left on device"), False),
+    (KeyboardInterrupt(), False),
+])
+def test_only_a_process_that_is_gone_is_a_loss(error: BaseException, lost: bool) -> None:
+    assert is_loss(error) == lost
+
+
+@pytest.mark.parametrize(("section", "values"), [
+    (TorchrunTraining, {"engine": "torchrun", "rdzv_endpoint": "host:99999"}),
+    (TorchrunTraining, {"engine": "torchrun", "rdzv_endpoint": "host:0"}),
+    (DaskSampling, {"engine": "dask", "address": "tcp://host:70000"}),
+])
+def test_ports_that_are_none_are_refused(section: type[BaseModel], values: object) -> None:
+    with pytest.raises(ValidationError, match="this is no"):
+        section.model_validate(values)

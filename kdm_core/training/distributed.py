@@ -6,6 +6,7 @@ takes its rows of the same global batch, and gradients, batch statistics and cur
 all of them. What dropout draws is the one exception.
 """
 
+import math
 import os
 import socket
 import threading
@@ -35,8 +36,6 @@ ORPHAN_POLL_S = 0.5
 START_S = 600.0
 # How long the process that hosts the store stays for the others to read why it failed.
 LINGER_S = 5.0
-# What a store raises when those behind it have ended.
-GONE = (dist.DistError, RuntimeError)
 
 
 def rank() -> int:
@@ -105,7 +104,7 @@ def fails_first() -> bool:
     try:
         first: bool = store().add(f"failed/{os.environ['GROUP_RANK']}", 1) == 1
         store().add("failed", 1)
-    except GONE:
+    except RuntimeError:  # of a store when those behind it have ended
         return True
     return first
 
@@ -114,7 +113,7 @@ def announce(error: BaseException) -> None:
     """Count this process as failed, and tell the others why; the first reason counts."""
     fails_first()
     text = str(error) if isinstance(error, KDMError | SystemExit) else repr(error)
-    with suppress(*GONE):  # then there is nobody to be told
+    with suppress(RuntimeError):  # then there is nobody to be told
         store().compare_set("reason", "", f"{os.environ['GROUP_RANK']} {text}")
 
 
@@ -124,7 +123,7 @@ def announced() -> KDMError | None:
         if not store().check(["reason"]):
             return None
         group, _, text = store().get("reason").decode().partition(" ")
-    except GONE:
+    except RuntimeError:
         return None
     elsewhere = group != os.environ["GROUP_RANK"]
     return KDMError(f"on another machine: {text}" if elsewhere else text)
@@ -164,7 +163,7 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         # Whoever had ended could not go on with the rest, should one be lost just now.
         dist.barrier()
     except BaseException as error:
-        if isinstance(error, dist.DistError) or "gloo" in str(error):
+        if is_loss(error):
             reason = announced()
             if reason is None:
                 os._exit(LOST)
@@ -174,6 +173,13 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether an error says that another process cannot be reached."""
+    # Gloo's own are known by their words alone; a user's may have them in a path.
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def join(device: torch.device) -> None:
@@ -226,9 +232,8 @@ def own_device(device: torch.device) -> torch.device:
     Raises:
         KDMError: as `check_devices`.
     """
-    processes = int(os.environ["LOCAL_WORLD_SIZE"])
-    check_devices(device, processes)
-    if device.type == "cuda" and processes > 1:
+    check_devices(device, int(os.environ["LOCAL_WORLD_SIZE"]))
+    if device.type == "cuda" and device.index is None:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return device
 
@@ -245,7 +250,7 @@ def check_devices(device: torch.device, processes: int) -> None:
     if device.type != "cuda":
         raise KDMError(f"compute.device: {device.type} cannot be used by several processes; use "
                        f"cpu, cuda, or {where}: 1")
-    if device.index is not None and device != torch.device("cuda", 0):
+    if device.index is not None:
         raise KDMError(f"compute.device: {device} is one GPU and cannot serve {processes} "
                        "processes; use cuda")
     if processes > torch.cuda.device_count():
@@ -253,25 +258,25 @@ def check_devices(device: torch.device, processes: int) -> None:
                        f"{torch.cuda.device_count()}")
 
 
-def check_batch(batch: int, accumulate: int, processes: int | None = None) -> None:
+def check_batch(batch: int, accumulate: int, *processes: int) -> None:
     """Make sure that a batch can be cut into equal micro-batches for all processes.
 
     Args:
         batch: samples a step.
         accumulate: micro-batches of a process and step.
-        processes: those that train together; None for those that there are.
+        processes: how many may train together; those that there are unless given.
 
     Raises:
         KDMError: it cannot.
     """
-    processes = processes or world_size()
-    parts = processes * accumulate
+    processes = processes or (world_size(),)
+    parts = math.lcm(*processes) * accumulate
     if batch % parts:
         lower = batch // parts * parts
         fitting = f"{lower} or {lower + parts}" if lower else str(parts)
         raise KDMError(f"training.batch: {batch} samples cannot be shared equally by "
-                       f"{processes} processes × {accumulate} micro-batches (accumulate); "
-                       f"use {fitting}")
+                       f"{' or '.join(map(str, processes))} processes × {accumulate} "
+                       f"micro-batches (accumulate); use {fitting}")
 
 
 def own_rows(rows: Tensor) -> Tensor:
