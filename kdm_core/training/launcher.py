@@ -29,6 +29,7 @@ from kdm_core.training.meeting import Machines, OneMachine, command, invitation,
 
 # Workers have nothing to do for their end; a stopped stage must be gone within its own grace time.
 SHUTDOWN_S = 3
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 RESUME = "run again to go on from the last checkpoint"
 
 
@@ -90,8 +91,10 @@ def supervise(
     restarts: int, say: Callable[[str], None],
 ) -> int:
     """`launch`, the machines being about to meet."""
-    # torch's agents read from there which signals to pass on.
-    os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT")
+    # torch's agents read from there which signals to pass on, and would take them, too, from a
+    # program that was started with nohup.
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(
+        each.name for each in PASSED_ON if signal.getsignal(each) is not signal.SIG_IGN)
     agent = Agent(WorkerSpec(
         role="default", local_world_size=processes, entrypoint=sys.executable,
         args=("-m", module, *arguments), rdzv_handler=meeting, max_restarts=restarts,
@@ -113,7 +116,8 @@ class Agent(LocalElasticAgent):
     """torchrun's agent, which starts processes and watches them, with a rule when to give up."""
 
     def __init__(self, spec: WorkerSpec, say: Callable[[str], None]) -> None:
-        super().__init__(spec, DefaultLogsSpecs(), shutdown_timeout=SHUTDOWN_S)
+        # The processes write to our own stdout and stderr; without a name, a folder would be left.
+        super().__init__(spec, DefaultLogsSpecs(log_dir=os.devnull), shutdown_timeout=SHUTDOWN_S)
         self.say = say
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
