@@ -30,6 +30,18 @@ class Progress:
             status.current.count(self.figures())
         return self
 
+    def resume(self, done: int) -> None:
+        """So many, it turns out, were done by an earlier run."""
+        self.initial = self.done = done
+        self.started = time.monotonic()
+        if self.bar is not None:
+            self.bar.initial = self.bar.n = done
+            self.bar.unpause()
+
+    def reach(self, done: int) -> None:
+        """So many are done in all."""
+        self.update(done - self.done)
+
     def update(self, count: int, note: str = "") -> None:
         """`count` more are done; `note` is a figure to show beside them."""
         self.done += count

@@ -56,7 +56,7 @@ def train_classifier(
     task = ClassifierTask(model, config.training, images, labels, stage.seed("training"))
     with Progress("classifier", config.training.steps, "step") as progress:
         fit(task, folder / "checkpoint.safetensors", key,
-            on_step=lambda done: progress.update(done - progress.done))
+            on_step=progress.reach, on_start=progress.resume)
     best = task.ema.shadow
     fingerprint = save_classifier(folder / "result", best)
     classes = extract(ClassifierExtractor(best, fingerprint),

@@ -87,15 +87,13 @@ def train(
                        label_dropout=config.label_dropout, augmentation=config.augmentation)
     with Progress(name, training.steps, "step") as progress:
 
-        def on_step(done: int) -> None:
-            progress.update(done - progress.done)
-
         def on_record(record: Record) -> None:
             progress.note = f"loss {record['loss']:.4f}"
             if curves is not None:
                 curves(record)
 
-        records = fit(task, folder / f"{name}.safetensors", key, on_step, on_record)
+        records = fit(task, folder / f"{name}.safetensors", key, progress.reach, on_record,
+                      on_start=progress.resume)
     averaged: Teacher = task.ema.shadow
     return averaged, records[-1]["loss"]
 

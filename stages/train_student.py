@@ -72,8 +72,8 @@ def start(stage: Stage, name: str, engine: TorchrunTraining) -> None:
     count, (least, most) = processes(stage, engine), engine.nodes
     config = stage.params.students[name].training
     check_devices(stage.device, count)
-    for machines in range(least, most + 1):
-        check_batch(config.batch, config.accumulate, machines * count)
+    check_batch(config.batch, config.accumulate,
+                *(machines * count for machines in range(least, most + 1)))
     meeting = None
     if engine.rdzv_endpoint is not None and most > 1:
         meeting = Machines(least, most, engine.rdzv_endpoint, identity(stage, name),
@@ -185,14 +185,18 @@ def train(
 
     with Progress(name, steps * batch, "pair") as progress:
 
+        def on_start(done: int) -> None:
+            progress.resume(done * batch)
+
         def on_step(done: int) -> None:
-            progress.update(done * batch - progress.done)
+            progress.reach(done * batch)
 
         def on_record(record: Record) -> None:
             progress.note = f"held-out MSE {record['validation_mse_ratio']:.3f} of permuted"
             curves(record)
 
-        records = fit(task, checkpoint, key, on_step, on_record, show_samples, stage.say, waiting)
+        records = fit(task, checkpoint, key, on_step, on_record, show_samples, stage.say, waiting,
+                      on_start)
     show_samples(steps)
     curves.end()
     return records[-1]

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdm_core.errors import KDMError
-from stages import log
+from stages import log, progress
+from stages.progress import Progress
 from tests.project import copy_project, environment
 
 PROGRAM = """
@@ -38,6 +39,20 @@ run("prepare_data", main)
 def unspoken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "speaker", None)
     monkeypatch.delenv(log.VARIABLE, raising=False)
+
+
+def test_what_an_earlier_run_has_done_is_no_speed_of_this_one(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Progress("steps", 10_000, "step") as counted:
+        now[0] += 60  # reading the checkpoint
+        counted.resume(9000)
+        now[0] += 2
+        counted.reach(9010)
+        figures = counted.figures()
+    assert (figures.done, figures.rate, figures.left_s) == (9010, 5.0, 198.0)
 
 
 @pytest.fixture(scope="module")

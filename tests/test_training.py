@@ -124,8 +124,10 @@ def test_a_killed_run_ends_like_an_undisturbed_one(
         fit(make(), tmp_path / "b", "key", killed_at(kill_at))
     resumed = make()
     seen: list[int] = []
-    assert fit(resumed, tmp_path / "b", "key", seen.append) == curves
-    assert seen[0] == (kill_at - 1) // 5 * 5 + 1
+    started: list[int] = []
+    assert fit(resumed, tmp_path / "b", "key", seen.append, on_start=started.append) == curves
+    assert started == [(kill_at - 1) // 5 * 5]
+    assert seen[0] == started[0] + 1
     assert_same(whole, resumed)
 
 

@@ -71,6 +71,7 @@ def fit(
     on_checkpoint: Callable[[int], None] = lambda step: None,
     say: Callable[[str], None] = warnings.warn,
     waiting: Waiting | None = None,
+    on_start: Callable[[int], None] = lambda step: None,
 ) -> list[Record]:
     """Train a task to its last step, from its checkpoint if there is one.
 
@@ -87,6 +88,7 @@ def fit(
         on_checkpoint: called with the number of steps done when a checkpoint has been written.
         say: told what a user should know and can live with.
         waiting: measures how long the device waits; by default nobody asks.
+        on_start: called once, with the number of steps that an earlier run has done.
 
     Returns:
         All points of the curves.
@@ -102,6 +104,7 @@ def fit(
     snapshots = planned_snapshots(task)
     start, records = restore(task, checkpoint, work_key, say)
     check_start(start)
+    on_start(start)
     for record in records:
         on_record(record)
     window = Window()
