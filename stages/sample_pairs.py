@@ -1,13 +1,10 @@
 """sample_pairs: noise and what the teacher makes of it, into a Zarr store."""
 
-import shutil
 from pathlib import Path
 
-from kdm_core.errors import KDMError
-from kdm_core.pairs.opening import open_or_create
+from kdm_core.pairs.opening import open_or_create, open_unfinished
 from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import PairStore
-from kdm_core.serialization import write_json
 from pipeline.params import StoredPairs
 from stages import paths
 from stages.elsewhere import find_former, place_of, refer
@@ -18,7 +15,7 @@ from stages.growing import adopt
 from stages.kept_pairs import find_kept, keep
 from stages.runner import Stage, run
 from stages.stopping import stoppable
-from stages.stored_pairs import take
+from stages.stored_pairs import take, write_metrics
 
 
 def main(stage: Stage) -> None:
@@ -33,9 +30,9 @@ def sample(stage: Stage, workers: Engine) -> None:
     """Sample what is not there yet, and put the finished store in its place."""
     teacher, spec = plan(stage)
     # Pairs of another device or thread count agree only to rounding: they are not mixed.
-    folder, _ = stage.work_folder(spec.fingerprint, conditions(stage))
-    key = stage.key(spec.stream, conditions(stage))
-    work, location = folder / "pairs.zarr", stage.params.pairs.location
+    location = stage.params.pairs.location
+    folder, _ = stage.work_folder(spec.fingerprint, conditions(stage), location)
+    key, work = stage.key(spec.stream, conditions(stage)), folder / "pairs.zarr"
     store, former = begin(stage, spec, key, work)
     for other in former:
         if taken := adopt(store, other, teacher, stage.device, stage.say):
@@ -48,12 +45,11 @@ def sample(stage: Stage, workers: Engine) -> None:
     else:
         refer(store, content, work)
     stage.finish(work, paths.PAIRS)
-    # An adaptive solver's evaluations are counted: unknown if an earlier run had sampled all pairs.
+    write_metrics(spec)
+    # An adaptive solver's evaluations are counted, but only for the pairs that this run sampled.
     nfe = spec.nfe or filled.nfe
-    write_json(paths.METRICS / "sample_pairs.json",
-               {"pairs": spec.count} | ({} if nfe is None else {"nfe": nfe}))
     stage.write_timing(pairs_per_s=round(filled.pairs_per_s, 1), content=content,
-                       workers=workers.workers)
+                       workers=workers.workers, **({} if nfe is None else {"nfe": nfe}))
     stage.say(f"{spec.count:,} pairs of {'?' if nfe is None else f'{nfe:g}'} evaluations each, "
               f"content {content[:12]}")
 
@@ -70,22 +66,10 @@ def begin(
     kept, location = find_kept(key[:16], spec.stream, stage.say), stage.params.pairs.location
     former = [] if kept is None else [kept]
     if location is None:
-        return open_or_restart(stage, work, spec), former
+        store = open_unfinished(work, spec, stage.say)
+        return store or PairStore.create(work, spec, provenance(stage)), former
     store = open_or_create(place_of(location, key, spec), spec, provenance(stage))
     return store, former + find_former(location, key, spec, stage.say)
-
-
-def open_or_restart(stage: Stage, path: Path, spec: StoreSpec) -> PairStore:
-    """The unfinished store of an earlier run if it is whole, a new one otherwise."""
-    if path.exists():
-        try:
-            store = PairStore.open(path, writable=True)
-            store.require(spec)
-            return store
-        except KDMError as error:
-            stage.say(f"starting over: {error}")
-            shutil.rmtree(path)
-    return PairStore.create(path, spec, provenance(stage))
 
 
 if __name__ == "__main__":

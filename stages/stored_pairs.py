@@ -1,10 +1,10 @@
 """Taking over pairs that have been sampled already, in place of sampling them."""
 
 import shutil
-from pathlib import Path
 
-from kdm_core.errors import DataError, KDMError, MismatchError
+from kdm_core.errors import DataError, MismatchError
 from kdm_core.pairs.copying import copy_store
+from kdm_core.pairs.opening import open_unfinished
 from kdm_core.pairs.spec import SPLITS, StoreSpec
 from kdm_core.pairs.store import PairStore
 from kdm_core.serialization import write_json
@@ -29,8 +29,10 @@ def take(stage: Stage, config: StoredPairs) -> None:
     require_complete(source)
     folder, _ = stage.work_folder(source.spec.fingerprint, config.location)
     work = folder / "pairs.zarr"
+    open_unfinished(work, source.spec, stage.say)
     with Progress("pairs", source.spec.count, "pair") as progress:
-        store = go_on(stage, source, work, progress)
+        store = copy_store(source, work, link=True, on_pairs=progress.update,
+                           on_start=progress.resume)
     content = store.content_hash()
     if config.content not in (None, content):
         shutil.rmtree(work)  # else the next run would go on with these
@@ -39,23 +41,15 @@ def take(stage: Stage, config: StoredPairs) -> None:
     if config.content is None:
         stage.say(f"to notice when {config.location} changes, pin it: pairs.content: {content}")
     stage.finish(work, paths.PAIRS)
-    spec = source.spec
+    write_metrics(source.spec)
+    stage.write_timing(pairs_per_s=round(progress.rate, 1), content=content)
+    stage.say(f"{source.spec.count:,} pairs of {config.location}, content {content[:12]}")
+
+
+def write_metrics(spec: StoreSpec) -> None:
+    """What DVC compares of pairs: what they are, and not how they came about."""
     write_json(paths.METRICS / "sample_pairs.json",
                {"pairs": spec.count} | ({} if spec.nfe is None else {"nfe": spec.nfe}))
-    stage.write_timing(pairs_per_s=round(progress.rate, 1), content=content)
-    stage.say(f"{spec.count:,} pairs of {config.location}, content {content[:12]}")
-
-
-def go_on(stage: Stage, source: PairStore, work: Path, progress: Progress) -> PairStore:
-    """Copy a store, or the rest of it if an earlier run was killed."""
-    if work.exists():
-        try:
-            return copy_store(source, work, link=True, on_pairs=progress.update)
-        except KDMError as error:
-            stage.say(f"starting over: {error}")
-            progress.update(-progress.done)
-            shutil.rmtree(work)
-    return copy_store(source, work, link=True, on_pairs=progress.update)
 
 
 def require_complete(source: PairStore) -> None:

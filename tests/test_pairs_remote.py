@@ -22,6 +22,8 @@ import pytest
 from kdm_core.errors import DataError, MismatchError
 from kdm_core.pairs.copying import copy_store
 from kdm_core.pairs.keep import KeepMask
+from kdm_core.pairs.location import writable_location
+from kdm_core.pairs.opening import open_unfinished
 from kdm_core.pairs.sampling import sample_shard
 from kdm_core.pairs.store import PairStore
 from tests.s3_server import S3, forget_connections
@@ -320,6 +322,12 @@ def test_urls_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
         PairStore.open("gs://bucket/p.zarr")
     with pytest.raises(DataError, match="nonsense"):
         PairStore.open("nonsense://bucket/p.zarr")
+    for url, message in (("s3://[x/p.zarr", "cannot be read"), ("s3://", "names no bucket"),
+                         ("s3:///p.zarr", "names no bucket")):
+        with pytest.raises(DataError, match=message):
+            PairStore.open(url)
+        with pytest.raises(ValueError, match=message):
+            writable_location(url)
     for secret in ("https://user:hunter2@host/p.zarr", "https://host/p.zarr?token=hunter2"):
         with pytest.raises(DataError, match="environment") as caught:
             PairStore.open(secret)
@@ -351,6 +359,24 @@ def test_a_copy_is_gone_on_with(url: str, s3: S3, tmp_path: Path) -> None:
         copy.copy_shard(store, shard)
     assert s3.count(lambda: copy_store(store, tmp_path / "q.zarr")) == 2 * 4
     assert PairStore.open(tmp_path / "q.zarr").content_hash() == store.content_hash()
+
+
+def test_what_is_copied_stays_when_the_source_fails(url: str, s3: S3, tmp_path: Path) -> None:
+    store, path = sampled_at(url), tmp_path / "q.zarr"
+    there: list[int] = []
+
+    def fail(pairs: int) -> None:
+        s3.broken = True
+
+    for _ in range(2):
+        open_unfinished(path, store.spec, pytest.fail)
+        with pytest.raises(DataError):
+            copy_store(store, path, on_pairs=fail, on_start=there.append)
+        s3.broken = False
+    open_unfinished(path, store.spec, pytest.fail)
+    copy = copy_store(store, path, on_start=there.append)
+    assert there == [0, 16, 32]
+    assert copy.content_hash() == store.content_hash()
 
 
 def test_copies_of_damage_are_refused(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
 from kdm_core.teachers import Denoiser, DenoiserConfig, save_teacher
 from pipeline.params import StoredPairs
+from stages import sample_pairs
 from stages.runner import Stage
 from stages.stored_pairs import take
-from tests.project import ROOT, environment, make_project
+from tests.project import ROOT, copy_project, environment, make_project
 from tests.s3_server import BUCKET, serving
 from tests.test_pipeline import dvc, edit, repro
 
@@ -172,6 +173,27 @@ def test_a_killed_copy_is_gone_on_with(
     assert shared(project) == store.content_hash()
     assert Path("data/pairs/pairs.zarr/sample/c/0/0/0/0").stat().st_mtime_ns == before
     assert "starting over" not in capfd.readouterr().err
+
+
+def test_unfinished_pairs_here_are_no_part_of_a_reference_to_those_elsewhere(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sampling is killed, for want of space say, and then `pairs.location` is set."""
+    project = copy_project(finished, tmp_path / "project")
+    monkeypatch.chdir(project)
+    shutil.rmtree("data/pairs")
+    shutil.rmtree("data/work")
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(sample_pairs, "require_complete", die)
+        sample_pairs.main(Stage("sample_pairs"))
+    assert list(Path("data/work/sample_pairs").glob("*/pairs.zarr/sample"))
+    edit(project, lambda values: values["pairs"].update(location="elsewhere"))
+    sample_pairs.main(Stage("sample_pairs"))
+    assert [path.name for path in Path("data/pairs/pairs.zarr").iterdir()] == ["reference.json"]
 
 
 def test_pairs_of_unknown_teachers_are_told(

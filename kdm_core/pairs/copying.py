@@ -18,6 +18,7 @@ def copy_store(
     target: Path | str,
     link: bool = False,
     on_pairs: Callable[[int], None] = lambda pairs: None,
+    on_start: Callable[[int], None] = lambda pairs: None,
 ) -> PairStore:
     """Copy a store, its mask included; goes on where an earlier copy was cut off.
 
@@ -27,7 +28,8 @@ def copy_store(
         source: a complete store.
         target: a folder or URL, with nothing there or an unfinished copy of the same store.
         link: make hard links in place of copies, if both are folders of one disk.
-        on_pairs: is told the pairs of each shard, at once those of shards that are there already.
+        on_pairs: is told the pairs of each shard that has been copied.
+        on_start: is told once how many an earlier copy has left.
 
     Raises:
         DataError: the source is damaged or not complete, the target cannot be written, or is
@@ -35,11 +37,11 @@ def copy_store(
         MismatchError: the target holds other pairs.
     """
     copy = open_copy(source, target)
-    missing = set(copy.missing_shards())
+    missing = copy.missing_shards()
     take_over = link_shard if link and may_link(source, copy) else copy_shard
-    for shard in range(source.spec.num_shards):
-        if shard in missing:
-            take_over(source, copy, shard)
+    on_start(source.spec.count - sum(len(source.spec.shard_range(shard)) for shard in missing))
+    for shard in missing:
+        take_over(source, copy, shard)
         on_pairs(len(source.spec.shard_range(shard)))
     if source.mask is not None and copy.mask is None:
         with failures(target):

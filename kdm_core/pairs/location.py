@@ -16,6 +16,7 @@ from zarr.storage import FsspecStore
 from kdm_core.errors import DataError
 
 READ_ONLY = ("http", "https")
+BUCKETS = ("s3", "s3a", "gs", "gcs")
 GROUP = "zarr.json"  # the document of a group, or of an array
 # Packages below fsspec that raise exceptions of their own, which are no OSErrors.
 CLIENTS = {"aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "requests", "urllib3"}
@@ -165,9 +166,15 @@ def check_url(url: str, read_only: bool = False) -> None:
         DataError: it does, or does not; the message holds no secret either.
     """
     scheme = scheme_of(url)
-    if urlsplit(url).password is not None or urlsplit(url).query:
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise DataError(f"this {scheme}:// URL cannot be read ({error}): correct it") from error
+    if parts.password is not None or parts.query:
         raise DataError(f"this {scheme}:// URL has a password or a query in it: give credentials "
                         "in the environment instead (docs/storage.md)")
+    if scheme in BUCKETS and not parts.netloc:
+        raise DataError(f"{url} names no bucket: {scheme}://BUCKET/...")
     if scheme in READ_ONLY and not read_only:
         raise DataError(f"{url}: {scheme} is for reading only; write to a folder, s3:// or gs://")
 

@@ -1,12 +1,13 @@
 """Going on with a store that is there, or making it; and whether the disk has room for the rest."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kdm_core.errors import DataError
+from kdm_core.errors import DataError, KDMError
 from kdm_core.pairs.location import local_path
 from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import PairStore, array_layout
@@ -34,6 +35,26 @@ def open_or_create(
             except DataError:
                 raise refused from None
     store.require(spec)
+    return store
+
+
+def open_unfinished(
+    path: Path, spec: StoreSpec, say: Callable[[str], None]
+) -> PairStore | None:
+    """The store of an earlier run, to go on with it; one that cannot be gone on with is removed.
+
+    Args:
+        say: told why that one is not used.
+    """
+    if not path.exists():
+        return None
+    try:
+        store = PairStore.open(path, writable=True)
+        store.require(spec)
+    except KDMError as error:
+        say(f"starting over: {error}")
+        shutil.rmtree(path)
+        return None
     return store
 
 
