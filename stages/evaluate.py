@@ -1,6 +1,7 @@
 """evaluate NAME: a student beside its teacher, on the same unseen noise and against real data."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,8 @@ def evaluate(stage: Stage, name: str, workers: Engine) -> None:
         "device": str(stage.device), "precision": models.store.precision,
         "seed": stage.params.seed, "bootstrap": config.bootstrap,
     })
+    # Before the work, so that the time of a run that does not come to its end counts.
+    folder, _ = stage.work_folder(results.conditions, config.model_dump())
     measure_pairs(results, samples)
     if models.store.samples.kind == "image":
         measure_images(stage, results, dataset, samples, workers)
@@ -59,7 +62,7 @@ def evaluate(stage: Stage, name: str, workers: Engine) -> None:
     else:
         measure_points(stage, results, dataset, samples)
     note_costs(stage, results, models)
-    write_results(stage, name, results, models, made)
+    write_results(stage, name, folder / "result", results, models, made)
 
 
 def require_same_samples(real: SampleSpec, made: SampleSpec) -> None:
@@ -86,13 +89,11 @@ def note_costs(stage: Stage, results: Results, models: Models) -> None:
 
 
 def write_results(
-    stage: Stage, name: str, results: Results, models: Models, made: Tensor
+    stage: Stage, name: str, result: Path, results: Results, models: Models, made: Tensor
 ) -> None:
     """What the report needs: figures with their conditions, some samples, the eigenvalues."""
     test, keep = models.test, PICTURED[models.store.samples.kind]
     eigenvalues = torch.view_as_real(models.student.operator.eigenvalues())
-    folder, _ = stage.work_folder(results.conditions)
-    result = folder / "result"
     result.mkdir(exist_ok=True)
     write_json(result / "evaluation.json", results.document())
     arrays: dict[str, Any] = {"noise": test.noise[:keep], "teacher": test.samples[:keep],

@@ -173,7 +173,7 @@ class Inputs:
             KDMError: something was.
         """
         edited = [f"params.yaml ({name})" for name, value in self.found.items()
-                  if value != now.found[name]]
+                  if value != now.found.get(name)]
         if self.code != now.code:
             edited.append("the code of this stage")
         if edited:
