@@ -49,8 +49,9 @@ class Run(NamedTuple):
 
     Attributes:
         seconds: from the program's start to its end.
-        sampling: of these, from the first shard's start of work to the last one's end.
-        coordinating: CPU seconds of the process that hands out the shards.
+        sampling: of these, from the engine's start, which is a cluster's and that of Dask itself,
+            over the teacher's loading and all shards to the engine's end.
+        coordinating: CPU seconds that the process which hands out the shards used in that time.
         content: hash of the store.
     """
 
@@ -88,7 +89,7 @@ def sample(folder: Path, name: str, engine: dict[str, Any]) -> Run:
 
 
 def sample_here(location: str) -> None:
-    """What `sample` starts: sample, and tell how long it took."""
+    """What `sample` starts: sample, and tell how long it took, without what was imported before."""
     from stages.filling import sample_into
     from stages.runner import Stage
 
@@ -166,8 +167,10 @@ def project(startup: float, per_shard: float) -> None:
     """Hours for 1 M CIFAR-10 pairs: T(n) = startup + ceil(S/n)·t + S·c on n GPUs.
 
     Args:
-        startup: seconds until all workers work.
-        per_shard: c, seconds of the coordinator a shard, in which no two shards are served.
+        startup: seconds that two workers took beyond half of one process's: an upper bound of
+            the time until all work.
+        per_shard: c, seconds of the coordinator a shard, in which no two shards are served. Its
+            start is in them, and so in the projection twice, which makes it pessimistic.
     """
     flops = cifar10_flops()
     rate = GPU_FLOPS / (flops * CIFAR10_NFE)

@@ -12,12 +12,15 @@ import zarr
 
 import kdm_core
 from kdm_core.errors import KDMError
+from kdm_core.pairs.claims import is_claimed
 from kdm_core.pairs.opening import open_or_create, require_space
 from kdm_core.pairs.sampling import (
     WHOLE,
     PairsConfig,
     Part,
+    Sampled,
     plan_store,
+    sampler,
     shards_of_part,
 )
 from kdm_core.pairs.spec import StoreSpec
@@ -27,7 +30,7 @@ from pipeline.params import ParamsError
 from stages import paths
 from stages.execution.engine import engine
 from stages.execution.fitness import processor
-from stages.execution.sampling import Sampled, SamplingTask, sampler
+from stages.execution.sampling import SamplingTask
 from stages.execution.tasks import Engine, Folder
 from stages.progress import Progress
 from stages.runner import Stage
@@ -123,7 +126,7 @@ def missing_of(store: PairStore, part: Part) -> list[int]:
 
 
 def rounds(store: PairStore, part: Part, patience_s: float) -> Iterator[list[int]]:
-    """The shards that are missing, again and again until there are none, or others hold them.
+    """Missing shards that are free, again and again until none is missing, or others keep them.
 
     `patience_s`: how long to wait where others hold all that is missing, as workers do for a while
     that have lost their scheduler.
@@ -137,7 +140,8 @@ def rounds(store: PairStore, part: Part, patience_s: float) -> Iterator[list[int
             return
         else:
             time.sleep(BUSY_S)
-        yield missing
+        if free := [shard for shard in missing if not is_claimed(store.location, shard)]:
+            yield free
         store.remove_leftovers()
         before = missing
 

@@ -29,7 +29,8 @@ from stages.stopping import stoppable
 
 
 def main(stage: Stage) -> None:
-    with stoppable(stage.say) as stop, engine(stage, stop) as workers:
+    needed = bool(stage.params.filter.reasons)
+    with stoppable(stage.say) as stop, engine(stage, stop, needed) as workers:
         filter_pairs(stage, workers)
 
 

@@ -1,12 +1,13 @@
 """The engine `dask`, with real schedulers and workers on loopback: same bytes, whatever is lost."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,26 +24,27 @@ from kdm_core.networks import MLPConfig
 from kdm_core.pairs.claims import claims_folder
 from kdm_core.pairs.filtering.config import CopiesConfig, FilterConfig
 from kdm_core.pairs.filtering.judging import judged
-from kdm_core.pairs.sampling import PairsConfig, plan_store
+from kdm_core.pairs.sampling import PairsConfig, Sampled, plan_store, sampler
 from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
 from kdm_core.solvers import FixedSolver
 from kdm_core.teachers import Denoiser, DenoiserConfig, load_teacher, save_teacher
 from pipeline.execution import DaskSampling, ExecutionParams
-from stages.execution.cluster import Cluster, Local, Remote, visible_gpu
+from stages.execution.cluster import Cluster, Disconnected, Local, Remote, visible_gpu
 from stages.execution.engine import Here, own_places
 from stages.execution.engine import engine as engine_of
 from stages.execution.features import FeatureSource, Origin
 from stages.execution.filtering import FilterTask, Yardstick
 from stages.execution.fitness import Wanted, Worker, require_own_gpus, versions
 from stages.execution.processes import Processes
-from stages.execution.sampling import Sampled, SamplingTask, sampler
+from stages.execution.sampling import SamplingTask
 from stages.execution.tasks import Engine, Folder, Place
 from stages.runner import Stage
 from stages.stopping import Stop, Stopped, stoppable
 from tests.project import environment
 from tests.s3_server import BUCKET, serving
+from tests.test_pairs_workers import spawned
 
 PLACE, CPU = Place("cpu", 1, True), torch.device("cpu")
 SPEC = SampleSpec(kind="image", shape=[1, 8, 8], label_names=list("0123456789"), sigma_data=0.75)
@@ -150,12 +152,6 @@ def running(*processes: subprocess.Popen[bytes]) -> Iterator[None]:
         yield
 
 
-def children(name: str) -> Sequence[psutil.Process]:
-    """Processes of Dask that this one has started."""
-    return [child for child in psutil.Process().children(recursive=True)
-            if name in " ".join(child.cmdline())]
-
-
 def test_a_killed_worker_of_a_local_cluster(
     store: PairStore, teacher: Path, content: str
 ) -> None:
@@ -164,16 +160,16 @@ def test_a_killed_worker_of_a_local_cluster(
 
     def kill_one(place: int, found: Sampled) -> None:
         if not killed:
-            killed.append(children("spawn_main")[0].pid)
+            killed.append(spawned(os.getpid())[0].pid)
             os.kill(killed[0], signal.SIGKILL)
 
     with local() as engine:
         fill(engine, store, teacher, kill_one)
-        listening = {one.laddr.ip for child in [psutil.Process(), *children("spawn_main")]
+        listening = {one.laddr.ip for child in [psutil.Process(), *spawned(os.getpid())]
                      for one in child.net_connections() if one.status == "LISTEN"}
     assert listening == {"127.0.0.1"}
     assert killed and store.content_hash() == content
-    assert not children("spawn_main")
+    assert not spawned(os.getpid())
     store.remove_leftovers()
     assert not claims_folder(Path(store.location)).exists()
 
@@ -181,12 +177,14 @@ def test_a_killed_worker_of_a_local_cluster(
 def test_a_scheduler_that_comes_back(
     store: PairStore, teacher: Path, content: str, tmp_path: Path
 ) -> None:
-    """It is killed at work and started again; so are the workers, which end with it."""
+    """It is killed at work and started again. The workers end with it: one of two comes back,
+    and goes on alone."""
     address, said = free_address(), Said()
     command = (f"while :; do {sys.executable} -m dask worker {address} --nthreads 1 "
                "--memory-limit 0 --no-dashboard; done")
-    loops = [subprocess.Popen(["sh", "-c", command], env=environment(), cwd=tmp_path,
-                              stderr=subprocess.DEVNULL, start_new_session=True) for _ in range(2)]
+    workers = [subprocess.Popen(["sh", "-c", command], env=environment(), cwd=tmp_path,
+                                stderr=subprocess.DEVNULL, start_new_session=True),
+               worker(address, tmp_path)]
     schedulers = [scheduler(address, tmp_path)]
 
     def restart(place: int, found: Sampled) -> None:
@@ -194,7 +192,7 @@ def test_a_scheduler_that_comes_back(
             end(schedulers[0])
             schedulers.append(scheduler(address, tmp_path))
 
-    with running(*loops), remote(address, 2, say=said.append) as engine:
+    with running(*workers), remote(address, 2, say=said.append) as engine:
         fill(engine, store, teacher, restart)
         with running(schedulers[1]):
             pass
@@ -216,16 +214,17 @@ def test_a_killed_worker_of_a_cluster_that_is_there(
     """Its nanny starts another. Workers need not find the teacher's folder, and a new engine does
     without the memory of a stage that was killed."""
     address, _ = cluster
-    killed = []
+    killed, copied = [], shutil.copytree(teacher, tmp_path / "teacher")
 
     def kill(place: int, found: Sampled) -> None:
         assert engine.client is not None
         if not killed:
+            shutil.rmtree(copied)
             killed.extend(engine.client.run(os.getpid).values())
             os.kill(killed[0], signal.SIGKILL)
 
     with remote(address) as engine:
-        fill(engine, store, teacher, kill)
+        fill(engine, store, copied, kill)
         assert store.content_hash() == content
         with remote(address) as second:
             assert engine.client is not None and second.client is not None
@@ -236,6 +235,20 @@ def test_a_killed_worker_of_a_cluster_that_is_there(
                 left = second.client.run_on_scheduler(
                     lambda dask_scheduler: list(dask_scheduler.worker_plugins))
                 assert name not in left
+
+
+def test_a_new_scheduler_knows_no_missions(
+    cluster: tuple[str, Path], store: PairStore, teacher: Path
+) -> None:
+    """The client may be connected to it before it is noticed that the former one is gone."""
+    task = SamplingTask(str(store.location), Folder(teacher), False)
+    with remote(cluster[0]) as engine:
+        with pytest.raises(Disconnected), engine.mission(task, engine.wanted(None)) as name:
+            assert engine.client is not None
+            engine.client.unregister_worker_plugin(name)
+            raise Disconnected
+        engine.source = Remote(cluster[0], 2)  # of which one comes back
+        engine.get_ready(cluster[0], time.monotonic())
 
 
 def test_what_is_under_way_is_finished_on_request(
@@ -310,6 +323,7 @@ def test_dask_may_be_missing(
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(KDMError, match=r"not installed .*pip install 'kdm-distill\[dask\]'"):
         engine_of(stage)
+    assert isinstance(engine_of(stage, needed=False), Here)
 
 
 @pytest.mark.parametrize(("preload", "flags", "message"), [
@@ -354,6 +368,8 @@ def test_what_workers_must_be() -> None:
         wanted.check("a", fit._replace(sees=False))
     with pytest.raises(KDMError, match="compute.device: 'cuda' is not available"):
         wanted.check("a", fit._replace(problem="compute.device: 'cuda' is not available here"))
+    # Whatever the system says of the path.
+    assert not wanted._replace(visible=Path("/", 300 * "x")).describe(1).sees
     gpu = fit._replace(gpu="GPU-1")
     require_own_gpus({"a": gpu, "b": gpu._replace(gpu="GPU-2"), "c": fit, "d": fit})
     with pytest.raises(KDMError, match="a and b compute on the same GPU of node1.*dask-cuda"):

@@ -365,6 +365,8 @@ def read_record() -> dict[str, Any]:
 
 def test_no_filter_keeps_everything(project: Path) -> None:
     shutil.rmtree(paths.DATASET)  # it is not read
+    edit(lambda params: params.update(execution={"sampling": {  # nor is anyone asked to help
+        "engine": "dask", "address": "tcp://127.0.0.1:1", "patience_s": 0.1}}))
     assert run_stage() == {"pairs": 70, "kept": 70}
     mask = KeepMask.load(paths.KEEP)
     assert mask.names == []

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from ruamel.yaml import YAML
 from kdm_core.networks import MLPConfig
 from kdm_core.samples import SampleSpec
 from kdm_core.teachers import Denoiser, DenoiserConfig, save_teacher
+from stages.execution.processes import Processes
+from stages.execution.tasks import Place
+from stages.stopping import Stop
 from tests.project import environment, make_project
 
 SPEC = SampleSpec(kind="image", shape=[1, 8, 8], label_names=list("0123456789"), sigma_data=0.75)
@@ -93,12 +97,21 @@ def forget(project: Path) -> None:
         shutil.rmtree(project / folder, ignore_errors=True)
 
 
+def spawned(pid: int) -> list[psutil.Process]:
+    """The workers that a process has started."""
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # workers start short programs of the system
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
 def workers_at_work(project: Path, stage: subprocess.Popen[str], count: int) -> list[Any]:
     """The workers, once all are there and shards are being written."""
     end = time.monotonic() + 90
     while time.monotonic() < end:
-        children = [child for child in psutil.Process(stage.pid).children(recursive=True)
-                    if "spawn_main" in " ".join(child.cmdline())]
+        children = spawned(stage.pid)
         if len(children) == count and len(written(project)) > 2:
             return children
         time.sleep(0.01)
@@ -200,6 +213,38 @@ def test_a_failure_of_all_is_said_once(project: Path) -> None:
     assert stage.returncode == 1
     assert said.count("makes samples that are not finite") == 1
     assert "Traceback" not in said
+
+
+class Odd(Exception):
+    """An error that is another one once it was pickled, or rather none."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what}: {why}")
+
+
+class Failing:
+    """A task whose items say what it raises."""
+
+    written = None
+
+    def start(self, device: torch.device) -> Callable[[str], None]:
+        def fail(item: str) -> None:
+            raise Odd(item, "it is") if item == "odd" else ValueError(item)
+
+        return fail
+
+
+def test_mistakes_in_the_code_are_told() -> None:
+    """Those of a user's module, for instance; the worker is not lost by them."""
+    said: list[str] = []
+    with Processes([Place("cpu", 1, True)], Stop(), said.append) as workers:
+        task: Any = Failing()
+        with pytest.raises(ValueError, match="no such shape") as caught:
+            workers.run(task, ["no such shape"], print)
+        assert "in fail" in caught.value.__notes__[0]
+        with pytest.raises(RuntimeError, match=r"Odd\('odd: it is'\)"):
+            workers.run(task, ["odd"], print)
+    assert not said
 
 
 def test_the_stage_grows_its_pairs(project: Path, undisturbed: dict[str, bytes]) -> None:

@@ -23,9 +23,10 @@ from kdm_core.errors import DataError, KDMError
 from kdm_core.pairs.claims import claim, claims_folder, try_claim
 from kdm_core.pairs.opening import require_space
 from kdm_core.pairs.reading.whole import read_split
-from kdm_core.pairs.sampling import sample_pairs, sample_shard, shards_of_part
+from kdm_core.pairs.sampling import WHOLE, sample_pairs, sample_shard, sampler, shards_of_part
 from kdm_core.pairs.store import Block, PairStore
 from kdm_core.solvers import FixedSolver
+from stages import filling
 from stages.growing import adopt
 from stages.kept_pairs import find_kept, keep, link_anew
 from tests.test_pairs import CPU, plan, sampled, teacher
@@ -129,6 +130,43 @@ def test_a_shard_has_one_writer(tmp_path: Path) -> None:
     sample_pairs(store, teacher(), CPU)
     assert files(tmp_path / "b") == files(tmp_path / "a")
     assert not claims_folder(tmp_path / "b").exists()
+
+
+def test_shards_of_others_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are given to workers when they are free, and not before."""
+    monkeypatch.setattr(filling, "BUSY_S", 0.01)
+    store = PairStore.create(tmp_path / "p", plan(), {})
+    with holding(tmp_path / "p", 3) as other:
+        rounds = filling.rounds(store, WHOLE, 20)
+        assert next(rounds) == [0, 1, 2, 4, 5]
+        sample_pairs(store, teacher(), CPU)
+        assert list(filling.rounds(store, WHOLE, 0.1)) == []
+        threading.Timer(0.2, other.kill).start()
+        assert next(rounds) == [3]
+    sample_pairs(store, teacher(), CPU)
+    assert list(rounds) == []
+
+
+def test_the_slower_of_two_writers_leaves_a_complete_shard_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Behind URLs, where nothing keeps two of them from the same shard."""
+    store = PairStore.create("memory://slower/p.zarr", plan(), {})
+    discarded: list[int] = []
+    monkeypatch.setattr(store, "discard_shard", discarded.append)
+
+    class Overtaken(Counted):
+        def sample(self, *args: object, **kwargs: object) -> object:
+            if not self.batches:
+                sampler(PairStore.open(store.location, writable=True), teacher(), CPU)(2)
+            return super().sample(*args, **kwargs)
+
+    found = sampler(store, Overtaken(), CPU)(2)  # type: ignore[arg-type]
+    assert found == (True, 5)
+    assert not discarded
+    assert store.is_complete(2)
 
 
 def test_leftovers_of_living_writers_stay(tmp_path: Path) -> None:

@@ -61,6 +61,15 @@ def try_claim(location: Path | str, shard: int) -> Iterator[bool]:
             unlock(file, descriptor)
 
 
+def is_claimed(location: Path | str, shard: int) -> bool:
+    """Whether another process is writing a shard.
+
+    Raises: as `try_claim`.
+    """
+    with try_claim(location, shard) as ours:
+        return not ours
+
+
 @contextmanager
 def creating(store: Path) -> Iterator[None]:
     """A context in which no other process makes a store at the same place; waits for its turn."""

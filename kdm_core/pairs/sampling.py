@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from math import pi
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -248,6 +248,40 @@ def shards_of_part(spec: StoreSpec, part: Part) -> range:
     return range((k - 1) * spec.num_shards // n, k * spec.num_shards // n)
 
 
+class Sampled(NamedTuple):
+    """What became of a shard.
+
+    Attributes:
+        complete: False if another process is writing it.
+        nfe: evaluations a pair; None if it was not sampled here.
+    """
+
+    complete: bool
+    nfe: float | None
+
+
+def sampler(
+    store: PairStore, teacher: Teacher, device: torch.device
+) -> Callable[[int], Sampled]:
+    """A function that samples and writes a shard, unless it is there or another process is at it.
+    """
+
+    def sample(shard: int) -> Sampled:
+        with try_claim(store.location, shard) as ours:
+            if store.is_complete(shard):
+                return Sampled(True, None)
+            if not ours:
+                return Sampled(False, None)
+            block, nfe = sample_shard(store.spec, teacher, shard, device)
+            # Behind URLs nothing is claimed: another process may have been faster, and to write
+            # over its shard would take it from readers for a while.
+            if not store.is_complete(shard):
+                store.write_shard(shard, block, claimed=True)
+        return Sampled(True, nfe)
+
+    return sample
+
+
 def sample_missing(
     store: PairStore, teacher: Teacher, device: torch.device, part: Part = WHOLE
 ) -> Iterator[tuple[int, float]]:
@@ -259,20 +293,17 @@ def sample_missing(
     Yields:
         The shard, and the evaluations a pair that it took.
     """
-    shards = shards_of_part(store.spec, part)
+    sample, shards = sampler(store, teacher, device), shards_of_part(store.spec, part)
     store.remove_leftovers()
     again = True
     while again:
         written = busy = False
         for shard in [shard for shard in shards if not store.is_complete(shard)]:
-            with try_claim(store.location, shard) as ours:
-                busy = busy or not ours
-                if not ours or store.is_complete(shard):
-                    continue
-                block, nfe = sample_shard(store.spec, teacher, shard, device)
-                store.write_shard(shard, block, claimed=True)
-            written = True
-            yield shard, nfe
+            found = sample(shard)
+            busy = busy or not found.complete
+            if found.nfe is not None:
+                written = True
+                yield shard, found.nfe
         again = written and busy
 
 

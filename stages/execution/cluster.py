@@ -77,7 +77,7 @@ class Remote(NamedTuple):
 
     Attributes:
         scheduler: its address.
-        workers: how many to wait for.
+        workers: how many to wait for before the work begins.
     """
 
     scheduler: str
@@ -151,7 +151,7 @@ class Cluster:
         return Wanted(self.place, versions(), visible)
 
     def connect(self) -> None:
-        """Find the scheduler, and as many fit workers as there should be.
+        """Find the scheduler, and as many fit workers as it takes.
 
         Raises:
             KDMError: it does not answer, has another version, or not as many workers, or unfit
@@ -180,14 +180,15 @@ class Cluster:
                 waiting = True
 
     def get_ready(self, address: str, deadline: float) -> None:
-        """Look at the scheduler, and wait for workers."""
+        """Look at the scheduler, and wait for workers: all to begin with, one to go on."""
+        wanted = 1 if self.missions else self.source.workers
         self.ask(lambda client: check_scheduler(address, client))
         self.ask(lambda client: client.run_on_scheduler(member.forget_others))
-        while (found := len(self.ask(Client.nthreads))) < self.source.workers:
+        while (found := len(self.ask(Client.nthreads))) < wanted:
             self.stop.check()
             if time.monotonic() > deadline:
                 raise KDMError(f"the Dask scheduler at {address} has {found} of "
-                               f"{self.source.workers} workers after {self.patience_s:g} s: start "
+                               f"{wanted} workers after {self.patience_s:g} s: start "
                                "more (dask worker --nthreads 1), lower execution.sampling.workers, "
                                "or raise execution.sampling.patience_s")
             time.sleep(POLL_S)
@@ -295,7 +296,7 @@ class Cluster:
             yield name
         finally:
             with suppress(Disconnected):
-                self.ask(lambda client: client.unregister_worker_plugin(name))
+                self.ask(lambda client: client.run_on_scheduler(member.forget, name))
 
     def submit(self, name: str, place: int, item: Any) -> Future:
         """Send an item."""

@@ -40,17 +40,22 @@ class Here:
             self.stop.check()
 
 
-def engine(stage: Stage, stop: Stop | None = None) -> AbstractContextManager[Engine]:
+def engine(
+    stage: Stage, stop: Stop | None = None, needed: bool = True
+) -> AbstractContextManager[Engine]:
     """Those who do the work of a stage.
 
     Args:
         stop: whether the stage was asked to end; by default it is never asked, and ended at once.
+        needed: whether there is work for others; if not it is this process.
 
     Raises:
         KDMError: there are fewer devices than workers, or `distributed` is not installed. As a
             context: the scheduler cannot be reached, has no workers, or unfit ones.
     """
     config, stop = stage.params.execution.sampling, stop or Stop()
+    if not needed:
+        return Here(stage.device, stop)
     place = Place(str(stage.device), torch.get_num_threads(), stage.params.compute.deterministic)
     if isinstance(config, DaskSampling):
         try:

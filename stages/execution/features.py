@@ -38,9 +38,14 @@ class Origin(NamedTuple):
 
     def packed(self) -> "Origin":
         """As `Task.packed`: weights are looked for where this machine has them, too."""
-        weights = {name: source.model_copy(update={"path": str(Path(source.path).resolve())})
-                   for name, source in self.weights.items()}
-        return Origin(self.config, weights, self.classifier and self.classifier.packed())
+        return Origin(self.config, absolute_weights(self.weights),
+                      self.classifier and self.classifier.packed())
+
+
+def absolute_weights(weights: WeightsSources) -> WeightsSources:
+    """Files of the user's own as processes in other folders find them."""
+    return {name: source.model_copy(update={"path": str(Path(source.path).resolve())})
+            for name, source in weights.items()}
 
 
 class FeatureTask(NamedTuple):

@@ -20,6 +20,7 @@ from kdm_core.pairs.filtering.rules import load_rules
 from kdm_core.pairs.store import PairStore
 from kdm_core.values import as_float, to_uint8
 from kdm_core.weights import WeightsSources
+from stages.execution.features import absolute_weights
 from stages.execution.tasks import Work, absolute
 
 FeaturesOf = Callable[[ExtractorConfig, Extractor, Tensor], NDArray[np.float32]]
@@ -45,10 +46,8 @@ class Yardstick(NamedTuple):
 
     def absolute(self) -> "Yardstick":
         """The same for processes in other folders."""
-        weights = {name: source.model_copy(update={"path": str(Path(source.path).resolve())})
-                   for name, source in self.weights.items()}
         return self._replace(dataset=self.dataset.resolve(), classifier=self.classifier.resolve(),
-                             weights=weights, cache=self.cache.resolve())
+                             weights=absolute_weights(self.weights), cache=self.cache.resolve())
 
     def judge(
         self, store: PairStore, device: torch.device, features_of: FeaturesOf

@@ -1,6 +1,7 @@
 """Whether a worker computes what the stage would: versions, device, what it sees."""
 
 import hashlib
+import os
 import platform
 import socket
 from functools import cache
@@ -59,7 +60,7 @@ class Wanted(NamedTuple):
         except KDMError as error:
             problem = str(error)
         return Worker(socket.gethostname(), threads, versions(), problem, gpu_of(device),
-                      processor(device), self.visible is None or self.visible.exists())
+                      processor(device), self.visible is None or os.path.exists(self.visible))
 
     def check(self, name: str, worker: Worker) -> None:
         """Make sure that a worker fits.

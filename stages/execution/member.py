@@ -106,7 +106,13 @@ async def forget_others(dask_scheduler: Scheduler) -> None:
     """Drop the missions of clients that were killed, with all that they carry."""
     for name in list(dask_scheduler.worker_plugins):
         if name.startswith(PREFIX) and client_of(name) not in dask_scheduler.clients:
-            await dask_scheduler.unregister_worker_plugin(None, name)
+            await forget(name, dask_scheduler)
+
+
+async def forget(name: str, dask_scheduler: Scheduler) -> None:
+    """Drop a mission, which a scheduler that was started again does not know."""
+    if name in dask_scheduler.worker_plugins:
+        await dask_scheduler.unregister_worker_plugin(None, name)
 
 
 def mission_name(client: str, number: int) -> str:

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -122,8 +123,17 @@ def work(place: Place, parent: Connection) -> None:
                 do = task.start(place.prepare())
             assert do is not None
             parent.send(do(item))
-        except (KDMError, MemoryError, OSError, RuntimeError) as error:
-            parent.send(error)
+        except Exception as error:  # those of a user's module can be any
+            parent.send(told(error))
+
+
+def told(error: Exception) -> Exception:
+    """An error that is being handled, as another process can have it: with where it was raised."""
+    known = type(error).__module__.partition(".")[0] in ("builtins", "torch")
+    if not (known or isinstance(error, KDMError)):  # others may be of classes not to be had there
+        error = RuntimeError(repr(error))
+    error.add_note(f"In a worker:\n{traceback.format_exc()}")
+    return error
 
 
 def end_with_parent() -> None:
