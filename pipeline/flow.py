@@ -27,10 +27,11 @@ from kdm_core.serialization import write_atomic
 from pipeline import repro
 from pipeline.notifying import announce, notifier_of
 from pipeline.overrides import Change, Overrides, override
-from pipeline.params import load_params
+from pipeline.params import load_params, read_file
 from pipeline.publishing import StageProgress, publish_changes, publish_report
 from pipeline.records import require_pipeline
 from pipeline.server import require_server
+from stages.guard import try_lock
 
 NAME = "kdm-distill"
 # With `prefect concurrency-limit create kdm-stage 1`, one stage runs at a time, and with kdm-gpu
@@ -62,14 +63,8 @@ def run_stage(
     stage: str, root: Path, stop: threading.Event, beside_others: bool, timeout_s: float | None,
 ) -> None:
     """Run one DVC stage, its output going to the task run's log and its progress to an artifact."""
-    logger, progress = get_run_logger(), StageProgress(stage, root)
-
-    def log(line: str) -> None:
-        logger.info(line)
-        progress.update()
-
-    repro.reproduce(stage, root, log, stop, beside_others, timeout_s)
-    progress.update(now=True)
+    with StageProgress(stage, root):
+        repro.reproduce(stage, root, get_run_logger().info, stop, beside_others, timeout_s)
 
 
 @flow(name=NAME, on_completion=[announce], on_failure=[announce], on_crashed=[announce],
@@ -132,12 +127,12 @@ def prepare(folder: Path, overrides: dict[str, Any], stages: list[str] | None) -
         KDMError: no run comes of this; the message says why.
     """
     file = folder / "params.yaml"
-    before = file.read_bytes() if file.exists() else b""
+    before = read_file(file)
     changes = override(file, overrides)
     try:
         device = resolve_device(load_params(file).compute.device)
         graph = select(repro.stage_graph(folder), stages)
-    except KDMError:
+    except BaseException:
         if changes:
             write_atomic(file, before)
         raise
@@ -183,11 +178,11 @@ def only_run(folder: Path) -> Iterator[None]:
     Raises:
         FlowError: there is another run.
     """
-    with (folder / ".dvc" / "tmp" / "kdm-flow.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FlowError(f"another run is under way in {folder}") from error
+    path = folder / ".dvc" / "tmp" / "kdm-flow.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)  # DVC makes it, and may not have run here yet
+    with path.open("w") as file:
+        if not try_lock(file.fileno(), fcntl.LOCK_EX):
+            raise FlowError(f"another run is under way in {folder}")
         yield
 
 

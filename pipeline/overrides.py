@@ -21,11 +21,11 @@ from pydantic_core import CoreSchema
 from ruamel.yaml import YAML
 
 from kdm_core.serialization import write_atomic
-from pipeline.params import FILE, Params, ParamsError, parse_params, read_values
+from pipeline.params import Params, ParamsError, parse_params, read_values
+from pipeline.schema_errors import TAGS, union_members, within
 
-# What tells the members of a union apart. Where a section has two of them, the first one does.
-TAGS = ("source", "kind", "engine")
 MISSING = object()
+
 
 def form(_: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
     """What is shown of overrides: the partial schema, with fields for the students by name.
@@ -35,10 +35,19 @@ def form(_: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
     """
     shown = handler(partial(Params).__pydantic_core_schema__)
     students = handler.resolve_ref_schema(shown)["properties"]["students"]
-    values = read_values() if FILE.exists() else {}
     students["properties"] = {name: {**students["additionalProperties"], "title": name}
-                              for name in values.get("students", {})}
+                              for name in student_names()}
     return shown
+
+
+def student_names() -> list[str]:
+    """The students of params.yaml; none where it cannot be read: a run then says what is wrong."""
+    try:
+        values = read_values()
+    except (ParamsError, OSError):
+        return []
+    students = values.get("students") if isinstance(values, dict) else None
+    return [str(name) for name in students] if isinstance(students, dict) else []
 
 
 # What is given is validated as a part of the whole; the schema is for forms, and for servers.
@@ -122,24 +131,32 @@ def described(model: type[BaseModel]) -> tuple[str, dict[str, str]]:
     return about, attributes
 
 
-def merge(values: Any, overrides: Any) -> Any:
+def merge(values: Any, overrides: Any, annotation: Any = Params) -> Any:
     """Values with others put over them.
 
-    Sections are merged key by key, unless the override names another kind of section, which then
-    takes its place. All else is replaced.
+    Sections are merged key by key, unless the override names another model of those that may stand
+    there, which then takes its place. All else is replaced.
+
+    Args:
+        annotation: the type of the values.
     """
-    if not (isinstance(values, dict) and isinstance(overrides, dict)) or another(values, overrides):
+    if not (isinstance(values, dict) and isinstance(overrides, dict)):
+        return deepcopy(overrides)
+    model, wanted = member(values, annotation), member(overrides, annotation)
+    if model is not None and wanted not in (None, model):
         return deepcopy(overrides)
     merged = {key: deepcopy(value) for key, value in values.items() if key not in overrides}
     for key, value in overrides.items():
-        merged[key] = merge(values.get(key), value)
+        merged[key] = merge(values.get(key), value, within(model or annotation, str(key)))
     return {key: merged[key] for key in dict.fromkeys([*values, *overrides])}
 
 
-def another(section: dict[str, Any], override: dict[str, Any]) -> bool:
-    """Whether an override names another kind of section than what is there."""
-    tag = next((tag for tag in TAGS if tag in section), None)
-    return tag is not None and tag in override and override[tag] != section[tag]
+def member(section: dict[str, Any], annotation: Any) -> type[BaseModel] | None:
+    """The model of a union that a section names by its tag; None if it names none."""
+    members = union_members(annotation)
+    named = (section.get(tag) for tag in TAGS)
+    return next((members[name] for name in named if isinstance(name, str) and name in members),
+                None)
 
 
 def changes(before: Any, now: Any, path: str = "") -> list[Change]:

@@ -17,7 +17,7 @@ from ruamel.yaml.error import YAMLError
 from kdm_core.config import Config
 from kdm_core.datasets import DataConfig
 from kdm_core.datasets.checkerboard import CheckerboardConfig
-from kdm_core.errors import KDMError
+from kdm_core.errors import DataError, KDMError
 from kdm_core.importers import FolderSource, ForeignSource, import_guide, import_teacher
 from kdm_core.losses.adversary import check_adversary
 from kdm_core.losses.distances import LPIPSConfig, check_distance
@@ -28,7 +28,7 @@ from kdm_core.networks import is_spatial
 from kdm_core.networks.module import ModuleNetworkConfig
 from kdm_core.pairs.filtering.config import FilterConfig
 from kdm_core.pairs.filtering.rules import load_rules
-from kdm_core.pairs.location import writable_location
+from kdm_core.pairs.location import check_url, local_path, writable_location
 from kdm_core.pairs.sampling import PairsConfig
 from kdm_core.samples import SampleSpec
 from kdm_core.students.model import KDM, StudentConfig
@@ -134,6 +134,16 @@ class StoredPairs(Config):
     source: Literal["store"]
     location: str = Field(min_length=1)
     content: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+
+    @field_validator("location")
+    @classmethod
+    def _without_secrets(cls, location: str) -> str:
+        try:
+            if local_path(location) is None:
+                check_url(location, read_only=True)
+        except DataError as error:
+            raise ValueError(str(error)) from error
+        return location
 
 
 PairsParams = Annotated[PairsConfig | StoredPairs, Field(discriminator="source")]
@@ -401,6 +411,18 @@ def load_params(path: Path = FILE) -> Params:
     return parse_params(read_values(path), str(path))
 
 
+def read_file(path: Path = FILE) -> bytes:
+    """A parameter file as it is.
+
+    Raises:
+        ParamsError: it is missing.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ParamsError(f"{path} is missing: `kdm preset use digits` writes one") from error
+
+
 def read_values(path: Path = FILE) -> Any:
     """What stands in a parameter file, valid or not.
 
@@ -408,9 +430,7 @@ def read_values(path: Path = FILE) -> Any:
         ParamsError: it is missing, or no YAML.
     """
     try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ParamsError(f"{path} is missing: `kdm preset use digits` writes one") from error
+        return YAML(typ="safe", pure=True).load(read_file(path).decode("utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path} is no valid YAML: {error}") from error
 

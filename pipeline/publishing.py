@@ -2,13 +2,12 @@
 
 import json
 import logging
-import math
-import time
+import threading
+from contextvars import copy_context
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 from prefect.artifacts import (
     create_link_artifact,
     create_progress_artifact,
@@ -20,6 +19,8 @@ from pipeline.overrides import MISSING, Change
 from stages.status import ProgressStatus, read_status
 
 EVERY_S = 5.0
+LAST_S = 2.0
+"""How long the end of a stage waits for its last figures to be shown."""
 
 
 def publish_report(reports: Path) -> None:
@@ -56,26 +57,40 @@ def shown(value: Any) -> str:
 class StageProgress:
     """How far a stage is, as an artifact of its task run, by what its status file says.
 
-    It only informs: a server that is away for a while disturbs no stage.
+    Renewed every few seconds while its context is open, by a thread of its own: it only informs,
+    and a server that is away keeps Prefect's client waiting for a minute or more.
     """
 
-    def __init__(self, stage: str, root: Path, every_s: float = EVERY_S) -> None:
-        self.stage, self.root, self.every_s = stage, root, every_s
+    def __init__(self, stage: str, root: Path) -> None:
+        self.stage, self.root = stage, root
         self.began = datetime.now(UTC).replace(microsecond=0)
-        self.shown = -math.inf
         self.artifact: Any = None  # its id
+        self.over = threading.Event()
+        # Artifacts belong to the run in whose context they are made.
+        self.thread = threading.Thread(target=copy_context().run, args=(self.follow,), daemon=True)
 
-    def update(self, now: bool = False) -> None:
-        """Show what has changed; every few seconds at most, or `now`."""
-        if not now and time.monotonic() - self.shown < self.every_s:
-            return
-        self.shown = time.monotonic()
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join(LAST_S)
+
+    def follow(self) -> None:
+        """Show what there is until the context is left, and then how far the stage came."""
+        while not self.over.wait(EVERY_S):
+            self.update()
+        self.update()
+
+    def update(self) -> None:
+        """Show what there is now."""
         progress = self.read()
         if progress is None:
             return
         try:
             self.show(progress)
-        except httpx.HTTPError as error:
+        # Whatever Prefect's client raises, no stage is to fail for it.
+        except Exception as error:
             logging.getLogger(__name__).warning("%s: progress is not shown: %s", self.stage, error)
 
     def read(self) -> ProgressStatus | None:

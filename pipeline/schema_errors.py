@@ -6,6 +6,9 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+# What tells the members of a union apart. Where a section has two of them, the first one does.
+TAGS = ("source", "kind", "engine")
+
 
 def describe(error: ValidationError, annotation: Any) -> str:
     """What is wrong with values, a line for each problem.
@@ -55,12 +58,18 @@ def resolve(
         path.append(str(step))
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             model = annotation
-            field = annotation.model_fields.get(str(step))
-            annotation = field.annotation if field else None
-        elif get_origin(annotation) is dict:
-            annotation = get_args(annotation)[1]
-        annotation = only_model(annotation)
+        annotation = within(annotation, str(step))
     return path, model
+
+
+def within(annotation: Any, key: str) -> Any:
+    """The type of what a model, a mapping or a list has under a key; None where it is unknown."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        field = annotation.model_fields.get(key)
+        return only_model(field.annotation) if field else None
+    if get_origin(annotation) in (dict, list):
+        return only_model(get_args(annotation)[-1])
+    return None
 
 
 def union_members(annotation: Any) -> dict[str, type[BaseModel]]:
@@ -72,7 +81,7 @@ def union_members(annotation: Any) -> dict[str, type[BaseModel]]:
     members: dict[str, type[BaseModel]] = {}
     for member in get_args(annotation):
         if isinstance(member, type) and issubclass(member, BaseModel):
-            for tag in ("kind", "source", "engine"):
+            for tag in TAGS:
                 if tag in member.model_fields:
                     names = get_args(member.model_fields[tag].annotation)
                     members |= dict.fromkeys(names, member)

@@ -68,6 +68,17 @@ def test_form() -> None:
         "description"]
 
 
+@pytest.mark.parametrize("text", ["", "students: [", "- 1", "students: 3", "\0"])
+def test_the_form_without_parameters(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The flow can be imported whatever params.yaml holds; its run says what is wrong."""
+    (tmp_path / "params.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    schema = parameter_schema(distill).model_dump_for_openapi()
+    assert schema["definitions"]["Params"]["properties"]["students"]["properties"] == {}
+
+
 def walk(schema: Any) -> Any:
     """All objects within a schema."""
     if isinstance(schema, dict):
@@ -82,11 +93,22 @@ def test_merging() -> None:
               "teacher": {"source": "exact", "kind": "finite_data"}, "list": [1, 2]}
     assert merge(values, {"pairs": {"solver": {"steps": 4}}})["pairs"] == {
         "source": "sample", "train": 5, "solver": {"kind": "heun", "steps": 4}}
+    # Another solver of the same section, and another section.
+    assert merge(values, {"pairs": {"solver": {"kind": "euler"}}})["pairs"]["solver"] == {
+        "kind": "euler", "steps": 3}
+    assert merge(values, {"pairs": {"solver": {"kind": "dopri5"}}})["pairs"]["solver"] == {
+        "kind": "dopri5"}
     assert merge(values, {"pairs": {"source": "sample", "train": 6}})["pairs"]["train"] == 6
     assert merge(values, {"pairs": {"source": "store", "location": "x"}})["pairs"] == {
         "source": "store", "location": "x"}
     # The teachers' tag is their source.
     assert merge(values, {"teacher": {"kind": "gaussian_mixture"}})["teacher"]["source"] == "exact"
+    student = {"model": {"operator": {"kind": "dense", "spectrum": {"kind": "circle",
+                                                                    "weight": 0.5}}}}
+    merged = merge({"students": {"s": student}}, {"students": {"s": {"model": {
+        "operator": {"spectrum": {"kind": "uniform"}}}}}})
+    assert merged["students"]["s"]["model"]["operator"]["spectrum"] == {
+        "kind": "uniform", "weight": 0.5}
     assert merge(values, {"list": [3], "pairs": None}) == {
         "pairs": None, "teacher": values["teacher"], "list": [3]}
 
