@@ -19,12 +19,19 @@ import httpx
 import psutil
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from kdm_core.errors import KDMError
-from pipeline.processes import stop_group
+from pipeline.addresses import without_password
+from pipeline.processes import ask, programs, stop_group
 from pipeline.repro import GRACE_S, LAST_GRACE_S
-from pipeline.server import ServerError, require_deployment, require_pool, require_server
+from pipeline.server import (
+    ServerError,
+    require_deployment,
+    require_pool,
+    require_server,
+    server_url,
+)
 
 HOST = "127.0.0.1"
 POOL = "kdm"
@@ -50,7 +57,7 @@ def serve(port: int) -> None:
     if not Path("prefect.yaml").is_file():
         raise DeployError("prefect.yaml is missing: run this in the project's folder")
     own_url = f"http://{HOST}:{port}/api"
-    url = get_current_settings().api.url or own_url
+    url = server_url() or own_url
     environment = {**os.environ, "PREFECT_API_URL": url, "DO_NOT_TRACK": "1",
                    "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -66,7 +73,7 @@ def serve(port: int) -> None:
         stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
         if url != own_url or answers(url):
             require_server()
-            say(f"using the server at {url}")
+            say(f"using the server at {without_password(url)}")
         else:
             require_free(port)
             start("server", "server", "start", "--host", HOST, "--port", str(port))
@@ -77,8 +84,9 @@ def serve(port: int) -> None:
         say("deploying the flow")
         if subprocess.run([*PREFECT, "deploy", "--all"], env=environment).returncode:
             raise DeployError("the deployment failed, see above")
-        say(f"ready: {url.removesuffix('/api')} shows the runs. To start one, type elsewhere:\n\n"
-            f"    export PREFECT_API_URL={url}\n"
+        place = without_password(url)
+        say(f"ready: {place.removesuffix('/api')} shows the runs. To start one, type elsewhere:\n\n"
+            f"    export PREFECT_API_URL={place}\n"
             f"    prefect deployment run {DEPLOYMENT} --watch\n\nCtrl-C stops everything.\n")
         while True:
             require_running(processes)
@@ -92,12 +100,13 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     process groups of their own.
     """
     if process.poll() is None:
-        flow_runs = psutil.Process(process.pid).children()
+        flow_runs = programs(process)
         process.send_signal(signal.SIGINT)
         for flow_run in flow_runs:
-            flow_run.terminate()
+            ask(flow_run)
         for flow_run in psutil.wait_procs(flow_runs, FLOW_RUN_GRACE_S)[1]:
-            flow_run.kill()
+            with suppress(psutil.NoSuchProcess):
+                flow_run.kill()
         with suppress(subprocess.TimeoutExpired):
             process.wait(PROCESS_GRACE_S)
     stop_group(process, PROCESS_GRACE_S)
@@ -180,7 +189,7 @@ def check() -> None:
     Raises:
         ServerError: it would not.
     """
-    if get_current_settings().api.url is None:
+    if server_url() is None:
         raise ServerError("PREFECT_API_URL is not set: export the URL of the server")
     require_server()
     with get_client(sync_client=True) as client:

@@ -1,8 +1,8 @@
 """`kdm doctor`: whether this machine and this project are fit for what the parameters ask."""
 
 import json
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -44,8 +44,21 @@ def examine() -> Iterator["Finding"]:
     for check in (versions.check_python, versions.check_requirements, machine.check_gpu,
                   storage.check_file_system, records.check_records,
                   services.check_remotes, services.check_prefect):
-        yield from check()
+        yield from findings_of(check)
     yield from examine_params()
+
+
+def findings_of(check: Callable[..., list["Finding"]], *arguments: Any) -> list["Finding"]:
+    """What a check finds; where it cannot do its work, that is the finding."""
+    from kdm_core.errors import KDMError
+    from pipeline.addresses import without_password
+    from pipeline.checks.finding import problem
+
+    try:
+        return check(*arguments)
+    except (KDMError, OSError, ValueError) as error:
+        name = check.__name__.removeprefix("check_").replace("_", " ")
+        return [problem(name, without_password(str(error)), "mend what is named, then look again")]
 
 
 def examine_params() -> Iterator["Finding"]:
@@ -64,7 +77,7 @@ def examine_params() -> Iterator["Finding"]:
     for check in (machine.check_device, machine.check_cores, machine.check_processes,
                   inputs.check_sources, inputs.check_weights, storage.check_space,
                   services.check_locations, services.check_scheduler):
-        yield from check(params)
+        yield from findings_of(check, params)
 
 
 def line(found: "Finding") -> str:

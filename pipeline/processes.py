@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 
 import psutil
 
@@ -32,8 +33,9 @@ def programs(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 def behind_shells(process: psutil.Process) -> psutil.Process:
     """The program for which a shell waits: some give way to their only command, some do not."""
-    while process.name() in SHELLS and (below := process.children()):
-        process = below[0]
+    with suppress(psutil.NoSuchProcess):  # it has just ended
+        while process.name() in SHELLS and (below := process.children()):
+            process = below[0]
     return process
 
 

@@ -1,13 +1,15 @@
 """DVC's records, `dvc.lock` and `.dvc/tmp/rwlock`, and what to do where they are cut.
 
 DVC writes both in place. If it is killed in the moments in which it does, they stay cut, and it
-refuses to run. Nothing is lost by that: the results lie in its cache of runs.
+refuses to run. Nothing is lost by that: the results lie in its cache of runs. Who reads beside a
+running DVC may find them cut for a moment as well, and looks again.
 """
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
@@ -16,17 +18,25 @@ from kdm_core.errors import KDMError
 
 CUT_RWLOCK = "it is cut, since DVC was killed while it wrote it: remove it when no DVC runs"
 CUT_LOCK = ("it is cut, since DVC was killed while it wrote it, or holds a conflict of a merge: "
-            "remove it and run `dvc repro`, which takes the results from DVC's cache of runs")
+            "remove it when no DVC runs, then run `dvc repro`, which takes the results from DVC's "
+            "cache of runs")
 REMEDIES = {
     r"dvc\.lock' (validation failed|is invalid)|'dvc\.lock', YAML file structure is corrupted":
         CUT_LOCK,
     r"Unable to read RWLock-file '.*'. JSON structure is corrupted": CUT_RWLOCK,
 }
 """What to do, by what DVC says."""
+AGAIN_S = 0.5
+
+T = TypeVar("T")
 
 
 class PipelineError(KDMError):
     """The folder has no pipeline that DVC can read."""
+
+
+class CutError(PipelineError):
+    """One of DVC's records is cut."""
 
 
 def require_pipeline(root: Path) -> None:
@@ -42,19 +52,37 @@ def require_pipeline(root: Path) -> None:
         raise PipelineError(f"{root.absolute()} is no DVC repository: run `dvc init` there")
 
 
-@contextmanager
-def open_repository(root: Path) -> Iterator[Repo]:
-    """DVC's repository in `root`, with a pipeline in it.
+def look(root: Path, view: Callable[[Repo], T]) -> T:
+    """What `view` finds in DVC's repository in `root`, with a pipeline in it.
 
     Raises:
         PipelineError: there is none, or DVC cannot read it.
     """
     require_pipeline(root)
+
+    def attempt() -> T:
+        try:
+            with Repo(str(root)) as repo:
+                return view(repo)
+        except DvcException as error:
+            said = f"{root.absolute()}: {error}"
+            advised = with_remedy(said)
+            raise (PipelineError if advised == said else CutError)(advised) from error
+
+    return settled(attempt, CutError)
+
+
+def settled(read: Callable[[], T], cut: type[Exception]) -> T:
+    """What reading a record of DVC's gives, the second time if it seems cut the first.
+
+    Args:
+        cut: raised where it is.
+    """
     try:
-        with Repo(str(root)) as repo:
-            yield repo
-    except DvcException as error:
-        raise PipelineError(with_remedy(f"{root.absolute()}: {error}")) from error
+        return read()
+    except cut:
+        time.sleep(AGAIN_S)
+        return read()
 
 
 def with_remedy(message: str) -> str:

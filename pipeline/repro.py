@@ -21,10 +21,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import networkx
+from dvc.repo import Repo
 
 from kdm_core.errors import KDMError
 from pipeline.processes import ask_programs, stop_group
-from pipeline.records import open_repository, with_remedy
+from pipeline.records import look, with_remedy
 from stages.log import is_error, readable
 
 # In this time, sampling can finish what is under way; the other stages keep their unfinished work
@@ -67,11 +68,15 @@ def stage_graph(root: Path) -> dict[str, set[str]]:
     Raises:
         PipelineError: there is no pipeline, or DVC cannot read it.
     """
-    with open_repository(root) as repo:
-        graph = repo.index.graph
-        order = networkx.lexicographical_topological_sort(graph.reverse(copy=False), address)
-        return {address(stage): {address(need) for need in graph.successors(stage)}
-                for stage in order}
+    return look(root, needs_of)
+
+
+def needs_of(repo: Repo) -> dict[str, set[str]]:
+    """The stages in the order in which they run, each with those it depends on directly."""
+    graph = repo.index.graph
+    order = networkx.lexicographical_topological_sort(graph.reverse(copy=False), address)
+    return {address(stage): {address(need) for need in graph.successors(stage)}
+            for stage in order}
 
 
 def address(stage: object) -> str:

@@ -6,34 +6,57 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import WorkerStatus
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
+from pydantic import ValidationError
 
 from kdm_core.errors import KDMError
+from pipeline.addresses import without_password
 
 
 class ServerError(KDMError):
     """The Prefect server cannot be used, or not for this."""
 
 
+def server_url() -> str | None:
+    """The server that the environment, or the profile of Prefect that is in use, names.
+
+    None where Prefect starts one for this process alone.
+
+    Raises:
+        ServerError: Prefect's settings cannot be used.
+    """
+    try:
+        return get_current_settings().api.url
+    except ValidationError as error:
+        # What was given, which `error` has as well, may hold a password.
+        said = error.errors(include_input=False)[0]["msg"].removeprefix("Value error, ")
+        raise ServerError(f"Prefect's settings cannot be used ({said}): correct PREFECT_API_URL, "
+                          "or what else of PREFECT_… is wrong") from None
+
+
 def require_server() -> None:
     """Make sure that the server which PREFECT_API_URL names, if any, can be used.
 
     Raises:
-        ServerError: it does not answer, does not let us in, or is older than our Prefect.
+        ServerError: it does not answer, does not let us in, or is older than our Prefect; the
+            message holds no password.
     """
-    url = get_current_settings().api.url
+    url = server_url()
     if url is None:
-        return  # Prefect starts a server for this process alone
-    place = httpx.URL(url).copy_with(userinfo=b"")
+        return
+    place = without_password(url)
     try:
         with get_client(sync_client=True) as client:
             version = client.api_version()
+    except httpx.InvalidURL as error:
+        raise ServerError(f"PREFECT_API_URL is no URL: {place} ({error})") from error
     except httpx.HTTPStatusError as error:
         raise ServerError(f"{place} answers {error.response.status_code} "
                           f"({error.response.reason_phrase}): check PREFECT_API_URL, and "
                           "PREFECT_API_KEY or PREFECT_API_AUTH_STRING") from error
     except (httpx.HTTPError, RuntimeError, ValueError) as error:
         raise ServerError(f"PREFECT_API_URL is {place}, where no Prefect server answers "
-                          f"({error}): start it, or unset the variable") from error
+                          f"({without_password(str(error))}): start it, or unset the variable"
+                          ) from error
     require_version(version)
 
 

@@ -15,10 +15,9 @@ import psutil
 from dvc.repo import Repo
 
 from kdm_core.errors import DataError
-from pipeline.records import open_repository
+from pipeline.records import look
 from pipeline.repro import address
-
-CODE = ("kdm_core/", "pipeline/", "stages/")
+from stages import CODE
 
 
 class Standing(NamedTuple):
@@ -26,16 +25,14 @@ class Standing(NamedTuple):
 
     Attributes:
         stage: its address.
-        needs: the stages that come before it.
         recorded: whether it has ever been run to its end.
         busy: whether a DVC runs it or writes down its result.
         why: what has changed since then, by kind (params, code, data, command, or what became of
             a result); empty if nothing has.
-        waits_for: those of `needs` whose results are not up to date.
+        waits_for: stages before it whose results are not up to date.
     """
 
     stage: str
-    needs: set[str]
     recorded: bool
     busy: bool
     why: dict[str, list[str]]
@@ -54,8 +51,7 @@ def standings(root: Path) -> list[Standing]:
         DataError: DVC's database cannot be used.
     """
     try:
-        with open_repository(root) as repo:
-            return list(examine(repo))
+        return look(root, lambda repo: list(examine(repo)))
     except sqlite3.Error as error:
         raise DataError(f"DVC cannot use its database ({error}): free some space or check the "
                         "permissions") from error
@@ -68,12 +64,11 @@ def examine(repo: Repo) -> Iterator[Standing]:
     made = {out.fs_path: out for stage in graph for out in stage.outs}
     current: set[str] = set()
     for stage in networkx.lexicographical_topological_sort(graph.reverse(copy=False), address):
-        needs = {address(need) for need in graph.successors(stage)}
         recorded = any(out.hash_info for out in stage.outs)
         at_work = any(out.fs_path in busy for out in stage.outs)
-        waits_for = sorted(needs - current)
+        waits_for = sorted({address(need) for need in graph.successors(stage)} - current)
         why = {} if at_work or not recorded else changes(stage, made, busy)
-        found = Standing(address(stage), needs, recorded, at_work, why, waits_for)
+        found = Standing(address(stage), recorded, at_work, why, waits_for)
         if found.is_current:
             current.add(found.stage)
         yield found
@@ -105,7 +100,7 @@ def changed(dep: Any) -> list[str]:
 
 def kind(dep: Any, name: str) -> str:
     """What a dependency is."""
-    return "params" if hasattr(dep, "params") else "code" if name.startswith(CODE) else "data"
+    return "params" if hasattr(dep, "params") else "code" if name.split("/")[0] in CODE else "data"
 
 
 def written_now(folder: Path) -> set[str]:

@@ -3,7 +3,6 @@
 Looks at names and descriptions of files alone, so that it answers at once, whatever their size.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,14 +38,18 @@ def pairs_there(status: Status | None) -> Pairs | None:
     """The pairs that are being sampled, or those that are finished; None if there are none.
 
     `status` is that of sample_pairs: unfinished pairs that lie elsewhere are known from it alone.
+
+    Raises:
+        DataError: the reference to pairs that lie elsewhere is damaged.
     """
-    work = newest(paths.WORK / "sample_pairs", "*/pairs.zarr")
-    if work is not None:
-        return count_pairs(work)
-    reference = paths.PAIRS / "reference.json"
-    if reference.is_file():
-        found = json.loads(reference.read_bytes())
-        return Pairs(str(found["location"]), int(found["pairs"]), int(found["pairs"]))
+    work = work_of(status)
+    if work is not None and (work / "pairs.zarr").is_dir():
+        return count_pairs(work / "pairs.zarr")
+    if (paths.PAIRS / "reference.json").is_file():
+        from kdm_core.pairs.reference import find_reference  # which needs torch
+
+        if (found := find_reference(paths.PAIRS)) is not None:
+            return Pairs(str(found.target(paths.PAIRS)), found.pairs, found.pairs)
     if paths.PAIRS.is_dir():
         return count_pairs(paths.PAIRS)
     progress = status.progress if status is not None and status.state != "done" else None
@@ -81,7 +84,8 @@ def kept_work(stage: str, params: Any, status: Status) -> str:
     if stage == "sample_pairs":
         found = pairs_there(status)
         return "" if found is None else str(found)
-    latest = newest(paths.WORK / stage, "*/*-[0-9]*.safetensors")
+    work = work_of(status)
+    latest = newest(work, "*-[0-9]*.safetensors") if work is not None else None
     match = CHECKPOINT.fullmatch(latest.name) if latest is not None else None
     if match is not None:
         steps = training(params, stage, match[1]).get("steps")
@@ -101,6 +105,16 @@ def training(params: Any, stage: str, model: str) -> dict[str, Any]:
     for part in (*places.get(name, ()), "training"):
         found = found.get(part) if isinstance(found, dict) else None
     return found if isinstance(found, dict) else {}
+
+
+def work_of(status: Status | None) -> Path | None:
+    """The folder of the work that a stage has begun and not finished; None if there is none.
+
+    Work of other parameters may lie beside it.
+    """
+    if status is None or status.state == "done" or status.work is None:
+        return None
+    return paths.WORK / status.stage / status.work
 
 
 def newest(folder: Path, pattern: str) -> Path | None:

@@ -16,18 +16,22 @@ from typing import Any
 import pytest
 import torch
 from packaging.requirements import Requirement
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from kdm_core.compute import resolve_device
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
+from pipeline.addresses import without_password
 from pipeline.checks import inputs, machine, services, storage, versions
 from pipeline.checks.finding import Finding, within
 from pipeline.cli import PRESETS, app
+from pipeline.doctor_cli import findings_of
 from pipeline.params import Params, load_params, parse_params
+from pipeline.records import CUT_LOCK
 from stages import paths
-from tests.project import copy_project, environment
+from tests.project import ROOT, copy_project, environment
 
 SECRET = "hunter2"
 DIGITS = SampleSpec(kind="image", shape=[1, 8, 8])
@@ -42,9 +46,9 @@ def healthy(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(healthy: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A project in which all is well; what a test changes in its settings is put back."""
     monkeypatch.chdir(healthy)
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
     kept = {path: path.read_bytes() for path in (healthy / "params.yaml", healthy / ".dvc/config")}
-    yield healthy
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        yield healthy
     for path, content in kept.items():
         path.write_bytes(content)
 
@@ -109,10 +113,10 @@ def test_a_lock_file_that_is_cut(project: Path, cut: str) -> None:
     found = examine(1)["DVC's records"]
     assert found["level"] == "problem"
     assert "dvc.lock" in found["text"]
-    assert "remove it and run `dvc repro`" in found["text"]
+    assert CUT_LOCK in found["text"]
     status = CliRunner().invoke(app, ["status"])
     assert status.exit_code == 1
-    assert "remove it and run `dvc repro`" in status.stderr
+    assert CUT_LOCK in status.stderr
     lock.unlink()
     subprocess.run([sys.executable, "-m", "dvc", "repro"], env=environment(), check=True)
     assert YAML(typ="safe").load(lock) == YAML(typ="safe").load(whole)
@@ -138,13 +142,13 @@ def test_what_cannot_be_reached(project: Path, monkeypatch: pytest.MonkeyPatch) 
             f"['remote \"bucket\"']\n    url = s3://bucket/x\n    endpointurl = http://{address}\n"
             f"['remote \"folder\"']\n    url = {project / 'remote'}\n"
             f"['remote \"web\"']\n    url = http://me:{SECRET}@{closed()}/x\n")
-        monkeypatch.setenv("PREFECT_API_URL", f"http://me:{SECRET}@{closed()}/api")
         values = YAML(typ="safe").load(project / "params.yaml")
         values["execution"]["sampling"] = {"engine": "dask", "address": f"tcp://{closed()}"}
         values["report"]["publish"] = "/proc/reports"
         YAML().dump(values, project / "params.yaml")
         begun = time.monotonic()
-        found = examine(1)
+        with temporary_settings({PREFECT_API_URL: f"http://me:{SECRET}@{closed()}/api"}):
+            found = examine(1)
         assert time.monotonic() - begun < 10
     assert found["DVC remote bucket"]["text"] == "s3://bucket/x: no answer within 0.5 s"
     assert found["DVC remote folder"]["level"] == "ok"
@@ -170,9 +174,53 @@ def test_waiting_has_a_limit() -> None:
 @pytest.mark.parametrize("text, bare", [
     ("see s3://user:hunter2@bucket/x?key=hunter2 there", "see s3://bucket/x there"),
     ("https://h:1/a", "https://h:1/a"), ("nothing", "nothing"),
+    ('endpoint URL: "http://me:hunter2@h:1/b?k=hunter2#hunter2"', 'endpoint URL: "http://h:1/b"'),
+    ("(s3://me:hun@'ter2@[::1/x)", "(s3://[::1/x)"),
 ])
 def test_passwords_are_left_out(text: str, bare: str) -> None:
-    assert services.without_password(text) == bare
+    assert without_password(text) == bare
+
+
+def test_a_password_is_left_out_before_the_text_is_cut() -> None:
+    def fail() -> str:
+        raise ConnectionError("x" * 180 + f" http://me:{SECRET}{'x' * 30}@h/")
+
+    found = services.judge("bucket", "s3://bucket", fail, "")
+    assert found.level == "problem" and SECRET not in found.text
+
+
+@pytest.mark.parametrize("file, content", [
+    ("data/dataset/dataset.json", "{"), ("data/dataset/dataset.json", "[]"),
+    ("data/pairs/pairs.zarr/reference.json", '{"pairs": "many"}'),
+])
+def test_what_is_damaged_is_a_finding(
+    file: str, content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(file).parent.mkdir(parents=True)
+    Path(file).write_text(content)
+    (found,) = findings_of(storage.check_space, params())
+    assert found.level == "problem" and file in found.text
+
+
+def test_data_that_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data").touch()
+    (found,) = findings_of(storage.check_file_system)
+    assert found.level == "problem" and "data cannot be written" in found.text
+
+
+def test_an_address_that_is_none() -> None:
+    with temporary_settings({PREFECT_API_URL: f"http://me:{SECRET}@host:x/api"}):
+        (found,) = findings_of(services.check_prefect)
+    assert found.level == "problem" and "no URL" in found.text and SECRET not in found.text
+    # Prefect cannot even be imported without a complaint.
+    code = ("from pipeline.checks import services\nfrom pipeline.doctor_cli import findings_of\n"
+            "print(findings_of(services.check_prefect))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT,
+                          env=environment(PREFECT_API_URL=f"http://me:{SECRET}@[::1/api"))
+    assert "level='problem', text=\"Prefect's settings cannot be used" in done.stdout, done.stderr
+    assert SECRET not in done.stdout + done.stderr
 
 
 def test_packages_that_do_not_fit() -> None:

@@ -9,17 +9,19 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 
 import prefect
+import psutil
 import pytest
 import zc.lockfile  # type: ignore[import-untyped]
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from ruamel.yaml import YAML
 
 from kdm_core.errors import KDMError
-from pipeline import flow, repro
+from pipeline import deploy, flow, publishing, repro
 from pipeline.flow import (
     GPU_TAG,
     TAG,
@@ -42,7 +44,7 @@ from pipeline.repro import (
     stage_graph,
 )
 from pipeline.server import ServerError, require_server, require_version
-from stages.status import status_file
+from stages.status import ProgressStatus, status_file
 from tests.project import ROOT, environment, make_project, make_repository
 
 PIPELINE = """
@@ -147,6 +149,18 @@ def test_a_lock_file_that_is_cut(pipeline: Path) -> None:
         reproduce("data", pipeline, print)
     notes.unlink()
     reproduce("data", pipeline, print)
+
+
+def test_a_lock_file_that_is_being_written(pipeline: Path) -> None:
+    """Beside a running DVC, it may be cut for a moment."""
+    reproduce("data", pipeline, print)
+    lock = pipeline / "dvc.lock"
+    whole = lock.read_text()
+    lock.write_text("stages:\n  da")
+    timer = threading.Timer(0.3, lock.write_text, [whole])
+    timer.start()
+    assert "data" in stage_graph(pipeline)
+    timer.join()
 
 
 def test_students_side_by_side(pipeline: Path) -> None:
@@ -297,15 +311,18 @@ def test_select() -> None:
 
 
 def test_only_one_run(tmp_path: Path) -> None:
-    (tmp_path / ".dvc" / "tmp").mkdir(parents=True)
     with only_run(tmp_path), pytest.raises(FlowError, match="another run"), only_run(tmp_path):
         pass
     with only_run(tmp_path):
         pass
 
 
-def test_overrides_that_make_no_run(tmp_path: Path) -> None:
-    """params.yaml is as it was: not valid, or no such stage with them."""
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_overrides_that_make_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """params.yaml is as it was: not valid, no such stage with them, or Ctrl-C."""
     project = make_project(tmp_path / "project")
     before = (project / "params.yaml").read_bytes()
     steps = {"students": {"kdm": {"training": {"steps": 7}}}}
@@ -317,6 +334,10 @@ def test_overrides_that_make_no_run(tmp_path: Path) -> None:
         with pytest.raises(KDMError, match=message):
             prepare(project, overrides, stages)
         assert (project / "params.yaml").read_bytes() == before
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(repro, "stage_graph", interrupt)
+        prepare(project, steps, None)
+    assert (project / "params.yaml").read_bytes() == before
     plan = prepare(project, {"students": {"kdm": {"losses": {"latent": 0.5}}}},
                    ["train_student@kdm"])
     assert plan.graph == {"train_student@kdm": set()} and not plan.on_gpu
@@ -346,11 +367,56 @@ def test_progress_of_this_run_alone(tmp_path: Path) -> None:
     assert key_of("train_student@kdm-F_1") == "kdm-progress-train-student-kdm-f-1"
 
 
+def test_progress_waits_for_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither while the stage runs nor at its end."""
+    monkeypatch.setattr(publishing, "EVERY_S", 0.01)
+    monkeypatch.setattr(publishing, "LAST_S", 0.1)
+    asked, answer = threading.Event(), threading.Event()
+
+    def update(progress: StageProgress) -> None:
+        asked.set()
+        answer.wait(30)
+
+    monkeypatch.setattr(StageProgress, "update", update)
+    progress, began = StageProgress("sample_pairs", tmp_path), time.monotonic()
+    with progress:
+        assert asked.wait(10)
+    assert time.monotonic() - began < 10
+    answer.set()
+    progress.thread.join()
+
+
+def test_progress_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the context of the run, to its end; an error of the server's client does not end it."""
+    shown: list[tuple[str, int]] = []
+    run = ContextVar("run", default="none")
+    monkeypatch.setattr(publishing, "EVERY_S", 0.01)
+    progress = ProgressStatus(name="pairs", done=1, total=9, unit="pair", rate=1.0)
+    monkeypatch.setattr(StageProgress, "read", lambda _: progress)
+
+    def show(_: StageProgress, found: ProgressStatus) -> None:
+        shown.append((run.get(), found.done))
+        if len(shown) == 1:
+            raise RuntimeError("the client has been closed")
+
+    monkeypatch.setattr(StageProgress, "show", show)
+    run.set("mine")
+    with StageProgress("sample_pairs", tmp_path):
+        while len(shown) < 2:
+            time.sleep(0.01)
+        progress = progress.model_copy(update={"done": 9})
+    assert shown[0] == ("mine", 1) and shown[-1] == ("mine", 9)
+
+
 def test_servers_that_cannot_be_used() -> None:
     with temporary_settings({PREFECT_API_URL: "http://someone:secret@127.0.0.1:1/api"}):
         with pytest.raises(ServerError, match="no Prefect server answers") as error:
             require_server()
         assert "secret" not in str(error.value)
+    with (temporary_settings({PREFECT_API_URL: "http://someone:secret@host:x/api"}),
+          pytest.raises(ServerError, match="is no URL: http") as error):
+        require_server()
+    assert "secret" not in str(error.value)
     for old in ("3.7.9", "2.20.3", "4.0.0"):
         with pytest.raises(ServerError, match=f"the Prefect server is {re.escape(old)}"):
             require_version(old)
@@ -364,6 +430,20 @@ def test_flow_without_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
     with (temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}),
           pytest.raises(SystemExit, match="^error: PREFECT_API_URL is http://127.0.0.1:1/api, ")):
         flow.main()
+
+
+def test_a_worker_whose_flow_run_ends_while_it_is_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = subprocess.Popen(["sleep", "60"])
+    gone = psutil.Process(run.pid)
+    run.kill()
+    run.wait()
+    monkeypatch.setattr(deploy, "programs", lambda _: [gone])
+    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"],
+                              start_new_session=True)
+    deploy.stop(worker)
+    assert worker.returncode is not None
 
 
 def test_no_module_hides_another() -> None:

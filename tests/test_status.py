@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,11 @@ import pytest
 from ruamel.yaml import YAML
 from typer.testing import CliRunner, Result
 
-from kdm_core.errors import KDMError
+from kdm_core.errors import DataError, KDMError
+from kdm_core.pairs.reference import Reference
 from pipeline.cli import app
-from stages import status
+from pipeline.unfinished import kept_work, pairs_there
+from stages import paths, status
 from stages.progress import Progress
 from stages.status import Status, read_status, recorded, status_file
 from tests.project import ROOT, copy_project, environment
@@ -205,6 +208,42 @@ def test_what_is_done_and_what_is_stale(project: Path) -> None:
     text = kdm_status().stdout
     assert "stale        params (evaluation)\n" in text
     assert "time left  about" in text
+
+
+def test_work_of_other_parameters_is_not_counted(finished: Path, folder: Path) -> None:
+    """What is unfinished is the work that the last run began; else, the finished store is there."""
+    shutil.copytree(finished / paths.PAIRS, paths.PAIRS)
+    for key in ("mine", "other"):
+        shutil.copytree(paths.PAIRS, paths.WORK / STAGE / key / "pairs.zarr")
+        for step in (8, 9):
+            (paths.WORK / STAGE / key / f"student-{step + len(key):08}.safetensors").touch()
+    shutil.rmtree(paths.WORK / STAGE / "mine/pairs.zarr/index/c")
+    last = Status(stage=STAGE, pid=1, host="here", state="stopped", started="", updated="",
+                  work="mine")
+
+    def there(**changed: str) -> tuple[str, int] | None:
+        pairs = pairs_there(last.model_copy(update=changed))
+        return pairs and (pairs.location, pairs.done)
+
+    assert there() == (str(paths.WORK / STAGE / "mine/pairs.zarr"), 0)
+    for changed in ({"state": "done"}, {"work": "neither"}):
+        assert there(**changed) == (str(paths.PAIRS), 2320)
+    trains = last.model_copy(update={"stage": "teacher"})
+    (paths.WORK / STAGE).rename(paths.WORK / "teacher")
+    assert kept_work("teacher", None, trains) == "student at step 13"
+    assert kept_work("teacher", None, trains.model_copy(update={"work": None})) == ""
+
+
+def test_pairs_that_lie_elsewhere(folder: Path) -> None:
+    reference = Reference(location="../../../elsewhere", fingerprint="0" * 64, content="0" * 64,
+                          pairs=7)
+    paths.PAIRS.mkdir(parents=True)
+    reference.save(paths.PAIRS)
+    pairs = pairs_there(None)
+    assert pairs is not None and (pairs.location, pairs.done) == ("elsewhere", 7)
+    (paths.PAIRS / "reference.json").write_text('{"pairs": 7}')
+    with pytest.raises(DataError, match="no reference to a pair store"):
+        pairs_there(None)
 
 
 @pytest.fixture

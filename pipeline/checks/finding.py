@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Literal, NamedTuple
 
 Level = Literal["ok", "warning", "problem"]
@@ -44,7 +45,9 @@ def within(seconds: float, attempt: Callable[[], str]) -> str:
         Empty if all went well.
     """
     answer: list[str] = []
-    thread = threading.Thread(target=lambda: answer.append(attempt()), daemon=True)
+    # In this context: Prefect's settings may be those of a part of a program.
+    thread = threading.Thread(target=copy_context().run,
+                              args=(lambda: answer.append(attempt()),), daemon=True)
     thread.start()
     thread.join(seconds)
     return answer[0] if answer else f"no answer within {seconds:g} s"

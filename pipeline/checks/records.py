@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from pipeline.checks.finding import Finding, ok, problem
-from pipeline.records import CUT_RWLOCK, PipelineError, open_repository
+from pipeline.records import CUT_RWLOCK, PipelineError, look, settled
 
 RWLOCK = Path(".dvc/tmp/rwlock")
 
@@ -18,12 +18,11 @@ def check_records() -> list[Finding]:
         return []
     findings = []
     try:
-        with open_repository(Path()) as repo:
-            stages = len(repo.index.graph)
+        stages = look(Path(), lambda repo: len(repo.index.graph))
     except PipelineError as error:
         findings.append(Finding("DVC's records", "problem", str(error)))
     try:
-        json.loads(RWLOCK.read_text(encoding="utf-8"))
+        settled(lambda: json.loads(RWLOCK.read_text(encoding="utf-8")), ValueError)
     except FileNotFoundError:
         pass
     except ValueError as error:

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
-from kdm_core.errors import DataError
+from kdm_core.errors import KDMError
 from kdm_core.pairs.location import local_path, options, usable
+from pipeline.addresses import without_password
 from pipeline.checks.finding import Finding, ok, problem, within
 from pipeline.execution import DaskSampling
 from pipeline.params import Params
@@ -114,20 +115,17 @@ def check_scheduler(params: Params) -> list[Finding]:
 
 
 def check_prefect() -> list[Finding]:
-    """The Prefect server that the environment names."""
-    url = os.environ.get("PREFECT_API_URL")
-    if not url:
+    """The Prefect server that the environment, or the profile of Prefect that is in use, names."""
+    from pipeline.server import require_server, server_url
+
+    url = server_url()
+    if url is None:
         return [ok("Prefect server", "PREFECT_API_URL is not set: `make deploy` starts a server, "
                    "and python -m pipeline.flow needs none")]
 
     def attempt() -> str:
-        import httpx
-
-        try:
-            answer = httpx.get(f"{url.rstrip('/')}/health", timeout=PATIENCE_S)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            return without_password(str(error)) or type(error).__name__
-        return "" if answer.is_success else f"it answers {answer.status_code}"
+        require_server()
+        return ""
 
     return [judge("Prefect server", without_password(url), attempt,
                   "start it (make deploy), correct PREFECT_API_URL or unset it")]
@@ -148,24 +146,13 @@ def judge(check: str, place: str, attempt: Callable[[], str], advice: str) -> Fi
     def careful() -> str:
         try:
             return attempt()
-        except DataError as error:
+        except KDMError as error:
             return str(error)
         # Whatever a client of some cloud raises is the finding.
         except Exception as error:
-            return " ".join(str(error).split())[:200] or type(error).__name__
+            return without_password(" ".join(str(error).split()))[:200] or type(error).__name__
 
     against = within(PATIENCE_S, careful)
     if against:
         return problem(check, f"{place}: {without_password(against)}", advice)
     return ok(check, f"{place} answers")
-
-
-def without_password(text: str) -> str:
-    """A text in which no URL has a name, a password or a query any more."""
-    return " ".join(bare(word) if "://" in word else word for word in text.split(" "))
-
-
-def bare(url: str) -> str:
-    """A URL without a name, a password or a query."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

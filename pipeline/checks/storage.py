@@ -13,14 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdm_core.datasets import DatasetInfo
+from kdm_core.datasets.storage import open_dataset
 from kdm_core.errors import KDMError
 from kdm_core.pairs.location import local_path
 from kdm_core.pairs.opening import stored_bytes
 from kdm_core.pairs.sampling import PairsConfig
 from kdm_core.pairs.spec import KeptState, StoreSpec
 from kdm_core.samples import SampleSpec
-from kdm_core.serialization import read_json
 from kdm_core.students.model import KDM
 from kdm_core.teachers import build_teacher
 from kdm_core.training.config import TrainingConfig
@@ -28,6 +27,7 @@ from pipeline.checks.finding import Finding, ok, problem, warning
 from pipeline.params import Params, TrainedTeacher
 from pipeline.unfinished import pairs_there
 from stages import paths
+from stages.status import read_status
 
 SKEW_S = 2.0
 SHAPES = {"digits": [1, 8, 8], "cifar10": [3, 32, 32], "checkerboard": [2]}
@@ -61,9 +61,7 @@ def check_space(params: Params) -> list[Finding]:
 def sample_spec(params: Params) -> SampleSpec | None:
     """What a sample is; None where only the data tell, which are not prepared yet."""
     if (paths.DATASET / "dataset.json").is_file():
-        document = read_json(paths.DATASET / "dataset.json")
-        return DatasetInfo.model_validate({key: value for key, value in document.items()
-                                           if key != "fingerprint"}).samples
+        return open_dataset(paths.DATASET)[0].info.samples
     source, resolution = params.data.source, getattr(params.data, "resolution", None)
     shape = SHAPES.get(source) or ([3, resolution, resolution] if resolution else None)
     if shape is None:
@@ -78,7 +76,7 @@ def pair_bytes(params: Params, spec: SampleSpec) -> int:
             config.location is not None and local_path(config.location) is None):
         return 0
     total = config.train + config.validation + config.test
-    found = pairs_there(None)
+    found = pairs_there(read_status(Path(), "sample_pairs"))
     done = found.done if found is not None and found.total == total else 0
     return stored_bytes(StoreSpec(
         samples=spec, teacher=None, noise_seed=0, noise=config.noise, noise_check="",
@@ -135,8 +133,8 @@ def dvc_copies() -> int:
 def check_file_system() -> list[Finding]:
     """Locks, hard links and the clock of the disk on which `data` lies."""
     folder = Path("data")
-    folder.mkdir(exist_ok=True)
     try:
+        folder.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".doctor-", dir=folder) as place:
             file = Path(place) / "file"
             file.touch()
