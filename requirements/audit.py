@@ -1,7 +1,8 @@
 """Look the pinned dependencies up in a database of known vulnerabilities (`make audit`).
 
 Where the database cannot be asked, the age of the lock files is reported instead: what has been
-found since then is not known here. Only a vulnerability that was found makes this fail.
+found since then is not known here. A vulnerability makes this fail, and so does a lock file that
+cannot be looked up in a database that answers.
 """
 
 import argparse
@@ -13,12 +14,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
+
 HERE = Path(__file__).parent
 OSV = "https://api.osv.dev/v1/query"
+TIMEOUT_S = 30
 
 
-class Unanswered(Exception):
-    """The database did not answer; the message says how."""
+class AuditError(Exception):
+    """A lock file could not be looked up; the message says why."""
 
 
 class Vulnerability(NamedTuple):
@@ -30,11 +34,21 @@ class Vulnerability(NamedTuple):
     fixed_in: str
 
 
+def silence(url: str) -> str:
+    """Why the database does not answer; empty if it does."""
+    question = {"package": {"name": "pip", "ecosystem": "PyPI"}, "version": "0"}
+    try:
+        httpx.post(url, json=question, timeout=TIMEOUT_S).raise_for_status()
+    except httpx.HTTPError as error:
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ""
+
+
 def audit(lock: Path, url: str) -> list[Vulnerability]:
     """What the database at `url`, which speaks OSV's protocol, knows of the pinned packages.
 
     Raises:
-        Unanswered: it could not be asked.
+        AuditError: they could not be looked up.
     """
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
@@ -45,7 +59,7 @@ def audit(lock: Path, url: str) -> list[Vulnerability]:
             text=True, capture_output=True)
         if not answer.exists():
             lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            raise Unanswered(lines[-1][:300])
+            raise AuditError(lines[-1][:300])
         packages = json.loads(answer.read_text())["dependencies"]
     return [Vulnerability(package["name"], package["version"], found["id"],
                           ", ".join(found["fix_versions"]) or "no version yet")
@@ -69,19 +83,23 @@ def main() -> int:
                         help="lock files (all)")
     parser.add_argument("--osv-url", default=OSV, help="the database (%(default)s)")
     arguments = parser.parse_args()
+    if missing := [str(lock) for lock in arguments.locks if not lock.is_file()]:
+        sys.exit(f"missing: {', '.join(missing)}")
     found: list[Vulnerability] = []
-    problem = ""
+    failed = False
+    if unanswered := silence(arguments.osv_url):
+        print(f"{arguments.osv_url} did not answer: {unanswered}")
     for lock in arguments.locks:
         try:
-            if not problem:
+            if not unanswered:
                 found += audit(lock, arguments.osv_url)
-        except Unanswered as error:
-            problem = str(error)
-            print(f"{arguments.osv_url} did not answer: {problem}")
-        print(f"{lock.name}: {'not ' if problem else ''}looked up, {age(lock)}")
+            print(f"{lock.name}: {'not ' if unanswered else ''}looked up, {age(lock)}")
+        except AuditError as error:
+            failed = True
+            print(f"{lock.name}: could not be looked up: {error}")
     for package, version, identity, fixed in found:
         print(f"{package} {version}: {identity}, fixed in {fixed}")
-    return 1 if found else 0
+    return 1 if found or failed else 0
 
 
 if __name__ == "__main__":

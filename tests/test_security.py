@@ -23,7 +23,7 @@ from kdm_core.importers.files import fetch
 from kdm_core.pairs.importing import open_source
 from pipeline import deploy
 from pipeline.execution import ExecutionParams
-from pipeline.params import ParamsError, parse
+from pipeline.params import ParamsError, StoredPairs, parse
 from tests.project import ROOT, copy_project, environment
 from tests.unsafe import unsafe_calls
 
@@ -60,10 +60,16 @@ def test_no_code_runs_what_it_reads() -> None:
     ("import pickle as p\ndef f(x): return p.loads(x)", "pickle.loads"),
     ("def f(x): return loads(x)\nfrom pickle import loads", "pickle.loads"),
     ("import pickle\nclass Mine(pickle.Unpickler): pass", "pickle.Unpickler"),
+    ("from pickle import *\nload(f)", "import *"),
     ("import pickle\nrun = map(pickle.loads, parts)", "pickle.loads"),
     ("import torch\ntorch.load(p)", "torch.load without weights_only=True"),
     ("import torch\ntorch.load(p, weights_only=safe)", "torch.load without weights_only=True"),
     ("from torch import load\nload(p, weights_only=False)", "torch.load without weights_only=True"),
+    ("import torch\ntorch.serialization.load(p)", "torch.load without weights_only=True"),
+    ("from torch.serialization import load as read\nread(p)",
+     "torch.load without weights_only=True"),
+    ("from ruamel import yaml\nyaml.load(t)", "ruamel.yaml.load"),
+    ("import runpy\nrunpy.run_path(p)", "runpy.run_path"),
     ("import yaml\nyaml.load(t, Loader=yaml.Loader)", "yaml.load"),
     ("from ruamel.yaml import YAML\nYAML(typ='unsafe').load(p)", "YAML that is not safe"),
     ("import ruamel.yaml\nruamel.yaml.YAML(typ=kind)", "YAML that is not safe"),
@@ -93,7 +99,8 @@ def test_the_search_leaves_alone_what_is_safe() -> None:
         "import numpy as np, pickle, subprocess, torch\nfrom ruamel.yaml import YAML\n"
         "np.load(p); np.load(p, allow_pickle=False); pickle.dumps(x); model.eval()\n"
         "torch.load(p, weights_only=True); YAML(typ='safe').load(p); YAML().dump(x, f)\n"
-        "subprocess.run(c); extract(features); yaml = YAML(); text = 'pickle.load(f)'")) == []
+        "subprocess.run(c); extract(features); yaml = YAML(); text = 'pickle.load(f)'\n"
+        "yaml.load(p); torch.serialization.load(p, weights_only=True)")) == []
 
 
 def test_no_server_listens_to_everyone() -> None:
@@ -168,8 +175,9 @@ def database() -> Iterator[str]:
     ("left==1.0", "/", 1, ["left 1.0: PYSEC-2026-1, fixed in 1.1"]),
     ("left==1.1", "/", 0, ["mine.lock: looked up, of unknown age"]),
     ("left==1.0", "/broken", 0, ["mine.lock: not looked up", "did not answer", "unknown age"]),
+    ("<<<<<<< left", "/", 1, ["mine.lock: could not be looked up"]),
 ])
-def test_the_audit_fails_on_what_it_finds_alone(
+def test_the_audit_fails_on_what_it_finds_or_cannot_read(
     database: str, tmp_path: Path, package: str, path: str, code: int, said: list[str]
 ) -> None:
     (tmp_path / "mine.lock").write_text(f"{package} \\\n    --hash=sha256:{'0' * 64}\n")
@@ -211,6 +219,7 @@ def test_secrets_in_the_environment_go_nowhere(finished: Path, tmp_path: Path) -
      {"sampling": {"engine": "dask", "address": "tcp://u:kdm-secret-7@host:8786"}}),
     (ExecutionParams,
      {"training": {"engine": "torchrun", "rdzv_endpoint": "u:kdm-secret-7@host:1"}}),
+    (StoredPairs, {"source": "store", "location": "s3://u:kdm-secret-7@bucket/pairs.zarr"}),
     (StateDictSource, {"source": "state_dict",
                        "file": "https://u:kdm-secret-7@host/w.pt"}),
 ])

@@ -9,11 +9,13 @@ REFUSED = {
     "pickle.load", "pickle.loads", "pickle.Unpickler", "_pickle.load", "_pickle.loads",
     "_pickle.Unpickler", "marshal.load", "marshal.loads", "shelve.open", "dill.load", "dill.loads",
     "cloudpickle.load", "cloudpickle.loads", "joblib.load", "pandas.read_pickle",
-    "yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load",
-    "builtins.eval", "builtins.exec", "builtins.__import__",
+    "yaml.load", "yaml.load_all", "yaml.full_load", "yaml.full_load_all", "yaml.unsafe_load",
+    "yaml.unsafe_load_all", "ruamel.yaml.load", "ruamel.yaml.load_all",
+    "builtins.eval", "builtins.exec", "builtins.__import__", "runpy.run_path", "runpy.run_module",
     "os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput",
     "asyncio.create_subprocess_shell", "shutil.unpack_archive", "torch.hub.load",
 }
+LOADS = {"torch.load", "torch.serialization.load"}
 BUILTINS = {"eval", "exec", "__import__"}
 ARCHIVES = {"tarfile", "zipfile"}
 EXTRACTS = {"extract", "extractall"}
@@ -42,6 +44,8 @@ class Finder(ast.NodeVisitor):
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         for alias in node.names:
+            # What comes with a star could be called by names that nothing here knows.
+            self.refuse(node, "import *", alias.name == "*")
             full = f"{node.module}.{alias.name}"
             self.names[alias.asname or alias.name] = full
             self.unpacks |= node.module in ARCHIVES
@@ -60,7 +64,7 @@ class Finder(ast.NodeVisitor):
         name = self.dotted(node.func)
         given = {keyword.arg: keyword.value for keyword in node.keywords}
         self.refuse(node, "torch.load without weights_only=True",
-                    name == "torch.load" and not is_constant(given.get("weights_only"), True))
+                    name in LOADS and not is_constant(given.get("weights_only"), True))
         self.refuse(node, "numpy.load with allow_pickle",
                     name.startswith("numpy.") and name.endswith((".load", ".read_array"))
                     and not is_constant(given.get("allow_pickle"), False, absent=True))
