@@ -5,7 +5,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -154,21 +154,10 @@ def faulty(
         if attempts is not None:
             patch.setenv("AWS_MAX_ATTEMPTS", str(attempts))
         forget_connections()
-        yield proxy
-    proxy.ended.set()
-    server.shutdown()
-    server.server_close()
-    forget_connections()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Wait until something holds.
-
-    Raises:
-        TimeoutError: it does not in that time.
-    """
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"not within {seconds:g} s")
-        time.sleep(0.005)
+        try:
+            yield proxy
+        finally:
+            proxy.ended.set()
+            server.shutdown()
+            server.server_close()
+            forget_connections()

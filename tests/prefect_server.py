@@ -2,12 +2,12 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +16,19 @@ import psutil
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from tests import waiting
 from tests.project import environment
+from tests.waiting import free_port
 
 START_S = 90
 RUN_S = 240
 STOP_S = 60
 DEPLOYMENT = "kdm-distill/kdm-distill"
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until(ready: Callable[[], bool], limit_s: float, said: Callable[[], str]) -> None:
-    """Wait for something; `said` tells what went on where it does not come."""
-    deadline = time.monotonic() + limit_s
-    while not ready():
-        assert time.monotonic() < deadline, said()
-        time.sleep(0.2)
+# A worker asks for runs every ten seconds otherwise.
+QUICK = {"PREFECT_WORKER_QUERY_SECONDS": "1"}
+# The server, which is what is asked most of the time, has other things to do.
+wait_until = partial(waiting.wait_until, poll_s=0.2)
 
 
 class Served:
@@ -105,10 +97,14 @@ class Served:
 
     def working(self) -> list[str]:
         """The commands of DVC and of stages that run in the project."""
-        return [" ".join(process.info["cmdline"])
-                for process in psutil.process_iter(["cwd", "cmdline"])
+        return [" ".join(process.info["cmdline"]) for process in self.programs("dvc", "stages")]
+
+    def programs(self, *modules: str) -> list[psutil.Process]:
+        """The processes in the project that run one of some modules."""
+        return [process for process in psutil.process_iter(["cwd", "cmdline"])
                 if process.info["cwd"] == str(self.project) and process.info["cmdline"]
-                and {"dvc", "stages"} & {part.split(".")[0] for part in process.info["cmdline"]}]
+                and any(part == module or part.startswith(f"{module}.")
+                        for part in process.info["cmdline"] for module in modules)]
 
 
 @contextmanager
@@ -129,7 +125,7 @@ def deployed(
     with served.log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "pipeline.deploy", "--port", str(port)], cwd=project,
-            env=outside | variables, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            env=outside | QUICK | variables, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             # Where the tests run in the background, Ctrl-C would be ignored.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     try:
@@ -139,8 +135,20 @@ def deployed(
         yield served
     finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(STOP_S) == 0
+        try:
+            code = process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            kill_all(process)
+            raise
+        assert code == 0
         assert "[deploy] stopped" in served.log.read_text()
+
+
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and all that it has started."""
+    for one in (*psutil.Process(process.pid).children(recursive=True), process):
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
 
 
 class Server:
@@ -170,3 +178,4 @@ class Server:
         if self.process is not None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+            self.process = None

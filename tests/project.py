@@ -4,7 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("kdm_core", "stages", "pipeline", "presets")
@@ -54,9 +58,10 @@ def make_repository(folder: Path) -> None:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment to run commands with: this Python first, nothing that calls home."""
+    """The environment to run commands with: this Python first, nothing that calls home, and no
+    settings of whoever runs the tests."""
     kept = {name: value for name, value in os.environ.items()
-            if not name.startswith(("PREFECT_", "GIT_"))}
+            if not name.startswith(("PREFECT_", "GIT_", "KDM_LOG", "KDM_NOTIFY"))}
     return kept | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "DVC_NO_ANALYTICS": "1",
@@ -70,3 +75,11 @@ def copy_project(project: Path, folder: Path) -> Path:
     """Copy a project with all that lies in it: results, DVC's cache, unfinished work."""
     shutil.copytree(project, folder, symlinks=True)
     return folder.resolve()
+
+
+def edit(project: Path, change: Callable[[Any], None]) -> None:
+    """Change a project's params.yaml as a user with an editor does."""
+    path, yaml = project / "params.yaml", YAML()
+    values = yaml.load(path)
+    change(values)
+    yaml.dump(values, path)

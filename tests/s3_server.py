@@ -53,16 +53,19 @@ def serving() -> Iterator[S3]:
             if name.startswith("AWS_"):
                 patch.delenv(name)
         server.start()
-        host, port = server.get_host_and_port()
-        for name, value in {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_MAX_ATTEMPTS": "1",
-                            "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
-                            "AWS_DEFAULT_REGION": "us-east-1"}.items():
-            patch.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket=BUCKET)
-        forget_connections()
-        yield s3
-        server.stop()
-        forget_connections()
+        try:
+            host, port = server.get_host_and_port()
+            for name, value in {
+                    "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_MAX_ATTEMPTS": "1",
+                    "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+                    "AWS_DEFAULT_REGION": "us-east-1"}.items():
+                patch.setenv(name, value)
+            boto3.client("s3").create_bucket(Bucket=BUCKET)
+            forget_connections()
+            yield s3
+        finally:
+            server.stop()
+            forget_connections()
 
 
 def forget_connections() -> None:

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ruamel.yaml import YAML
 
 from kdm_core.pairs.store import PairStore
-from tests.project import environment, make_project
+from tests.project import copy_project, edit, environment
 
 
 def run(project: Path, *arguments: str, limit: int | None = None) -> tuple[int, str]:
@@ -42,24 +41,9 @@ def succeeds(project: Path, *arguments: str) -> str:
     return output
 
 
-def edit(project: Path, change: Callable[[Any], None]) -> None:
-    path = project / "params.yaml"
-    values = YAML(typ="safe").load(path)
-    change(values)
-    YAML().dump(values, path)
-
-
-@pytest.fixture(scope="module")
-def sampled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project up to its pairs and their mask, to be copied by the tests that change it."""
-    project = make_project(tmp_path_factory.mktemp("bad") / "project")
-    succeeds(project, "dvc", "repro", "filter_pairs")
-    return project
-
-
 @pytest.fixture
-def project(sampled: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(sampled, tmp_path / "project"))
+def project(finished: Path, tmp_path: Path) -> Path:
+    return copy_project(finished, tmp_path / "project")
 
 
 def test_a_missing_and_a_broken_data_file(project: Path) -> None:
@@ -161,7 +145,6 @@ def test_a_student_that_does_not_fit_the_memory(project: Path) -> None:
 
 
 def test_a_student_to_start_at_that_is_another(project: Path) -> None:
-    succeeds(project, "stages.train_student", "kdm")
     edit(project, lambda p: p["students"]["kdm-f"].update(init="data/students/kdm"))
     fails(project, "stages.train_student", "kdm-f",
           saying=["init: data/students/kdm", "model.operator"])

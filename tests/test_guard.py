@@ -19,13 +19,15 @@ from stages import guard
 from stages.guard import Inputs, holder, lock_file, only_run
 from tests.project import ROOT
 
+POLL_S = 0.05
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with a short patience."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(guard, "WAIT_S", 0.3)
-    monkeypatch.setattr(guard, "POLL_S", 0.05)
+    monkeypatch.setattr(guard, "POLL_S", POLL_S)
     return tmp_path
 
 
@@ -130,8 +132,9 @@ done = subprocess.Popen(["/bin/sh", "-c", {command!r}], env=os.environ | {{"DVC_
 STAGE = """
 import os, time
 time.sleep({imports})
-from stages.guard import end_with_dvc
-end_with_dvc()
+from stages import guard
+guard.POLL_S = {poll}
+guard.end_with_dvc()
 print(os.getpid(), flush=True)
 time.sleep(60)
 """
@@ -139,11 +142,11 @@ time.sleep(60)
 
 @pytest.mark.parametrize("shell", ["exec ", "", "true; "], ids=["exec", "plain", "stays"])
 def test_a_stage_ends_with_its_dvc(folder: Path, shell: str) -> None:
-    (folder / "stage.py").write_text(STAGE.format(imports=0))
+    (folder / "stage.py").write_text(STAGE.format(imports=0, poll=POLL_S))
     dvc = program(DVC.format(command=f"{shell}{sys.executable} stage.py; true", then="done.wait()"))
     assert dvc.stdout is not None
     stage = psutil.Process(int(dvc.stdout.readline()))
-    time.sleep(3 * guard.POLL_S)
+    time.sleep(3 * POLL_S)
     assert stage.is_running()
     dvc.send_signal(signal.SIGKILL)
     stage.wait(5)
@@ -151,7 +154,7 @@ def test_a_stage_ends_with_its_dvc(folder: Path, shell: str) -> None:
 
 
 def test_a_stage_whose_dvc_was_killed_while_it_started_ends(folder: Path) -> None:
-    (folder / "stage.py").write_text(STAGE.format(imports=0.3))
+    (folder / "stage.py").write_text(STAGE.format(imports=0.3, poll=POLL_S))
     dvc = program(DVC.format(command=f"{sys.executable} stage.py", then="os._exit(1)"))
     assert dvc.stdout is not None
     assert dvc.stdout.read() == ""  # the pipe is closed when all have ended

@@ -14,6 +14,7 @@ import fsspec
 import fsspec.config
 import numpy as np
 import pytest
+from s3fs import S3FileSystem
 from typer.testing import CliRunner
 
 from kdm_core.errors import DataError, KDMError, MismatchError
@@ -33,12 +34,12 @@ from stages.growing import adopt
 from stages.kept_pairs import find_kept, keep, link_anew
 from stages.publishing import publish
 from tests.faulty_s3 import Proxy, faulty
-from tests.project import ROOT, copy_project, environment
+from tests.project import ROOT, copy_project, edit, environment
 from tests.s3_server import S3
 from tests.test_pairs import CPU, plan, sampled, teacher
 from tests.test_pairs_sharing import git
 from tests.test_pairs_writing import Counted, files
-from tests.test_pipeline import dvc, edit, repro
+from tests.test_pipeline import STUDIES, dvc, repro
 
 CONFIG = """
 [core]
@@ -49,7 +50,6 @@ CONFIG = """
 ['remote "bucket"']
     url = {bucket}/dvc
 """
-STUDIES = ("grids", "semantics", "vicinity", "interpolation", "outliers", "memorisation")
 
 
 @pytest.fixture
@@ -292,7 +292,7 @@ def test_a_network_that_stays_bad_loses_nothing(bucket: str, tmp_path: Path) -> 
             except DataError as error:
                 assert re.search("network is bad.*run again", str(error))
                 failed += 1
-    assert failed == len(network.faults) > 1
+    assert 1 < failed <= len(network.faults)  # of several requests at once, more may fail
     assert PairStore.open(url).content_hash() == expected
 
 
@@ -312,6 +312,18 @@ def test_a_server_that_stays_down_is_given_up(bucket: str) -> None:
         with pytest.raises(DataError, match="network is bad: 500"):
             PairStore.open(f"{bucket}/p.zarr")
         assert network.requests == 3
+
+
+def test_a_server_that_never_answers_is_given_up(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After as many tries as s3fs makes twice over, which are five each by default."""
+    monkeypatch.setattr(S3FileSystem, "retries", 2)
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"read_timeout": 0.2}})
+    with faulty(0, 1.0, ("no answer",), in_a_row=None, attempts=1) as network:
+        with pytest.raises(DataError, match="Read timeout on endpoint.*check the address"):
+            PairStore.open(f"{bucket}/p.zarr")
+        assert network.requests == 2 * 2
 
 
 def test_the_users_own_configuration_wins(

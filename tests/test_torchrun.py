@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,6 +23,7 @@ from kdm_core.training.launcher import launch
 from kdm_core.training.meeting import OWN_STORE, Machines, require_own
 from pipeline.execution import TorchrunTraining
 from tests.project import copy_project, environment
+from tests.waiting import free_port, wait_until
 
 STUDENT = "kdm-f"
 STAGE = [sys.executable, "-m", "stages.train_student", STUDENT]
@@ -45,14 +47,18 @@ def undisturbed(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
-    """No test leaves a process behind."""
-    yield
-    children = psutil.Process().children(recursive=True)
-    left = [child for child in children if "stages.train_student" in child.cmdline()]
-    for process in left:
-        process.kill()
-    assert not left
+def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test leaves a process behind, or a folder of torch's for what its processes said."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield
+        children = psutil.Process().children(recursive=True)
+        left = [child for child in children if "stages.train_student" in child.cmdline()]
+        for process in left:
+            process.kill()
+        folders = list(Path(folder).glob("torchelastic_*"))
+    assert not left and not folders
 
 
 def use(project: Path, engine: str) -> None:
@@ -97,10 +103,10 @@ def wait_for(process: psutil.Popen, pattern: str) -> str:
 
 def wait_for_checkpoint(project: Path, process: psutil.Popen) -> None:
     """Wait until the training is under way."""
-    deadline = time.monotonic() + LIMIT_S
-    while not list((project / f"data/work/train_student@{STUDENT}").glob("*/checkpoint-0*")):
-        assert process.poll() is None and time.monotonic() < deadline, said(process)
-        time.sleep(0.005)
+    work = project / f"data/work/train_student@{STUDENT}"
+    wait_until(lambda: process.poll() is not None or any(work.glob("*/checkpoint-0*")), LIMIT_S,
+               lambda: said(process))
+    assert process.poll() is None, said(process)
 
 
 def workers(process: psutil.Popen) -> list[psutil.Process]:
@@ -112,11 +118,6 @@ def workers(process: psutil.Popen) -> list[psutil.Process]:
 def same_bytes(found: Path, expected: Path) -> bool:
     return all((found / path.name).read_bytes() == path.read_bytes()
                for path in expected.iterdir())
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def test_a_stopped_stage_and_a_killed_process(project: Path, undisturbed: Path) -> None:
@@ -143,12 +144,16 @@ def test_a_stopped_stage_and_a_killed_process(project: Path, undisturbed: Path) 
     assert same_bytes(student(project), undisturbed)
 
 
-def test_two_machines_of_which_one_goes(project: Path, undisturbed: Path) -> None:
+def test_two_machines_of_which_one_goes(
+    project: Path, undisturbed: Path, tmp_path: Path
+) -> None:
     """A second machine, started by the printed command, is killed: the first one goes on."""
     use(project, f"nproc_per_node: 1, nnodes: '1:2', rdzv_endpoint: '127.0.0.1:{free_port()}'")
     stage = start(project)
     typed = wait_for(stage, f"    {OWN_STORE}=1 ")
-    other = start(project, ["env", f"{OWN_STORE}=1", *shlex.split(typed)], "other.log")
+    # Of torch's own command, which leaves a folder where it is killed.
+    other = start(project, ["env", f"TMPDIR={tmp_path}", f"{OWN_STORE}=1", *shlex.split(typed)],
+                  "other.log")
     wait_for_checkpoint(project, stage)
     assert "on 2 × cpu" in said(stage) + said(other)
     for process in [other, *other.children(recursive=True)]:

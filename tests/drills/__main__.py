@@ -27,7 +27,7 @@ from tests.drills import (
     services,
     stops,
 )
-from tests.drills.bench import Bench, Drill
+from tests.drills.bench import Bench, Drill, Impossible
 from tests.drills.table import Result, as_table, write_table
 from tests.project import ROOT, environment, make_project
 
@@ -91,18 +91,21 @@ def run(name: str, finished: Path, scratch: Path, seed: int, times: int) -> Resu
     folder = scratch / re.sub(r"\W+", "-", name)
     drill, share = DRILLS[name]
     times = max(1, round(share * times))
-    began, outcomes, failure = time.monotonic(), list[str](), None
-    bench = Bench(finished, folder)
-    try:
-        for outcome in drill(bench, Random(f"{seed}/{name}"), times):
-            outcomes.append(outcome)
-            print(f"[{name}] {len(outcomes)} of {times}: {outcome}", flush=True)
-    except Exception as error:  # whatever it is, the other drills go on
-        failure = f"{type(error).__name__}: {error}"
-        print(f"[{name}] FAILED after {len(outcomes)}: {failure}\n{bench.log}", flush=True)
-    else:
+    began, outcomes, failure, possible = time.monotonic(), list[str](), None, True
+    with Bench(finished, folder) as bench:
+        try:
+            for outcome in drill(bench, Random(f"{seed}/{name}"), times):
+                outcomes.append(outcome)
+                print(f"[{name}] {len(outcomes)} of {times}: {outcome}", flush=True)
+        except Impossible as error:
+            possible = False
+            print(f"[{name}] not possible here: {error}", flush=True)
+        except Exception as error:  # whatever it is, the other drills go on
+            failure = f"{type(error).__name__}: {error}"
+            print(f"[{name}] FAILED after {len(outcomes)}: {failure}\n{bench.log}", flush=True)
+    if failure is None:
         shutil.rmtree(folder)
-    return Result(outcomes, failure, time.monotonic() - began)
+    return Result(outcomes, failure, time.monotonic() - began, possible)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipeline.records import CUT_LOCK, CUT_RWLOCK, with_remedy
-from tests.project import copy_project, environment
+from tests.project import copy_project, edit, environment
+from tests.waiting import wait_until
 
 SAME = "same bytes"
 MENDED = "clear error, then same bytes"
 CUT = "DVC's records cut, then as advised, same bytes"
 LIMIT_S = 300.0
-POLL_S = 0.002
 
 # The filter measures something, and there are pairs enough to be interrupted at.
 FILTER = {"copies": [{"quantile": 0.2}]}
@@ -38,43 +38,53 @@ class Failure(AssertionError):
     """A fault ended otherwise than it may."""
 
 
+class Impossible(Exception):
+    """This machine does not let us make the fault."""
+
+
 class Bench:
     """A copy of a finished project, with the stages as programs.
+
+    A context, at whose end none of the programs is left.
 
     Attributes:
         project: its folder.
         log: what all programs printed, one after another.
     """
 
-    def __init__(self, finished: Path, folder: Path) -> None:
+    def __init__(self, finished: Path, folder: Path, log: Path | None = None) -> None:
         """
         Args:
             finished: a project whose pipeline has run; it is not changed.
-            folder: where the copy shall lie, with its log beside it.
+            folder: where the copy shall lie.
+            log: where the log lies; beside the copy by default.
         """
         folder.mkdir(parents=True)
         self.project = copy_project(finished, folder / "project")
-        self.log = folder / "log.txt"
+        self.log = log or folder / "log.txt"
         self.log.touch()
+        self.started: list[subprocess.Popen[bytes]] = []
         self.definitions: dict[str, Any] = YAML(typ="safe").load(
             self.project / "dvc.yaml")["stages"]
 
-    def edit(self, change: Callable[[Any], None]) -> None:
-        """Change params.yaml as a user with an editor does."""
-        path, yaml = self.project / "params.yaml", YAML()
-        values = yaml.load(path)
-        change(values)
-        yaml.dump(values, path)
+    def __enter__(self) -> "Bench":
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                kill(process)
 
     def start(self, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
         """Start `python ARGUMENTS` in the project, as the leader of a group of its own."""
         with self.log.open("ab") as log:
             log.write(f"$ python {' '.join(arguments)}\n".encode())
             log.flush()
-            return subprocess.Popen(
+            self.started.append(subprocess.Popen(
                 [sys.executable, *arguments], cwd=self.project, stdout=log, stderr=log,
                 stdin=subprocess.DEVNULL, start_new_session=True,
-                env=environment(OMP_NUM_THREADS="1", PYTHONUNBUFFERED="1", **variables))
+                env=environment(OMP_NUM_THREADS="1", PYTHONUNBUFFERED="1", **variables)))
+        return self.started[-1]
 
     def start_stage(self, stage: str, **variables: str) -> subprocess.Popen[bytes]:
         """Start a stage alone, as DVC starts it."""
@@ -159,7 +169,7 @@ class Bench:
             for path in self.outputs(stage):
                 for file in sorted(path.rglob("*") if path.is_dir() else [path]):
                     name = file.relative_to(self.project).as_posix()
-                    if not name.startswith(NO_RESULTS) and not file.is_dir():
+                    if not name.startswith(NO_RESULTS) and file.is_file():
                         found[name] = digest(file)
         return found
 
@@ -185,7 +195,7 @@ class Bench:
         The filter is given something to do first.
         """
         if stage == "filter_pairs":
-            self.edit(lambda values: values.update(filter=FILTER))
+            edit(self.project, lambda values: values.update(filter=FILTER))
         self.clear(stage)
         began = time.monotonic()
         process = self.start_stage(stage)
@@ -198,7 +208,7 @@ class Bench:
         """Wait until a program has begun its stage, or has ended."""
         lock = self.project / "data/work/locks" / stage
         wait_until(lambda: process.poll() is not None or (
-            lock.exists() and lock.read_text().startswith(f"pid {process.pid} ")))
+            lock.exists() and lock.read_text().startswith(f"pid {process.pid} ")), LIMIT_S)
 
     def reach(
         self, stage: str, process: subprocess.Popen[bytes], pace: "Pace", random: Random,
@@ -257,7 +267,7 @@ def await_progress(
     process: subprocess.Popen[bytes], measure: Callable[[], float], wanted: float
 ) -> bool:
     """Wait until a program has done so much; returns False if it has ended before."""
-    wait_until(lambda: process.poll() is not None or measure() >= wanted)
+    wait_until(lambda: process.poll() is not None or measure() >= wanted, LIMIT_S)
     return process.poll() is None
 
 
@@ -267,15 +277,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def wait_until(ready: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
-    """Wait for something that must come."""
-    limit = time.monotonic() + limit_s
-    while not ready():
-        if time.monotonic() > limit:
-            raise Failure(f"nothing happened in {limit_s:.0f} s")
-        time.sleep(POLL_S)
 
 
 def digest(file: Path) -> str:

@@ -5,6 +5,7 @@ Linux only: mounting one takes `unshare` with user namespaces.
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,37 +13,69 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from tests.drills.bench import LIMIT_S, MENDED, SAME, Bench, Drill, Failure
+from tests.drills.bench import LIMIT_S, MENDED, SAME, Bench, Drill, Failure, Impossible
 from tests.drills.stops import parts
 from tests.project import ROOT
 
 SIZE = "200m"
 STAGES = ("prepare_data", "sample_pairs", "train_student@kdm")
 CACHE = "DVC's cache"
+NAMESPACE = ("unshare", "--map-root-user", "--mount")
 
 
 def fill_disk(what: str, bench: Bench, random: Random, times: int) -> Iterator[str]:
-    """Have a drill run by this module as a program, in a namespace in which it may mount."""
+    """Have a drill run by this module as a program, in a namespace in which it may mount.
+
+    Raises:
+        Impossible: there is none here.
+    """
     disk = bench.project.parent / "disk"
     disk.mkdir()
+    require_mounts(disk)
     program = subprocess.Popen(
-        ["unshare", "--map-root-user", "--mount", sys.executable, "-m", __name__, what,
-         str(bench.project), str(disk), str(random.getrandbits(32)), str(times)],
+        [*NAMESPACE, sys.executable, "-m", __name__, what, str(bench.project), str(disk),
+         str(bench.log), str(random.getrandbits(32)), str(times)],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert program.stdout is not None and program.stderr is not None
-    for line in program.stdout:
-        yield line.strip()
-    if program.wait():
-        raise Failure(program.stderr.read()[-2000:])
+    try:
+        for line in program.stdout:
+            yield line.strip()
+        if program.wait():
+            raise Failure(program.stderr.read()[-2000:])
+    finally:
+        program.terminate()
+        program.wait(LIMIT_S)
 
 
-def main(what: str, finished: Path, disk: Path, seed: int, times: int) -> None:
-    """Run a drill on a disk of its own; prints the outcomes."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(disk)], check=True)
-    bench, random = Bench(finished, disk / "bench"), Random(seed)
-    for outcome in (fill_cache(bench, random, times) if what == CACHE
-                    else fill_while(what, bench, random, times)):
-        print(outcome, flush=True)
+def require_mounts(disk: Path) -> None:
+    """Make sure that this user can mount a file system.
+
+    Raises:
+        Impossible: that is not so.
+    """
+    if shutil.which(NAMESPACE[0]) is None:
+        raise Impossible(f"there is no {NAMESPACE[0]}")
+    mounted = subprocess.run([*NAMESPACE, *mount(disk)], capture_output=True, text=True)
+    if mounted.returncode:
+        raise Impossible(f"no right to mount a file system: {mounted.stderr.strip()}")
+
+
+def mount(disk: Path) -> list[str]:
+    """The command that mounts a small file system."""
+    return ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(disk)]
+
+
+def main(what: str, finished: Path, disk: Path, log: Path, seed: int, times: int) -> None:
+    """Run a drill on a disk of its own; prints the outcomes.
+
+    The log lies elsewhere, since what is to be read in it must not be cut.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the bench ends what it has started
+    subprocess.run(mount(disk), check=True)
+    with Bench(finished, disk / "bench", log) as bench:
+        for outcome in (fill_cache(bench, Random(seed), times) if what == CACHE
+                        else fill_while(what, bench, Random(seed), times)):
+            print(outcome, flush=True)
 
 
 def fill_while(stage: str, bench: Bench, random: Random, times: int) -> Iterator[str]:
@@ -109,4 +142,5 @@ DRILLS: dict[str, Drill] = {
     f"disk full, {what.split('@')[0]}": partial(fill_disk, what) for what in (*STAGES, CACHE)}
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))
+    drill, project, disk, log, *numbers = sys.argv[1:]
+    main(drill, Path(project), Path(disk), Path(log), *map(int, numbers))

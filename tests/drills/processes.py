@@ -1,17 +1,17 @@
 """Processes that compute for a stage are killed, and what they are told by goes and comes back."""
 
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from functools import partial
 from random import Random
 
 import psutil
 
 from tests.drills.bench import LIMIT_S, SAME, Bench, Drill, Failure, await_progress, kill
+from tests.project import edit
+from tests.waiting import free_port
 
 PAIRS = "sample_pairs"
 STUDENT = "train_student@kdm"
@@ -20,14 +20,14 @@ STUDENT = "train_student@kdm"
 def kill_dask_worker(bench: Bench, random: Random, times: int) -> Iterator[str]:
     """One of two Dask workers of this machine is killed while pairs are sampled."""
     expected = bench.results(PAIRS)
-    bench.edit(lambda values: values["execution"].update(
+    edit(bench.project, lambda values: values["execution"].update(
         sampling={"engine": "dask", "workers": 2}))
     yield from kill_children(PAIRS, expected, bench, random, times)
 
 
 def kill_rank(bench: Bench, random: Random, times: int) -> Iterator[str]:
     """One of two processes that train together is killed; the stage starts both again."""
-    bench.edit(lambda values: values["execution"].update(
+    edit(bench.project, lambda values: values["execution"].update(
         training={"engine": "torchrun", "nproc_per_node": 2}))
     expected, _ = bench.undisturbed(STUDENT)
     yield from kill_children(STUDENT, expected, bench, random, times)
@@ -74,47 +74,33 @@ def restart_scheduler(bench: Bench, random: Random, times: int) -> Iterator[str]
     """The scheduler of a cluster with two workers is killed and started again, in midwork."""
     expected, port = bench.results(PAIRS), free_port()
     address = f"tcp://127.0.0.1:{port}"
-    bench.edit(lambda values: values["execution"].update(
+    edit(bench.project, lambda values: values["execution"].update(
         sampling={"engine": "dask", "address": address, "workers": 2}))
-    with ExitStack() as running:
-        def start(name: str, *arguments: str) -> subprocess.Popen[bytes]:
-            process = bench.start("-m", f"distributed.cli.dask_{name}", *arguments,
-                                  "--host", "127.0.0.1", "--no-dashboard")
-            running.callback(end, process)
-            return process
 
-        def start_all() -> list[subprocess.Popen[bytes]]:
-            # Workers end with their scheduler; what watches over them starts them again.
-            return [start("scheduler", "--port", str(port)),
-                    *(start("worker", address, "--nthreads", "1") for _ in range(2))]
+    def start_all() -> list[subprocess.Popen[bytes]]:
+        # Workers end with their scheduler; what watches over them starts them again.
+        return [start_dask("scheduler", bench, "--port", str(port)),
+                *(start_dask("worker", bench, address, "--nthreads", "1") for _ in range(2))]
 
+    cluster = start_all()
+    for _ in range(times):
+        bench.clear(PAIRS)
+        process = bench.start_stage(PAIRS)
+        if not await_progress(process, partial(share, bench, PAIRS), random.uniform(0.02, 0.6)):
+            raise Failure(f"it ended too early: {bench.said()[-2000:]}")
+        kill(cluster[0])
+        time.sleep(random.uniform(0, 3))
+        for worker in cluster[1:]:
+            worker.wait(LIMIT_S)
         cluster = start_all()
-        for _ in range(times):
-            bench.clear(PAIRS)
-            process = bench.start_stage(PAIRS)
-            if not await_progress(process, partial(share, bench, PAIRS),
-                                  random.uniform(0.02, 0.6)):
-                raise Failure(f"it ended too early: {bench.said()[-2000:]}")
-            end(cluster[0])
-            time.sleep(random.uniform(0, 3))
-            for worker in cluster[1:]:
-                worker.wait(LIMIT_S)
-            cluster = start_all()
-            bench.complete(process)
-            yield bench.require(expected, PAIRS)
+        bench.complete(process)
+        yield bench.require(expected, PAIRS)
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a program, if it runs still."""
-    if process.poll() is None:
-        kill(process)
-
-
-def free_port() -> int:
-    """A port on loopback that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def start_dask(name: str, bench: Bench, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start a member of a cluster, which ends with the bench."""
+    return bench.start("-m", f"distributed.cli.dask_{name}", *arguments,
+                       "--host", "127.0.0.1", "--no-dashboard")
 
 
 DRILLS: dict[str, Drill] = {

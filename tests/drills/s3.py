@@ -8,13 +8,15 @@ from pathlib import Path
 from kdm_core.pairs.opening import open_or_create
 from kdm_core.pairs.sampling import sample_pairs
 from kdm_core.pairs.store import PairStore
-from tests.faulty_s3 import faulty, wait_for
+from tests.faulty_s3 import faulty
 from tests.s3_server import BUCKET, serving
 from tests.test_pairs import CPU, plan, sampled, teacher
+from tests.waiting import wait_until
 
 # Making and filling the store takes about 100 requests, and those that are sent again.
 REQUESTS = 100
 RATE = 0.1
+LIMIT_S = 60.0
 
 
 def run(workdir: Path, seed: int) -> str:
@@ -34,9 +36,11 @@ def run(workdir: Path, seed: int) -> str:
         last = random.Random(seed).randrange(1, REQUESTS)
         writer = multiprocessing.get_context("spawn").Process(target=write, args=(url,))
         writer.start()
-        wait_for(lambda: network.requests >= last or not writer.is_alive())
-        writer.kill()
-        writer.join()
+        try:
+            wait_until(lambda: network.requests >= last or not writer.is_alive(), LIMIT_S)
+        finally:
+            writer.kill()
+            writer.join()
         write(url)
         found = PairStore.open(url).content_hash()
         shutil.rmtree(workdir / "undisturbed.zarr")

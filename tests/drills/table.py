@@ -14,21 +14,25 @@ class Result(NamedTuple):
         outcomes: of each trial that ended well.
         failure: why it was given up; None if all trials ended well.
         seconds: that it took.
+        possible: whether the fault could be made on this machine.
     """
 
     outcomes: list[str]
     failure: str | None
     seconds: float
+    possible: bool = True
 
 
 def as_table(results: dict[str, Result]) -> str:
     """A row a drill, in Markdown."""
     lines = ["| fault | tried | outcomes | seconds |", "|---|---|---|---|"]
-    for name, (outcomes, failure, seconds) in results.items():
+    for name, (outcomes, failure, seconds, possible) in results.items():
         found = [f"{count} × {outcome}" if len(set(outcomes)) > 1 else outcome
                  for outcome, count in Counter(outcomes).most_common()]
         if failure is not None:
             found.append("**then it failed**")
+        if not possible:
+            found.append("not possible here")
         tried = len(outcomes) + (failure is not None)
         lines.append(f"| {name} | {tried} | {', '.join(found)} | {seconds:.0f} |")
     return "\n".join(lines) + "\n"
