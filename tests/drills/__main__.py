@@ -32,8 +32,8 @@ from tests.drills.table import Result, as_table, write_table
 from tests.project import ROOT, environment, make_project
 
 # How many of the trials that are asked for: some faults take longer than others.
-SHARES = {kills: 1.0, stops: 0.5, processes: 0.25, full_disk: 0.5, damage: 0.5, checkpoints: 0.5,
-          clocks: 0.5, edits: 0.5, services: 0.5}
+SHARES = {kills: 1.0, stops: 0.25, processes: 0.15, full_disk: 0.25, damage: 0.25,
+          checkpoints: 0.25, clocks: 0.25, edits: 0.25, services: 0.5}
 DRILLS: dict[str, tuple[Drill, float]] = {
     name: (drill, share) for module, share in SHARES.items()
     for name, drill in module.DRILLS.items()}
