@@ -111,6 +111,7 @@ def test_a_students_parameter_reruns_that_student(
     assert results(project) == undisturbed
 
 
+@pytest.mark.slow
 def test_a_filter_reruns_from_the_mask(project: Path, undisturbed: dict[str, str]) -> None:
     edit(project, lambda values: values.update(filter={"copies": [{"quantile": 0.2}]}))
     assert repro(project, "train_student@kdm") == {"filter_pairs", "train_student@kdm"}
@@ -122,6 +123,7 @@ def test_a_filter_reruns_from_the_mask(project: Path, undisturbed: dict[str, str
     assert results(project) == undisturbed
 
 
+@pytest.mark.slow
 def test_the_teachers_code_reruns_from_the_teacher(
     project: Path, undisturbed: dict[str, str]
 ) -> None:

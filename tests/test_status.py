@@ -270,7 +270,7 @@ def test_running_then_killed_then_failed(
     row = rows()[STAGE]
     assert row["state"] == "running"
     assert row["pid"] == found().pid and row["pid"] != sampling.pid
-    assert row["progress"]["total"] == 200_320 and 0 < row["left_s"] < 1000
+    assert row["progress"]["total"] == 200_320 and row["left_s"] > 0
     text = kdm_status().stdout
     assert f"pid {row['pid']} since" in text and " left" in text
     assert rows()["filter_pairs"]["after"] == [STAGE]
