@@ -1,8 +1,9 @@
-"""DVC's records, `dvc.lock` and `.dvc/tmp/rwlock`, and what to do where they are cut.
+"""DVC's records, and what to do where they are cut.
 
-DVC writes both in place. If it is killed in the moments in which it does, they stay cut, and it
-refuses to run. Nothing is lost by that: the results lie in its cache of runs. Who reads beside a
-running DVC may find them cut for a moment as well, and looks again.
+DVC writes `dvc.lock` and `.dvc/tmp/rwlock` in place, and makes a folder in its cache of runs before
+what is to lie in it. If it is killed in the moments in which it does, it refuses to run afterwards.
+Nothing is lost by that: the results lie in the cache. Who reads beside a running DVC may find its
+records cut for a moment as well, and looks again.
 """
 
 import re
@@ -20,10 +21,13 @@ CUT_RWLOCK = "it is cut, since DVC was killed while it wrote it: remove it when 
 CUT_LOCK = ("it is cut, since DVC was killed while it wrote it, or holds a conflict of a merge: "
             "remove it when no DVC runs, then run `dvc repro`, which takes the results from DVC's "
             "cache of runs")
+CUT_RUN = ("DVC was killed while it noted a run, and cannot read the empty folder that it left: "
+           "when no DVC runs, `find .dvc/cache/runs -type d -empty -delete`")
 REMEDIES = {
     r"dvc\.lock' (validation failed|is invalid)|'dvc\.lock', YAML file structure is corrupted":
         CUT_LOCK,
     r"Unable to read RWLock-file '.*'. JSON structure is corrupted": CUT_RWLOCK,
+    r"join\(\) argument must be .*, not 'NoneType'": CUT_RUN,
 }
 """What to do, by what DVC says."""
 AGAIN_S = 0.5
@@ -83,6 +87,11 @@ def settled(read: Callable[[], T], cut: type[Exception]) -> T:
     except cut:
         time.sleep(AGAIN_S)
         return read()
+
+
+def empty_runs(cache: Path) -> list[Path]:
+    """The folders of a cache of runs in which DVC has not come to write anything."""
+    return [folder for folder in cache.glob("*/*") if not any(folder.iterdir())]
 
 
 def with_remedy(message: str) -> str:

@@ -131,6 +131,16 @@ def test_notes_of_dvc_that_are_cut(project: Path) -> None:
     assert examine(0)["DVC's records"]["text"] == "12 stages"
 
 
+def test_a_run_that_was_not_noted(project: Path) -> None:
+    folder = project / ".dvc/cache/runs/aa/aabb"
+    folder.mkdir(parents=True)
+    found = examine(1)["DVC's cache of runs"]
+    assert str(folder) in found["text"]
+    assert "-empty -delete" in found["advice"]
+    folder.rmdir()
+    assert examine(0)["DVC's records"]["text"] == "12 stages"
+
+
 def test_what_cannot_be_reached(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that lies elsewhere is silent or gone; no password is shown."""
     monkeypatch.setattr(services, "PATIENCE_S", 0.5)

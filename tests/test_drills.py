@@ -21,7 +21,7 @@ from tests.drills import (
     stops,
 )
 from tests.drills.bench import Bench, Drill, Impossible
-from tests.drills.table import BEGIN, END, Result, as_table, write_table
+from tests.drills.table import BEGIN, END, Result, write_table
 
 SHORT: dict[str, tuple[Drill, int]] = {
     "kill-sampling": (partial(kills.kill_stage, "sample_pairs"), 2),
@@ -69,9 +69,11 @@ def test_a_prefect_server_that_is_restarted(tmp_path: Path) -> None:
 def test_the_table_stands_between_its_markers(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}old\n{END}after\n")
-    table = as_table({"flood": Result(["same bytes"] * 3, None, 4.2),
-                      "fire": Result(["same bytes", "clear error"], "burnt", 1.0)})
-    write_table(page, table)
+    order = ["fire", "flood"]
+    write_table(page, {"flood": Result(["same bytes"] * 2, None, 1.0)}, order)
+    assert "| flood | 2 | same bytes | 1 |" in page.read_text()
+    write_table(page, {"fire": Result(["same bytes", "clear error"], "burnt", 1.0)}, order)
+    write_table(page, {"flood": Result(["same bytes"] * 3, None, 4.2)}, order)
     text = page.read_text()
     assert text.startswith(f"before\n{BEGIN}| fault |")
     assert "| flood | 3 | same bytes | 4 |" in text

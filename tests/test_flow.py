@@ -34,7 +34,7 @@ from pipeline.flow import (
 )
 from pipeline.overrides import MISSING, Change
 from pipeline.publishing import StageProgress, key_of
-from pipeline.records import PipelineError
+from pipeline.records import PipelineError, empty_runs
 from pipeline.repro import (
     Lines,
     StageError,
@@ -161,6 +161,22 @@ def test_a_lock_file_that_is_being_written(pipeline: Path) -> None:
     timer.start()
     assert "data" in stage_graph(pipeline)
     timer.join()
+
+
+def test_a_run_that_was_not_noted(pipeline: Path) -> None:
+    """DVC makes a folder for the note first, and is killed."""
+    (pipeline / "kdm-f.on").touch()  # so that the other student's stage need not run
+    stage, runs = "train_student@kdm", pipeline / ".dvc/cache/runs"
+    reproduce("data", pipeline, print)
+    reproduce(stage, pipeline, print)
+    for note in runs.glob("*/*/*"):
+        note.unlink()
+    (pipeline / "dvc.lock").unlink()
+    with pytest.raises(StageError, match=r"(?s)NoneType.*: DVC was killed .*-empty -delete"):
+        reproduce(stage, pipeline, print)
+    for folder in empty_runs(runs):
+        folder.rmdir()
+    reproduce(stage, pipeline, print)
 
 
 def test_students_side_by_side(pipeline: Path) -> None:

@@ -4,7 +4,14 @@ import json
 from pathlib import Path
 
 from pipeline.checks.finding import Finding, ok, problem
-from pipeline.records import CUT_RWLOCK, PipelineError, look, settled
+from pipeline.records import (
+    CUT_RUN,
+    CUT_RWLOCK,
+    PipelineError,
+    empty_runs,
+    look,
+    settled,
+)
 
 RWLOCK = Path(".dvc/tmp/rwlock")
 
@@ -18,7 +25,10 @@ def check_records() -> list[Finding]:
         return []
     findings = []
     try:
-        stages = look(Path(), lambda repo: len(repo.index.graph))
+        stages, runs = look(Path(), lambda repo: (len(repo.index.graph),
+                                                  empty_runs(Path(repo.stage_cache.cache_dir))))
+        if runs:
+            findings.append(problem("DVC's cache of runs", f"{runs[0]} is empty", CUT_RUN))
     except PipelineError as error:
         findings.append(Finding("DVC's records", "problem", str(error)))
     try:

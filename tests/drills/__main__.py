@@ -56,10 +56,9 @@ def main() -> None:
         for future in as_completed(futures):
             results[futures[future]] = future.result()
             print(f"{len(results)} of {len(names)} drills done", flush=True)
-    table = as_table({name: results[name] for name in names})
-    print(table)
-    if len(names) == len(DRILLS):
-        write_table(PAGE, table)
+    results = {name: results[name] for name in names}
+    print(as_table(results))
+    write_table(PAGE, results, list(DRILLS))
     if any(result.failure for result in results.values()):
         sys.exit(f"some drills failed; what they left is in {scratch}")
     shutil.rmtree(scratch)
@@ -68,8 +67,8 @@ def main() -> None:
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.drills", description=__doc__)
     parser.add_argument("--times", type=int, default=20, help="trials of each drill")
-    parser.add_argument("--only", default="", help="drills whose name has this in it; the page "
-                        "is then left as it is")
+    parser.add_argument("--only", default="", help="drills whose name has this in it; other "
+                        "rows of the page stay")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**31))
     parser.add_argument("--side-by-side", type=int, default=2, help="drills at a time")
     return parser.parse_args()

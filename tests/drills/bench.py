@@ -15,7 +15,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline.records import CUT_LOCK, CUT_RWLOCK, with_remedy
+from pipeline.records import CUT_LOCK, CUT_RUN, CUT_RWLOCK, empty_runs, with_remedy
 from tests.project import copy_project, edit, environment
 from tests.waiting import wait_until
 
@@ -144,12 +144,16 @@ class Bench:
         if process.wait(LIMIT_S) == 0:
             return False
         said = with_remedy(self.said(mark))
-        for name, advice in (("dvc.lock", CUT_LOCK), (".dvc/tmp/rwlock", CUT_RWLOCK)):
-            if said.endswith(advice):
-                remove(self.project / name)
-                self.complete(self.start_dvc())
-                return True
-        raise Failure(f"exit code {process.returncode}: {said[-2000:]}")
+        to_remove = {CUT_LOCK: [self.project / "dvc.lock"],
+                     CUT_RWLOCK: [self.project / ".dvc/tmp/rwlock"],
+                     CUT_RUN: empty_runs(self.project / ".dvc/cache/runs")}
+        cut = next((paths for advice, paths in to_remove.items() if said.endswith(advice)), [])
+        if not cut:
+            raise Failure(f"exit code {process.returncode}: {said[-2000:]}")
+        for path in cut:
+            remove(path)
+        self.complete(self.start_dvc())
+        return True
 
     def clear(self, stage: str) -> None:
         """Take from a stage all that it has done, and all that it would not do again."""

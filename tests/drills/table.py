@@ -1,9 +1,11 @@
 """The table of what came of the drills, in a page of the documentation."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+HEAD = "| fault | tried | outcomes | seconds |\n|---|---|---|---|\n"
 BEGIN, END = "<!-- drills: begin -->\n", "<!-- drills: end -->\n"
 
 
@@ -25,7 +27,12 @@ class Result(NamedTuple):
 
 def as_table(results: dict[str, Result]) -> str:
     """A row a drill, in Markdown."""
-    lines = ["| fault | tried | outcomes | seconds |", "|---|---|---|---|"]
+    return HEAD + "".join(rows_of(results).values())
+
+
+def rows_of(results: dict[str, Result]) -> dict[str, str]:
+    """The lines of drills, by the drill."""
+    rows = {}
     for name, (outcomes, failure, seconds, possible) in results.items():
         found = [f"{count} × {outcome}" if len(set(outcomes)) > 1 else outcome
                  for outcome, count in Counter(outcomes).most_common()]
@@ -34,12 +41,19 @@ def as_table(results: dict[str, Result]) -> str:
         if not possible:
             found.append("not possible here")
         tried = len(outcomes) + (failure is not None)
-        lines.append(f"| {name} | {tried} | {', '.join(found)} | {seconds:.0f} |")
-    return "\n".join(lines) + "\n"
+        rows[name] = f"| {name} | {tried} | {', '.join(found)} | {seconds:.0f} |\n"
+    return rows
 
 
-def write_table(page: Path, table: str) -> None:
-    """Put a table between the page's markers."""
+def write_table(page: Path, results: dict[str, Result], order: Sequence[str]) -> None:
+    """Put a table between the page's markers; rows that are there of other drills stay.
+
+    Args:
+        order: all drills that there are.
+    """
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
+    old, _, after = rest.partition(END)
+    rows = {line.split(" | ")[0].removeprefix("| "): line
+            for line in old.removeprefix(HEAD).splitlines(keepends=True)} | rows_of(results)
+    table = HEAD + "".join(rows[name] for name in order if name in rows)
     page.write_text(f"{before}{BEGIN}{table}{END}{after}", encoding="utf-8")
