@@ -55,7 +55,7 @@ test: lint  ## everything that is checked on every change (under 15 minutes on t
 test-slow: setup  ## presets in full, against the promised quality, and other tests that take long
 	$(BIN)/python -m pytest -m slow
 
-drills: setup  ## faults of all kinds at random instants; writes the table of docs/reliability.md (25 min)
+drills: setup  ## faults of all kinds at random instants; writes the table of docs/reliability.md (40 min)
 	$(BIN)/python -m tests.drills
 
 deploy: setup  ## Prefect server, work pool, deployment and worker, until Ctrl-C

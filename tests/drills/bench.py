@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -237,14 +238,15 @@ class Bench:
         """Wait for a program that must end with exit code 1 and one line that says why.
 
         Args:
-            pattern: a part of that line.
+            pattern: a regular expression, found in that line.
 
         Returns:
             The line.
         """
         code, said = process.wait(LIMIT_S), self.said(mark)
         errors = [line for line in said.splitlines() if "] error: " in line]
-        if code != 1 or len(errors) != 1 or "Traceback" in said or pattern not in errors[0]:
+        if (code != 1 or len(errors) != 1 or "Traceback" in said
+                or not re.search(pattern, errors[0])):
             raise Failure(f"no clear error ({pattern}), exit code {code}: {said[-2000:]}")
         return errors[0]
 
