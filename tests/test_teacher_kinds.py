@@ -159,10 +159,9 @@ def check_pairs(project: Path) -> None:
     assert len(np.unique(block.sample)) > 20
 
 
-# The others are slow only because each runs five stages; tests/test_import_*.py test them singly.
-@pytest.mark.parametrize("kind", [
-    edm, *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind is not edm)],
-    ids=lambda kind: kind.__name__)
+# Slow only because each runs five stages; tests/test_import_*.py test them singly.
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_the_whole_pipeline_with_every_kind(
     project: Path, kind: Callable[[Path], Block], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -144,6 +144,7 @@ def test_a_stopped_stage_and_a_killed_process(project: Path, undisturbed: Path) 
     assert same_bytes(student(project), undisturbed)
 
 
+@pytest.mark.slow
 def test_two_machines_of_which_one_goes(
     project: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
