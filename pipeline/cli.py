@@ -5,13 +5,16 @@ What needs torch is imported by the commands that use it, so that the others ans
 
 import os
 import shutil
+import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from kdm_core.errors import KDMError
+from kdm_core.errors import Adapted, KDMError
 from pipeline.doctor_cli import doctor
 from pipeline.pairs_cli import app as pairs_app
 from pipeline.report_cli import app as report_app
@@ -35,13 +38,26 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.simplefilter("always", Adapted)
+                warnings.showwarning = partial(show_warning, warnings.showwarning)
+                return super().invoke(ctx)
         except KDMError as error:
             typer.echo(f"error: {error}", err=True)
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             typer.echo(f"error: {where}{error.strerror or error}", err=True)
         raise typer.Exit(1)
+
+
+def show_warning(
+    former: Callable[..., None], message: Warning | str, category: type[Warning], *rest: Any
+) -> None:
+    """An adaptation as one line; other warnings as Python shows them."""
+    if issubclass(category, Adapted):
+        typer.echo(f"note: {message}", err=True)
+    else:
+        former(message, category, *rest)
 
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False,

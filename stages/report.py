@@ -34,7 +34,7 @@ def main(stage: Stage) -> None:
     timings = reading.read_timings(names)
     found = conditions.merge_conditions(evaluations)
     found |= {"seed": stage.params.seed, **conditions.measured_on(timings, names),
-              **conditions.environment()}
+              **conditions.adaptations(timings), **conditions.environment()}
     document = Document(
         title=stage.params.report.title, dataset=dataset.info.source,
         kind=dataset.info.samples.kind, n=found["n"], conditions=found,

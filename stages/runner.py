@@ -8,17 +8,18 @@ import shutil
 import sqlite3
 import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ruamel.yaml import YAML
 
 from kdm_core.compute import is_worker, resolve_device
-from kdm_core.errors import KDMError
+from kdm_core.errors import Adapted, KDMError
 from kdm_core.serialization import write_json
 from pipeline.params import Params, parse_params, read_values
 from stages import CODE, ROOT, log, paths, status
@@ -32,6 +33,7 @@ class Stage:
         name: as DVC calls it, e.g. `train_student@kdm`.
         params: the whole of params.yaml, validated.
         device: where to compute.
+        notes: what was adapted, in a line each; the report has them among its conditions.
     """
 
     def __init__(self, name: str) -> None:
@@ -46,9 +48,32 @@ class Stage:
         # that. Where a device has no deterministic kernel, torch warns.
         torch.use_deterministic_algorithms(self.params.compute.deterministic, warn_only=True)
         self.started = time.perf_counter()
+        self.notes: list[str] = []
 
     def say(self, message: str) -> None:
         log.say(message, stage=self.name)
+
+    def note(self, message: str) -> None:
+        """Say what was adapted, and keep the line for the report."""
+        if message not in self.notes:
+            self.notes.append(message)
+            self.say(f"note: {message}")
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Take what the library says of adaptations as notes of this stage."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", Adapted)
+            former = warnings.showwarning
+
+            def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+                if issubclass(category, Adapted):
+                    self.note(str(message))
+                else:
+                    former(message, category, *rest)
+
+            warnings.showwarning = cast(Any, show)
+            yield
 
     def seed(self, purpose: str) -> int:
         """A 31-bit seed for one purpose of this stage, from the run's seed."""
@@ -127,6 +152,7 @@ class Stage:
             "hardware": hardware(self.device),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
+            "notes": self.notes,
             **figures,
         })
 
@@ -186,7 +212,8 @@ def run(
               status.recorded(name, explain, rank)):
             stage = Stage(name)
             require_settled(code_files(name))
-            main(stage)
+            with stage.noting():
+                main(stage)
             stage.require_same_inputs()
         leave()
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdm_core.errors import KDMError
-from stages import log, progress
+from kdm_core.errors import KDMError, adapted
+from stages import log, paths, progress
 from stages.progress import Progress
+from stages.reporting import conditions
+from stages.reporting.records import Timing
+from stages.runner import Stage
 from tests.project import copy_project, environment
 
 PROGRAM = """
@@ -130,3 +134,21 @@ def test_any_message_is_one_line_and_can_be_read(message: str, event: log.Event)
 def test_lines_of_others_stay_as_they_are(line: str) -> None:
     assert log.readable(line) == line
     assert not log.is_error(line, "teacher")
+
+
+def test_what_the_library_adapts_is_a_line_and_a_note(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(project)
+    stage = Stage("prepare_data")
+    with stage.noting():
+        adapted("10 files of 100 are used")
+        adapted("10 files of 100 are used")
+        with pytest.warns(UserWarning, match="another matter"):
+            warnings.warn("another matter", stacklevel=1)
+    assert stage.notes == ["10 files of 100 are used"]
+    assert capsys.readouterr().err.count("[prepare_data] note: 10 files of 100 are used") == 1
+    stage.write_timing()
+    timing = Timing.model_validate_json((paths.TIMINGS / "prepare_data.json").read_text())
+    assert conditions.adaptations({"prepare_data": timing}) == {
+        "notes": {"prepare_data": "10 files of 100 are used"}}

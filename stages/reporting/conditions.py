@@ -81,6 +81,12 @@ def measured_on(timings: Mapping[str, Timing], names: list[str]) -> dict[str, An
     return conditions
 
 
+def adaptations(timings: Mapping[str, Timing]) -> dict[str, Any]:
+    """What stages did otherwise than asked, by stage, as far as there is any."""
+    notes = {name: "; ".join(timing.notes) for name, timing in timings.items() if timing.notes}
+    return {"notes": notes} if notes else {}
+
+
 def environment() -> dict[str, Any]:
     """What this report is made with: code and packages."""
     packages = [f"Python {platform.python_version()}"]

@@ -133,6 +133,7 @@ class Timing(Record):
             stopped.
         finished: when it came to its end.
         throughput: of the run that came to its end.
+        notes: what the stage adapted, in words.
     """
 
     seconds: Number = Field(ge=0)
@@ -143,3 +144,4 @@ class Timing(Record):
     hardware: str | None = None
     threads: int | None = None
     torch: str | None = None
+    notes: list[str] = []
