@@ -62,7 +62,8 @@ def say(message: str, event: Event = "message", stage: str | None = None) -> Non
     if as_json():
         write(message, event, stage=name)
     else:
-        write(message if name is None else f"[{name}] {message}", event)
+        text = f"warning: {message}" if event == "warning" else message
+        write(text if name is None else f"[{name}] {text}", event)
 
 
 def failure(message: str) -> str:

@@ -32,6 +32,7 @@ def main(stage: Stage) -> None:
     studies = reading.read_studies(names)
     left_out = filtered.describe(*reading.read_filtered())
     timings = reading.read_timings(names)
+    check = reading.read_check()
     found = conditions.merge_conditions(evaluations)
     found |= {"seed": stage.params.seed, **conditions.measured_on(timings, names),
               **conditions.adaptations(timings), **conditions.environment()}
@@ -42,7 +43,9 @@ def main(stage: Stage) -> None:
         wall_s=round(wall_s(timings), 2) if timings else None,
         studies={name: {one.finding.name: one.finding.numbers for one in own}
                  for name, own in (studies or {}).items()},
-        **of_evaluations(evaluations, found["n"]))
+        check=check, **of_evaluations(evaluations, found["n"]))
+    if check is not None:
+        document.warnings.extend(check.warnings())
     drawn = draw(dataset.info, samples, document)
     page = render("report.html.j2", **content(stage, dataset.info, document, timings),
                   **illustrate(drawn, studies, left_out))

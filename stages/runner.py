@@ -53,6 +53,10 @@ class Stage:
     def say(self, message: str) -> None:
         log.say(message, stage=self.name)
 
+    def warn(self, message: str) -> None:
+        """Say what a user should look at; the report has it from the stage's result."""
+        log.say(message, "warning", stage=self.name)
+
     def note(self, message: str) -> None:
         """Say what was adapted, and keep the line for the report."""
         if message not in self.notes:

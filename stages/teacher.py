@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from kdm_core.compute import seeded
 from kdm_core.datasets import Dataset, open_dataset
 from kdm_core.importers import ForeignSource, import_guide, import_teacher
 from kdm_core.importers.files import fetch
+from kdm_core.metrics.denoising.check import check_denoising
 from kdm_core.serialization import file_sha256, write_json
 from kdm_core.teachers import GUIDE, Teacher, TrainableConfig, build_teacher, save_teacher
 from kdm_core.teachers.exact import fit_data, fit_mixture
@@ -48,6 +50,7 @@ def main(stage: Stage) -> None:
     fingerprint = save_teacher(result, teacher)
     if guide is not None:
         save_teacher(result / GUIDE, guide)
+    figures |= check(stage, teacher, dataset)
     stage.finish(result, paths.TEACHER)
     parameters = sum(p.numel() for p in teacher.parameters())
     write_json(paths.METRICS / "teacher.json", {**figures, "parameters": parameters})
@@ -55,9 +58,23 @@ def main(stage: Stage) -> None:
     stage.say(f"teacher {fingerprint[:12]}, {parameters:,} parameters")
 
 
+def check(stage: Stage, teacher: Teacher, dataset: Dataset) -> dict[str, Any]:
+    """Whether the teacher denoises these data as it should, said and for the report."""
+    guidance = getattr(stage.params.pairs, "guidance", None)
+    found = check_denoising(teacher.to(stage.device).eval(), dataset, stage.seed("check"),
+                            unlabelled=guidance is not None and guidance.kind == "classifier_free")
+    if found is None:
+        stage.note("too few held-out samples to check the teacher with; raise data.test_fraction")
+        return {}
+    stage.say(str(found))
+    for warning in found.warnings():
+        stage.warn(warning)
+    return {"check": found.model_dump()}
+
+
 def train_both(
     stage: Stage, config: TrainedTeacher, dataset: Dataset, folder: Path, key: str
-) -> tuple[Teacher, Teacher | None, dict[str, float]]:
+) -> tuple[Teacher, Teacher | None, dict[str, Any]]:
     """The teacher, its guide if it has one, and figures of the training."""
     curves = Curves("teacher")
     teacher, loss = train(stage, "teacher", config, config.model, config.training, dataset,

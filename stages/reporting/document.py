@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from kdm_core.metrics.denoising.record import DenoisingCheck
 from stages.reporting.records import (
     Evaluation,
     ExtractorRecord,
@@ -56,6 +57,7 @@ class Document(Record):
         ratios: of a student's distances to its teacher's.
         stages: seconds that each took.
         wall_s: seconds in which any of them was at work.
+        check: how the teacher denoises held-out data.
         studies: numbers by student and study.
     """
 
@@ -76,6 +78,7 @@ class Document(Record):
     conditions: dict[str, Any]
     stages: dict[str, Number] = {}
     wall_s: Number | None = None
+    check: DenoisingCheck | None = None
     studies: dict[str, dict[str, dict[str, Any]]] = {}
 
 

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from kdm_core.figures.style import STUDENTS
+from stages.reporting.text import number
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 
@@ -23,6 +24,7 @@ def render(template: str, **content: Any) -> str:
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["code"] = code
+    environment.filters["figure"] = number
     style = Markup(environment.get_template("page.css").render(colours=STUDENTS))
     script = Markup(environment.get_template("sort.js").render())
     policy = (f"default-src 'none'; img-src data:; style-src {source(style)}; "

@@ -11,12 +11,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from kdm_core.errors import DataError
 from kdm_core.figures.curves import Curve
+from kdm_core.metrics.denoising.record import DenoisingCheck
 from stages import paths
 from stages.reporting.records import (
     PICTURES,
     Evaluation,
     FilterRecord,
     FindingRecord,
+    TeacherRecord,
     Timing,
 )
 
@@ -120,6 +122,17 @@ def read_studies(names: Iterable[str]) -> dict[str, list[Study]] | None:
                     for one in findings}
         studies[name] = [Study(one, pictures[one.name].read_bytes()) for one in findings]
     return studies
+
+
+def read_check() -> DenoisingCheck | None:
+    """How well the teacher denoises the data; None where that was not looked at.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    path = made_by(paths.METRICS / "teacher.json", "teacher")
+    record: TeacherRecord = parse(TeacherRecord, path, "teacher")
+    return record.check
 
 
 def read_filtered() -> tuple[FilterRecord, dict[str, bytes]]:

@@ -5,6 +5,8 @@ from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
+from kdm_core.metrics.denoising.record import DenoisingCheck
+
 Number = int | float
 PICTURES = "pictures"
 """The folder of a study's pictures, beside its findings.json; DVC shows them as plots."""
@@ -114,6 +116,12 @@ class FilterRecord(Record):
     kept: int
     reasons: list[tuple[str, int]]
     findings: list[FindingRecord]
+
+
+class TeacherRecord(Record):
+    """metrics/teacher.json: of figures of the teacher's training, the report shows its check."""
+
+    check: DenoisingCheck | None = None
 
 
 class Counted(Record):
