@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from kdm_core.errors import Adapted, KDMError
+from kdm_core.errors import Adapted, KDMError, printable
 from pipeline.doctor_cli import doctor
 from pipeline.pairs_cli import app as pairs_app
 from pipeline.report_cli import app as report_app
@@ -46,7 +46,7 @@ class Commands(TyperGroup):
             typer.echo(f"error: {error}", err=True)
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            typer.echo(f"error: {where}{error.strerror or error}", err=True)
+            typer.echo(printable(f"error: {where}{error.strerror or error}"), err=True)
         raise typer.Exit(1)
 
 

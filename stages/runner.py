@@ -19,7 +19,7 @@ import torch
 from ruamel.yaml import YAML
 
 from kdm_core.compute import is_worker, resolve_device
-from kdm_core.errors import Adapted, KDMError
+from kdm_core.errors import Adapted, KDMError, printable
 from kdm_core.serialization import write_json
 from pipeline.params import Params, parse_params, read_values
 from stages import CODE, ROOT, log, paths, status
@@ -240,7 +240,7 @@ def explanation(error: BaseException, relief: str) -> str | None:
             isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
         return f"not enough memory; {relief}"
     if isinstance(error, OSError):
-        return f"{error.filename or 'input/output'}: {error.strerror or error}"
+        return printable(f"{error.filename or 'input/output'}: {error.strerror or error}")
     if isinstance(error, sqlite3.OperationalError):  # of DVC, which DVCLive asks
         return (f"DVC cannot write its database under .dvc ({error}): free some space or check "
                 "the permissions, then run again")

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from kdm_core.errors import printable
 from stages import log, paths
 
 EVERY_S = 1.0
@@ -233,7 +234,7 @@ def outcome(
                           else f"ended with exit code {error.code}")
     if isinstance(error, KeyboardInterrupt):
         return "stopped", None
-    return "failed", explain(error) or f"{type(error).__name__}: {error}"
+    return "failed", explain(error) or printable(f"{type(error).__name__}: {error}")
 
 
 def timestamp() -> str:

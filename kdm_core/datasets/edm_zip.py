@@ -1,4 +1,4 @@
-"""A zip of PNGs with a dataset.json, as the dataset tools of StyleGAN2-ADA to EDM2 write it.
+"""A zip of images with a dataset.json, as the dataset tools of StyleGAN2-ADA to EDM2 write it.
 
 Layout: https://github.com/NVlabs/edm, dataset_tool.py and training/dataset.py.
 """
@@ -7,7 +7,7 @@ import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,26 +20,45 @@ from kdm_core.datasets.base import (
     numbered_classes,
     unlabelled,
 )
-from kdm_core.datasets.images import MAX_FILE, stack_images
+from kdm_core.datasets.images import FORMATS, MAX_FILE, SUFFIXES, stack_images
+from kdm_core.datasets.listing import is_left_behind, natural, pass_over
 from kdm_core.datasets.reading import existing_file
-from kdm_core.errors import DataError
+from kdm_core.errors import DataError, adapted
 
 LABELS = "dataset.json"
 MAX_LABELS = 256 * 2**20
 
 
 class EdmZipConfig(SplitConfig):
-    """A zip with PNGs of one size and a `dataset.json`: {"labels": [[name, class], …] or null}."""
+    """A zip with images of one size and a `dataset.json`: {"labels": [[name, class], …] or null}.
+
+    The images are PNG, JPEG, WebP or BMP. The names are those beside `dataset.json`, which may lie
+    in a folder. What else is in the zip is passed over; a line says so.
+    """
 
     source: Literal["edm_zip"]
     path: str = Field(min_length=1)
 
 
+class Contents(NamedTuple):
+    """What a zip holds.
+
+    Attributes:
+        images: by their names as seen from where the labels lie.
+        labels: the member with these, if there is one.
+        others: names of what is passed over.
+    """
+
+    images: dict[str, zipfile.ZipInfo]
+    labels: zipfile.ZipInfo | None
+    others: list[str]
+
+
 def read_edm_zip(config: EdmZipConfig) -> LabelledImages:
-    """All images in the order of their names. Nothing is written to the disk.
+    """All images in the natural order of their names. Nothing is written to the disk.
 
     Raises:
-        DataError: the file is missing or damaged, or holds anything but what belongs there.
+        DataError: the file is missing or damaged, or its images and labels do not fit.
     """
     path = existing_file(config.path)
     try:
@@ -48,16 +67,19 @@ def read_edm_zip(config: EdmZipConfig) -> LabelledImages:
         raise DataError(f"{path} is not a readable zip file ({error}): fetch or make it "
                         "again") from error
     with archive:
-        members = _members(archive, path)
-        listing = members.pop(LABELS, None)
-        names = sorted(members)
+        found = _contents(archive, path)
+        names = sorted(found.images, key=natural)
         if not names:
-            raise DataError(f"{path} holds no PNG images: supply another file")
+            raise DataError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))}): supply "
+                            "another file")
+        pass_over(found.others, len(names), "images", str(path))
         labels = None
-        if listing is not None:
-            labels = _labels(_read(archive, listing, MAX_LABELS, path), names, path)
-        files = _contents(archive, [members[name] for name in names], path)
-        images = stack_images(files, len(names), ("PNG",))
+        if found.labels is None:
+            adapted(f"{path} holds no {LABELS}: its images have no labels")
+        else:
+            labels = _labels(_read(archive, found.labels, MAX_LABELS, path), names, path)
+        files = _files(archive, [found.images[name] for name in names], path)
+        images = stack_images(files, len(names), FORMATS)
     if labels is None:
         return LabelledImages(images, unlabelled(len(images)), [])
     class_names = numbered_classes(labels, f"{path}: {LABELS}")
@@ -66,22 +88,42 @@ def read_edm_zip(config: EdmZipConfig) -> LabelledImages:
         class_names)
 
 
-def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
-    """The members by name, if each is a PNG or the labels and has a sound name."""
-    members: dict[str, zipfile.ZipInfo] = {}
+def _contents(archive: zipfile.ZipFile, path: Path) -> Contents:
+    """The members, sorted out.
+
+    Raises:
+        DataError: a name is unsafe or there twice, or images are not beside the labels.
+    """
+    images: dict[str, zipfile.ZipInfo] = {}
+    listings: list[zipfile.ZipInfo] = []
+    others = []
     for member in archive.infolist():
-        name = member.filename
-        parts = PurePosixPath(name)
-        if parts.is_absolute() or ".." in parts.parts or "\\" in name or not name.isprintable():
-            raise DataError(f"{path}: the member name {name!r} is unsafe: make the file again")
+        name, parts = member.filename, PurePosixPath(member.filename)
         if member.is_dir():
             continue
-        if name != LABELS and parts.suffix.lower() != ".png":
-            raise DataError(f"{path}: {name} is neither a PNG nor {LABELS}: remove it")
-        if name in members:
+        if is_left_behind(name):
+            others.append(name)
+        elif parts.is_absolute() or ".." in parts.parts or "\\" in name or not name.isprintable():
+            raise DataError(f"{path}: the member name {name!r} is unsafe: make the file again")
+        elif parts.name == LABELS:
+            listings.append(member)
+        elif parts.suffix.lower() not in SUFFIXES:
+            others.append(name)
+        elif str(parts) in images:
             raise DataError(f"{path}: there are two members {name}: remove one")
-        members[name] = member
-    return members
+        else:
+            images[str(parts)] = member
+    if len(listings) > 1:
+        raise DataError(f"{path} holds {' and '.join(one.filename for one in listings[:2])}: "
+                        "remove one")
+    if not listings:
+        return Contents(images, None, others)
+    root = PurePosixPath(listings[0].filename).parent
+    if apart := [name for name in images if not PurePosixPath(name).is_relative_to(root)]:
+        raise DataError(f"{path}: {apart[0]} does not lie beside {listings[0].filename}, which has "
+                        "the labels: put all images there")
+    return Contents({str(PurePosixPath(name).relative_to(root)): member
+                     for name, member in images.items()}, listings[0], others)
 
 
 def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int, path: Path) -> bytes:
@@ -100,7 +142,7 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int, path: P
                         "again") from error
 
 
-def _contents(
+def _files(
     archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], path: Path
 ) -> Iterator[tuple[str, bytes]]:
     for member in members:
@@ -125,7 +167,8 @@ def _labels(content: bytes, names: list[str], path: Path) -> NDArray[np.int64] |
     for entry in entries:
         match entry:
             # bool is an int to Python; beyond 32 bits it is no class in any case.
-            case [str(name), int(label)] if not isinstance(label, bool) and abs(label) < 2**31:
+            case [str(given), int(label)] if not isinstance(label, bool) and abs(label) < 2**31:
+                name = str(PurePosixPath(given))
                 if name in classes:
                     raise DataError(f"{place}: two labels for {name[:200]!r}: remove one")
                 classes[name] = label

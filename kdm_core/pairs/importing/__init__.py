@@ -7,7 +7,7 @@ from kdm_core.errors import DataError
 from kdm_core.pairs.importing.arrays import ArraysSource
 from kdm_core.pairs.importing.filling import compare_with_teacher, import_pairs
 from kdm_core.pairs.importing.folder import PngFolder
-from kdm_core.pairs.importing.listing import files_under
+from kdm_core.pairs.importing.listing import of_kind, walk
 from kdm_core.pairs.importing.plan import ImportConfig, KnownTeacher, plan_import
 from kdm_core.pairs.importing.published import Order, PublishedFolder, PublishedPoints
 from kdm_core.pairs.importing.source import PairSource
@@ -63,7 +63,8 @@ def find_layout(path: Path) -> Layout:
     if path.is_file():
         found = [layout for ending, layout in FILES.items() if path.suffix == ending]
     else:
-        found = [layout for ending, layout in FOLDERS.items() if files_under(path, ending)]
+        names = walk(path)
+        found = [layout for ending, layout in FOLDERS.items() if of_kind(names, ending)]
     if len(found) != 1:
         raise DataError(f"{path} could be {' and '.join(found) or 'of no known layout'}: say "
                         "--layout published, points, npz, png or webdataset")

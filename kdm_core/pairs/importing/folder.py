@@ -1,11 +1,12 @@
 """A folder of PNG files, and the noise of each beside it or of all in one file.
 
     000000.png, 000000.npy (or 000000.noise.npy), …    noise (C, H, W) or (H, W, C), floats
-    noise.npy                                          or that of all, in the order of the files
+    noise.npy                                          or that of all, in natural order of the files
 
 Labels stand in dataset.json ({"labels": [[name, class], …]}, as EDM's tools write it) or
 labels.json ({"labels": {name: {"label": class}}}, as `kdm student sample` writes it); without these
-the folders in which the images lie, if there are any, are their classes.
+the folders in which the images lie, if there are any, are their classes: class k is folder k
+where all are whole numbers.
 """
 
 import json
@@ -18,10 +19,11 @@ from numpy.typing import NDArray
 
 from kdm_core.datasets.base import check_labels, check_names, numbered_classes, unlabelled
 from kdm_core.datasets.images import MAX_FILE, decode
+from kdm_core.datasets.listing import in_class_order, pass_over
 from kdm_core.datasets.reading import read_limited
-from kdm_core.errors import DataError
+from kdm_core.errors import DataError, adapted, shown
 from kdm_core.pairs.importing.arrays import open_noise
-from kdm_core.pairs.importing.listing import files_under
+from kdm_core.pairs.importing.listing import of_kind, require_one_order, walk
 from kdm_core.pairs.importing.npy import ArrayFile, damage, parse_npy
 from kdm_core.pairs.importing.source import (
     NO_NOISE,
@@ -31,7 +33,9 @@ from kdm_core.pairs.importing.source import (
     require_floats,
 )
 
+NOISE = "noise.npy"
 LISTS = ("dataset.json", "labels.json")
+IN_A_LIST = "; or write the class of each image into dataset.json, if a teacher knows more classes"
 MAX_LIST = 256 * 2**20
 THREADS = 8
 
@@ -47,65 +51,103 @@ class PngFolder(PairSource):
             DataError: there are none, there is no noise, or labels and images do not fit.
         """
         self.folder = folder
-        self.files = files_under(folder, ".png")
+        names = set(walk(folder))
+        self.files = of_kind(names, ".png")
         if not self.files:
             raise DataError(f"{folder} holds no .png files")
         self.count = len(self.files)
         self.shape = self.image(self.files[0]).shape
-        self.noise = self.find_noise(noise)
+        beside = self.find_beside(names)
+        in_one = noise or (folder / NOISE if NOISE in names else None)
+        if noise is None and in_one is not None and beside:
+            raise DataError(f"{in_one} and {folder / next(iter(beside.values()))} both hold noise: "
+                            f"remove or rename one, or say --noise {in_one}")
+        self.noise = None if in_one is None else self.join_by_position(in_one)
+        self.beside = {} if self.noise is not None else self.require_all(beside)
         self.labels, self.label_names = self.find_labels()
-        where = "each in a file" if self.noise is None else "in one file"
-        self.layout = f"a folder of PNG files, noise {where}"
+        self.layout = "a folder of PNG files, noise " + (
+            "each in a file of the same name" if self.noise is None else
+            "in one file, joined by position in natural order of the names")
+        used = {*self.files, *self.beside.values(), *LISTS, *([] if self.noise is None else [NOISE])}
+        pass_over(sorted(names - used), self.count, "images", str(folder))
 
-    def find_noise(self, given: Path | None) -> ArrayFile | None:
-        """The noise of all pairs, or None if each has a file of its own."""
-        path = given or self.folder / "noise.npy"
-        if given is None and not path.exists():
-            self.noise_beside(self.files[0])
-            return None
+    def find_beside(self, names: set[str]) -> dict[str, str]:
+        """The files with noise of the same name as an image, by the image's.
+
+        Raises:
+            DataError: there are two of one.
+        """
+        found = {}
+        for image in self.files:
+            stem = image[:-len(".png")]
+            there = [name for name in (f"{stem}.npy", f"{stem}.noise.npy") if name in names]
+            if len(there) > 1:
+                raise DataError(f"{self.folder}: {there[0]} and {there[1]} are both noise of "
+                                f"{image}: remove one")
+            if there:
+                found[image] = there[0]
+        return found
+
+    def require_all(self, beside: dict[str, str]) -> dict[str, str]:
+        """The same files.
+
+        Raises:
+            DataError: an image has none.
+        """
+        without = next((image for image in self.files if image not in beside), None)
+        if without is None:
+            return beside
+        image = self.folder / without
+        raise DataError(f"{image} has no noise: put it beside it as {image.stem}.npy, or that of "
+                        f"all images into {NOISE} or a file that --noise names; {NO_NOISE}")
+
+    def join_by_position(self, path: Path) -> ArrayFile:
+        """The noise of all pairs in one file.
+
+        Raises:
+            DataError: it does not fit, or the order of the images is not sure.
+        """
         noise = open_noise(path)
         require_floats(noise.dtype, str(path))
         if noise.shape[:1] != (self.count,):
             raise DataError(f"{path}: noise of shape {noise.shape} for {self.count} images in "
                             f"{self.folder}: give one for each")
         oriented(np.empty((0, *noise.shape[1:])), self.shape, str(path))
+        require_one_order(self.files, str(path))
+        plain = sorted(self.files)
+        other = next((f"; {one} before {two}, unlike in the order of letters"
+                      for one, two in zip(self.files, plain, strict=True) if one != two), "")
+        adapted(f"{path} and the images in {self.folder} are joined by position, in natural order "
+                f"of the names: the first noise is that of {shown(self.files[0])}, the last that "
+                f"of {shown(self.files[-1])}{shown(other)}")
         return noise
-
-    def noise_beside(self, name: str) -> Path:
-        """The file with the noise of one image."""
-        image = self.folder / name
-        for suffix in (".npy", ".noise.npy"):
-            if (path := image.with_suffix(suffix)).exists():
-                return path
-        raise DataError(f"{image} has no noise: put it beside it as {image.stem}.npy, or that of "
-                        f"all images into noise.npy or a file that --noise names; {NO_NOISE}")
 
     def find_labels(self) -> tuple[NDArray[np.int64], list[str]]:
         """All labels (n,), and the names of the classes."""
         lists = [self.folder / name for name in LISTS if (self.folder / name).exists()]
         if len(lists) > 1:
             raise DataError(f"{lists[0]} and {lists[1]} both name the labels: remove one")
-        folders = sorted({name.rpartition("/")[0] for name in self.files})
+        folders = {name.rpartition("/")[0] for name in self.files}
         if lists:
             labels = listed(lists[0], self.files)
             names = numbered_classes(labels, str(lists[0])) if (labels >= 0).any() else []
             where = str(lists[0])
-        elif folders == [""]:
+        elif folders == {""}:
             return unlabelled(self.count), []
         elif "" in folders:
             raise DataError(f"{self.folder} has images beside folders of images: if these are the "
-                            f"classes ({folders[1]}, …), move all images into them")
+                            f"classes ({max(folders)}, …), move all images into them")
         else:
-            places = {name: place for place, name in enumerate(folders)}
+            names, where = in_class_order(folders, str(self.folder), IN_A_LIST), str(self.folder)
+            places = {name: place for place, name in enumerate(names)}
             labels = np.array([places[name.rpartition("/")[0]] for name in self.files], np.int64)
-            names, where = folders, str(self.folder)
         check_names(names, where)
         return (check_labels(labels, self.count, len(names), where) if names else labels), names
 
     def image(self, name: str) -> NDArray[np.uint8]:
         """One image (C, H, W)."""
         path = self.folder / name
-        pixels = np.asarray(decode(read_limited(path, MAX_FILE), str(path), ("PNG",)))
+        pixels = np.asarray(decode(read_limited(path, MAX_FILE), shown(path), ("PNG",)))
         return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
     def read_one(self, name: str) -> tuple[NDArray[Any] | None, NDArray[np.uint8]]:
@@ -115,7 +157,7 @@ class PngFolder(PairSource):
                             f"width), {self.files[0]} has {self.shape}: make all images alike")
         if self.noise is not None:
             return None, image
-        path = self.noise_beside(name)
+        path = self.folder / self.beside[name]
         content = read_limited(path, MAX_FILE)
         with damage(path):
             noise = parse_npy(content)
@@ -133,7 +175,7 @@ class PngFolder(PairSource):
         return RawPairs(noise, images, self.labels[rows])
 
     def where(self, row: int) -> str:
-        return str(self.folder / self.files[row])
+        return shown(self.folder / self.files[row])
 
 
 def listed(path: Path, files: list[str]) -> NDArray[np.int64]:
@@ -147,7 +189,11 @@ def listed(path: Path, files: list[str]) -> NDArray[np.int64]:
         if entries is None:
             return unlabelled(len(files))
         pairs = entries.items() if isinstance(entries, dict) else entries
-        labels = {str(name): class_of(entry) for name, entry in pairs}
+        labels: dict[str, int] = {}
+        for name, entry in pairs:
+            if name in labels:
+                raise ValueError(f"it has {str(name)[:200]} twice")
+            labels[str(name)] = class_of(entry)
     if different := sorted(labels.keys() ^ set(files)):
         has = "has a label and is no image" if different[0] in labels else "has no label"
         raise DataError(f"{path}: {different[0][:200]} {has} ({len(labels)} labels, {len(files)} "

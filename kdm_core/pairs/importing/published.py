@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdm_core.datasets.base import unlabelled
+from kdm_core.datasets.listing import pass_over
 from kdm_core.datasets.reading import read_limited
 from kdm_core.errors import DataError
-from kdm_core.pairs.importing.listing import files_under
+from kdm_core.pairs.importing.listing import of_kind, walk
 from kdm_core.pairs.importing.npy import (
     MAX_FILE,
     NpyFile,
@@ -46,9 +47,12 @@ class PublishedFolder(PairSource):
             DataError: there are none, or the first one is of another layout.
         """
         self.folder = folder
-        self.files = files_under(folder, ".npz")
+        names = walk(folder)
+        self.files = of_kind(names, ".npz")
         if not self.files:
             raise DataError(f"{folder} holds no .npz files")
+        pass_over(sorted(set(names).difference(self.files)), len(self.files), ".npz files",
+                  str(folder))
         self.count = len(self.files)
         found = self.load(self.files[0])
         self.key = self.key_of(found, self.files[0])

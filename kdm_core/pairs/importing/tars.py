@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from kdm_core.datasets.base import check_labels, check_names
 from kdm_core.datasets.images import decode
 from kdm_core.errors import DataError
-from kdm_core.pairs.importing.listing import files_under
+from kdm_core.pairs.importing.listing import of_kind, walk
 from kdm_core.pairs.importing.npy import MAX_FILE, damage, parse_npy
 from kdm_core.pairs.importing.source import (
     NO_NOISE,
@@ -47,7 +47,7 @@ class TarSource(PairSource):
             DataError: there are none, or a tar file is damaged or holds a pair in part.
         """
         self.tars = [path] if path.is_file() else [path / name for name
-                                                   in files_under(path, ".tar")]
+                                                   in of_kind(walk(path), ".tar")]
         self.keys: list[str] = []
         self.names: dict[int, str] = {}
         scanned = [self.scan(tar, number) for number, tar in enumerate(self.tars)]
