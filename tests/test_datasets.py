@@ -33,10 +33,13 @@ from kdm_core.datasets import (
     save_dataset,
 )
 from kdm_core.datasets.base import standard_deviation
+from kdm_core.datasets.edm_zip import EdmZipConfig, read_edm_zip
+from kdm_core.datasets.folder import FolderConfig, read_folder
 from kdm_core.datasets.splitting import split_rows
-from kdm_core.errors import DataError
+from kdm_core.errors import Adapted, DataError
 from kdm_core.pickles import Call, as_uint8, read_pickle
 from kdm_core.values import as_float
+from tests.pictures import raw_png
 
 BATCHES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
 
@@ -54,10 +57,14 @@ def rows(images: NDArray[Any]) -> list[bytes]:
     return sorted(image.tobytes() for image in images)
 
 
-def png(pixels: NDArray[np.uint8], **options: Any) -> bytes:
+def encoded(pixels: NDArray[np.uint8], kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", **options)
+    Image.fromarray(pixels).save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def png(pixels: NDArray[np.uint8], **options: Any) -> bytes:
+    return encoded(pixels, "PNG", **options)
 
 
 # Configuration
@@ -381,6 +388,116 @@ def test_folder_of_classes(tmp_path: Path) -> None:
         assert rows(samples[labels == label]) == rows(expected)
 
 
+def as_read(path: Path, **config: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[str]]:
+    """Images and labels as their source has them, before they are split."""
+    images, labels, names = read_folder(FolderConfig(source="folder", path=str(path), **config))
+    return images, labels, names
+
+
+@pytest.mark.parametrize("names", [
+    [str(number) for number in range(12)],
+    [f"{number:03}" for number in range(12)],
+    ["0", "01", "2", "003", "4", "5"],
+    [str(number).translate(str.maketrans("0123456789", "٠١٢٣٤٥٦٧٨٩")) for number in range(12)],
+])
+def test_class_k_is_folder_k(names: list[str], tmp_path: Path) -> None:
+    for number, name in enumerate(names):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").write_bytes(png(np.full((4, 4), 10 * number, np.uint8)))
+    images, labels, found = as_read(tmp_path)
+    assert found == names
+    assert labels.tolist() == list(range(len(names)))
+    assert (images[:, 0, 0, 0] == 10 * labels).all()
+
+
+@pytest.mark.parametrize("names, problem", [
+    ([str(number) for number in range(1, 11)], "1, 2, 3, …, and class 0 has none: rename them 0 "
+                                               "to 9"),
+    (["0", "2", "3"], "class 1 has none"),
+    (["-1", "0", "1"], "class 0 has none"),
+    (["0", "1", "01"], "01 and 1 are one class|1 and 01 are one class"),
+    (["0", "99999999999999999999999"], "class 1 has none"),
+])
+def test_numbers_of_classes_have_no_gaps(names: list[str], problem: str, tmp_path: Path) -> None:
+    for name in names:
+        fill(tmp_path / name)
+    with pytest.raises(DataError, match=problem):
+        as_read(tmp_path)
+    for name in names:  # the advice is followed
+        (tmp_path / name).rename(tmp_path / f"class_{name}")
+    found = as_read(tmp_path)[2]
+    assert found == [f"class_{name}" for name in sorted(names, key=lambda name: (int(name), name))
+                     ] or "-1" in names
+
+
+def test_names_are_in_natural_order(tmp_path: Path) -> None:
+    for name in ("a10", "a9", "²", "b"):
+        fill(tmp_path / name, count=1)
+    for number in (10, 9, 1):
+        (tmp_path / "b" / f"{number}.png").write_bytes(png(np.full((6, 8), number, np.uint8)))
+    (tmp_path / "b/0.png").unlink()
+    images, labels, names = as_read(tmp_path)
+    assert names == ["a9", "a10", "b", "²"]
+    assert images[labels == 2][:, 0, 0, 0].tolist() == [1, 9, 10]
+
+
+def test_a_folder_around_all_classes_is_entered(tmp_path: Path) -> None:
+    for number in range(3):
+        fill(tmp_path / "top" / str(number))
+    (tmp_path / "__MACOSX/top/0").mkdir(parents=True)
+    (tmp_path / "__MACOSX/top/0/._0.png").write_bytes(b"Mac OS X")
+    (tmp_path / "top/1/._0.png").write_bytes(b"Mac OS X")
+    (tmp_path / "top/2/Thumbs.db").write_bytes(b"")
+    with pytest.warns(Adapted) as said:
+        images, labels, names = as_read(tmp_path)
+    assert names == ["0", "1", "2"] and np.bincount(labels).tolist() == [6, 6, 6]
+    assert len(images) == 18
+    assert [str(one.message) for one in said] == [
+        f"data.path: the folders in {tmp_path / 'top'} are taken for the classes, since "
+        f"{tmp_path.name} holds nothing else",
+        f"{tmp_path / 'top'}: 18 images are used and 2 other files passed over (1 .png, 1 .db): "
+        "1/._0.png, 2/Thumbs.db"]
+
+
+def test_files_of_other_kinds_are_said(tmp_path: Path) -> None:
+    fill(tmp_path, count=10)
+    for number in range(90):
+        (tmp_path / f"{number}.tif").write_bytes(b"")
+    with pytest.warns(Adapted, match=r"10 images are used and 90 other files passed over \(90 \.tif"
+                                     r"\): 0\.tif, 1\.tif, 2\.tif, …"):
+        load(source="folder", path=str(tmp_path))
+
+
+def test_resized_images_are_said(tmp_path: Path) -> None:
+    fill(tmp_path, count=8, shape=(8, 8))
+    (tmp_path / "wide.png").write_bytes(png(random_images(30, 40, 3)))
+    (tmp_path / "small.png").write_bytes(png(random_images(4, 4, 3)))
+    with pytest.warns(Adapted) as said:
+        load(source="folder", path=str(tmp_path), resolution=8)
+    assert [str(one.message) for one in said] == [
+        "2 of 10 images have another size than 8 x 8 (from 4 x 4 to 40 x 30): they are cropped to "
+        "their middle square and resized",
+        "8 of 10 images are gray and become RGB, as the others are"]
+
+
+@pytest.mark.parametrize("folder", [b"", b"caf\xe9"])
+def test_a_name_that_is_no_utf8_is_escaped(folder: bytes, tmp_path: Path) -> None:
+    """Such a name can be neither printed nor written into a status file as it is."""
+    fill(tmp_path)
+    place = os.path.join(os.fsencode(tmp_path), folder)
+    os.makedirs(place, exist_ok=True)
+    if folder:
+        for number in range(6):
+            (tmp_path / f"{number}.png").unlink()
+    with open(os.path.join(place, b"b\xff\x1b[2J\n.png"), "wb") as file:
+        file.write(b"broken")
+    with pytest.raises(DataError) as error:
+        load(source="folder", path=str(tmp_path))
+    message = str(error.value)
+    assert message.encode().isascii() and message.isprintable()
+    assert (r"caf\udce9" in message) if folder else (r"b\xff\x1b[2J\n.png is not a rea" in message)
+
+
 def test_folder_without_classes_and_gray(tmp_path: Path) -> None:
     fill(tmp_path, shape=(6, 8))
     data = load(source="folder", path=str(tmp_path), test_fraction=0.4)
@@ -431,19 +548,53 @@ def test_opaque_alpha_is_dropped_and_transparency_refused(tmp_path: Path) -> Non
     (tmp_path / "alpha.png").write_bytes(png(gray, transparency=int(gray[0, 0])))
     with pytest.raises(DataError, match=r"alpha\.png has transparent pixels"):
         load(source="folder", path=str(tmp_path))
-    Image.fromarray(np.zeros((6, 8), np.uint16)).save(tmp_path / "alpha.png")
-    with pytest.raises(DataError, match=r"alpha\.png has mode I;16"):
-        load(source="folder", path=str(tmp_path))
 
 
 def claims(width: int, height: int) -> bytes:
     """A tiny PNG that claims a size."""
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return (struct.pack(">I", len(content)) + kind + content
-                + struct.pack(">I", zlib.crc32(kind + content)))
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
-            + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b""))
+    return raw_png(width, height, 8, 0, bytes(1000))
+
+
+@pytest.mark.parametrize("colour, channels", [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_more_than_8_bits_are_refused(colour: int, channels: int, tmp_path: Path) -> None:
+    """Pillow calls a PNG of 16 bits a channel RGB and cuts the low byte."""
+    values = np.full((8, 1 + 8 * channels * 2), 0xFF, np.uint8)
+    values[:, 0] = 0  # each row's filter
+    fill(tmp_path, shape=(8, 8, 3))
+    (tmp_path / "deep.png").write_bytes(raw_png(8, 8, 16, colour, values.tobytes()))
+    with pytest.raises(DataError, match=r"deep\.png has 16 bits a channel.*save it with 8"):
+        load(source="folder", path=str(tmp_path))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_fewer_bits_are_spread_over_8(depth: int, tmp_path: Path) -> None:
+    row = bytes([0]) + bytes([0b11100100] * depth)  # 8 pixels
+    for number in range(5):
+        (tmp_path / f"{number}.png").write_bytes(raw_png(8, 8, depth, 0, row * 8))
+    data = load(source="folder", path=str(tmp_path), test_fraction=0.4)
+    bits = np.unpackbits(np.full(depth, 0b11100100, np.uint8)).reshape(8, depth)
+    expected = bits @ (1 << np.arange(depth)[::-1]) * 255 // (2**depth - 1)
+    assert (data.train_samples == expected).all()
+
+
+def test_palettes_keep_their_colours_and_other_spaces_are_refused(tmp_path: Path) -> None:
+    colours = random_images(8, 8, 3) // 128 * 255
+    for number in range(5):
+        Image.fromarray(colours).quantize(8).save(tmp_path / f"{number}.png")
+    data = load(source="folder", path=str(tmp_path), test_fraction=0.4)
+    assert (data.train_samples == colours.transpose(2, 0, 1)).all()
+    Image.new("CMYK", (8, 8)).save(tmp_path / "print.jpg")
+    with pytest.raises(DataError, match=r"print\.jpg has mode CMYK"):
+        load(source="folder", path=str(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_an_animation_is_refused(suffix: str, tmp_path: Path) -> None:
+    fill(tmp_path)
+    frames = [Image.fromarray(pixels) for pixels in random_images(3, 6, 8, 3)]
+    frames[0].save(tmp_path / f"moving.{suffix}", save_all=True, append_images=frames[1:])
+    with pytest.raises(DataError, match=rf"moving\.{suffix} is an animation of 3 frames"):
+        load(source="folder", path=str(tmp_path))
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -527,6 +678,69 @@ def test_edm_zip_with_and_without_labels(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def rezip(path: Path, place: Callable[[str], str], more: dict[str, bytes]) -> None:
+    """Write a zip anew, with its members at other places and `more` members."""
+    with zipfile.ZipFile(path) as archive:
+        members = {place(name): archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {**members, **more}.items():
+            archive.writestr(name, content)
+
+
+JUNK = {"__MACOSX/._x.png": b"Mac OS X", "__MACOSX/top/._dataset.json": b"Mac OS X",
+        "00000/._img00000000.png": b"Mac OS X", ".DS_Store": b"\0\0\0\1Bud1", "Icon\r": b"",
+        "Thumbs.db": b"", "README.md": b"text", "empty/": b""}
+
+
+@pytest.mark.parametrize("place", ["{}", "top/{}", "./{}", "a/b/{}"])
+def test_a_zip_as_others_pack_it(place: str, tmp_path: Path) -> None:
+    """With a folder around all, and with what systems leave beside the images."""
+    path, labels = tmp_path / "x.zip", [number % 3 for number in range(10)]
+    make_zip(path, [[name, label] for name, label in zip(names_of(10), labels, strict=True)])
+    rezip(path, place.format, {})
+    clean = read_edm_zip(EdmZipConfig(source="edm_zip", path=str(path)))
+    rezip(path, str, JUNK)
+    with pytest.warns(Adapted, match=r"x\.zip: 10 images are used and 7 other files passed over "
+                                     r"\(2 \.png, 2 without ending, .*__MACOSX/\._x\.png"):
+        found = read_edm_zip(EdmZipConfig(source="edm_zip", path=str(path)))
+    assert found.labels.tolist() == labels
+    assert (found.images == random_images(10, 6, 6, 3).transpose(0, 3, 1, 2)).all()
+    assert (clean.images == found.images).all() and clean.class_names == ["0", "1", "2"]
+
+
+def test_other_formats_in_a_zip(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    files = {f"img{number}.{suffix}": encoded(np.full((8, 8, 3), 20 * number, np.uint8), kind)
+             for number, (suffix, kind) in enumerate(
+                 [("jpg", "JPEG"), ("JPEG", "JPEG"), ("webp", "WEBP"), ("bmp", "BMP")])}
+    files["img10.png"] = png(np.full((8, 8, 3), 200, np.uint8))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in reversed(files.items()):
+            archive.writestr(name, content)
+    with pytest.warns(Adapted, match=r"x\.zip holds no dataset\.json: its images have no labels"):
+        images = read_edm_zip(EdmZipConfig(source="edm_zip", path=str(path))).images
+    assert np.allclose(images[:, 0].mean((1, 2)), [0, 20, 40, 60, 200], atol=3)  # img10 is last
+
+
+def test_labels_and_images_in_different_places(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    make_zip(path, [[name, 0] for name in names_of(10)])
+    rezip(path, lambda name: f"a/{name}" if name == "dataset.json" else name, {})
+    with pytest.raises(DataError, match=r"00000/img00000000\.png does not lie beside a/dataset"):
+        load(source="edm_zip", path=str(path))
+    rezip(path, str, {"b/dataset.json": b"{}"})
+    with pytest.raises(DataError, match=r"holds a/dataset\.json and b/dataset\.json: remove one"):
+        load(source="edm_zip", path=str(path))
+
+
+def test_no_message_tells_an_address(tmp_path: Path) -> None:
+    make_zip(tmp_path / "x.zip", more={"text.png": b"no image at all"})
+    with pytest.raises(DataError, match=r"text\.png is not a readable PNG") as error:
+        load(source="edm_zip", path=str(tmp_path / "x.zip"))
+    assert " object" not in str(error.value)
+    assert str(DataError(f"{io.BytesIO()!r} is odd")) == "<_io.BytesIO object> is odd"
+
+
 @pytest.mark.parametrize("labels, message", [
     ([[name, 0] for name in names_of(9)], "has no label .*9 labels, 10 images"),
     ([[name, 0] for name in names_of(11)], "has a label but is not in the zip"),
@@ -553,7 +767,6 @@ def test_unsafe_zip_names_are_refused(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name, content, message", [
-    ("script.py", b"", r"script\.py is neither"),
     ("broken.png", b"\x89PNG\r\n\x1a\n", r"broken\.png is not a readable"),
     ("other.png", png(random_images(5, 6, 3)), r"other\.png has 6 x 5"),
     ("jpeg.png", b"\xff\xd8\xff\xe0", r"jpeg\.png is not a readable"),

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from kdm_core.errors import DataError, MismatchError
+from kdm_core.errors import Adapted, DataError, MismatchError
 from kdm_core.pairs.importing import (
     ImportConfig,
     KnownTeacher,
@@ -37,6 +37,7 @@ from kdm_core.teachers import save_teacher
 from kdm_core.teachers.exact import GaussianMixture, fit_mixture
 from kdm_core.values import from_uint8
 from pipeline.cli import app
+from tests.pictures import raw_png
 
 CPU = torch.device("cpu")
 SHAPE = (3, 8, 8)
@@ -188,6 +189,99 @@ def test_png_folder(tmp_path: Path, noise: str) -> None:
     check(imported(open_source(folder), tmp_path / "out"), labelled=False)
 
 
+def sorted_pngs(folder: Path, names: list[str]) -> np.ndarray:
+    """PNGs under these names, with noise that is 2 where its image is bright; the noise, in order.
+
+    So noise and image of a pair correlate to 1, and those of others hardly.
+    """
+    folder.mkdir(parents=True)
+    bright = np.random.default_rng(1).random((len(names), *SHAPE)) < 0.5
+    for name, image in zip(names, bright, strict=True):
+        pixels = (image * 255).astype(np.uint8).transpose(1, 2, 0)
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(folder / name)
+    return np.where(bright, 1.0, -1.0).astype(np.float32)
+
+
+def correlations(source: PairSource) -> np.ndarray:
+    """Of noise and image of each pair."""
+    pairs = source.read(np.arange(source.count))
+    return np.array([np.corrcoef(noise.ravel(), sample.ravel())[0, 1]
+                     for noise, sample in zip(pairs.noise, pairs.sample, strict=True)])
+
+
+@pytest.mark.parametrize("names", [
+    [f"{kind}_{i:03}.png" for kind in ("airplane", "bird", "cat", "dog") for i in range(20)],
+    [f"{number}.png" for number in range(80)],
+    [f"img{number}.PNG" for number in range(95, 105)],
+    [f"s{number}_t{step}.png" for number in (1, 2, 10) for step in (1, 9, 10, 11)],
+    ["a.b.png", "a.c.png", "b.png", "noisy.png"],
+])
+@pytest.mark.parametrize("given", [False, True])
+def test_noise_in_one_file_is_joined_in_natural_order(
+    tmp_path: Path, names: list[str], given: bool
+) -> None:
+    noise = sorted_pngs(tmp_path / "in", names)
+    path = tmp_path / "z.npy" if given else tmp_path / "in/noise.npy"
+    np.save(path, noise)
+    with pytest.warns(Adapted, match=rf"joined by position, in natural order of the names: the "
+                                     rf"first noise is that of {names[0]}, the last.*{names[-1]}"):
+        source = open_source(tmp_path / "in", "png", noise=path if given else None)
+    assert source.layout.endswith("in one file, joined by position in natural order of the names")
+    np.testing.assert_allclose(correlations(source), 1)
+
+
+@pytest.mark.parametrize(("names", "problem"), [
+    (["a/0.png", "b/0.png"], "the images lie in several folders"),
+    (["a/0.png", "a/1.png", "b/2.png"], "the images lie in several folders"),
+    (["01.png", "1.png", "2.png"], "01.png and 1.png have the same number"),
+])
+def test_an_order_that_is_not_sure_is_refused(
+    tmp_path: Path, names: list[str], problem: str
+) -> None:
+    noise = sorted_pngs(tmp_path / "in", names)
+    np.save(tmp_path / "in/noise.npy", noise)
+    with pytest.raises(DataError, match=rf"{problem}.*put the noise of each image beside it"):
+        open_source(tmp_path / "in")
+    (tmp_path / "in/noise.npy").unlink()  # the advice is followed
+    for name, one in zip(names, noise, strict=True):
+        np.save((tmp_path / "in" / name).with_suffix(".npy"), one)
+    np.testing.assert_allclose(correlations(open_source(tmp_path / "in")), 1)
+
+
+def test_two_noises_of_one_image_are_refused(tmp_path: Path) -> None:
+    folder = write_pngs(tmp_path / "in", lambda i: f"{i}.png")
+    np.save(folder / "3.noise.npy", MADE.noise[3])
+    with pytest.raises(DataError, match=r"3\.npy and 3\.noise\.npy are both noise of 3\.png"):
+        open_source(folder)
+    (folder / "3.noise.npy").unlink()
+    np.save(folder / "noise.npy", MADE.noise)
+    with pytest.raises(DataError, match=r"in/noise\.npy and .*/0\.npy both hold noise"):
+        open_source(folder)
+    with pytest.warns(Adapted, match=r"and 24 other files passed over \(24 \.npy\)"):
+        open_source(folder, noise=folder / "noise.npy")
+    (folder / "noise.npy").unlink()
+    (folder / "23.npy").unlink()
+    with pytest.raises(DataError, match=r"23\.png has no noise"):
+        open_source(folder)  # and not after 22 pairs
+
+
+def test_folders_that_are_numbers_are_classes_of_these_numbers(tmp_path: Path) -> None:
+    names = [f"{number}/0.png" for number in range(12)]
+    for name, noise in zip(names, sorted_pngs(tmp_path / "in", names), strict=True):
+        np.save((tmp_path / "in" / name).with_suffix(".npy"), noise)
+    source = open_source(tmp_path / "in")
+    assert source.label_names == [str(number) for number in range(12)]
+    found = source.read(np.arange(12))
+    assert [source.where(row).split("/")[-2] for row in range(12)] == [str(i) for i in found.label]
+    (tmp_path / "in/0").rename(tmp_path / "away")
+    with pytest.raises(DataError, match=r"class 0 has none: rename them 0 to 10.*dataset\.json"):
+        open_source(tmp_path / "in")
+    (tmp_path / "in/dataset.json").write_text(json.dumps(
+        {"labels": [[name, int(name.split("/")[0])] for name in names[1:]]}))
+    assert open_source(tmp_path / "in").read(np.arange(11)).label.tolist() == list(range(1, 12))
+
+
 @pytest.mark.parametrize("kind", ["dataset.json", "labels.json", "folders"])
 def test_png_labels(tmp_path: Path, kind: str) -> None:
     folders = kind == "folders"
@@ -211,6 +305,9 @@ def test_label_lists_must_fit(tmp_path: Path) -> None:
         open_source(folder)
     (folder / "dataset.json").write_text('{"labels": [["0.png", -1]]}')
     with pytest.raises(DataError, match="-1 is no class"):
+        open_source(folder)
+    (folder / "dataset.json").write_text('{"labels": [["0.png", 1], ["0.png", 2]]}')
+    with pytest.raises(DataError, match=r"it has 0\.png twice"):
         open_source(folder)
     (folder / "dataset.json").write_text("[" * 100_000)
     with pytest.raises(DataError, match=r"dataset\.json is no readable"):
@@ -408,10 +505,53 @@ def test_damaged_tars(tmp_path: Path) -> None:
     ]:
         with pytest.raises(DataError, match=message):
             open_source(write(members))
+    stream = io.BytesIO()
+    np.save(stream, MADE.images[0].astype(np.uint16))
+    with pytest.raises(DataError, match="a sample of type uint16, expected uint8 or floats"):
+        open_source(write({"0.npy": stream.getvalue(), "0.noise.npy": noise}))
     path = write({"0.npy": noise, "0.noise.npy": noise})
     path.write_bytes(path.read_bytes()[:1500])
     with pytest.raises(DataError, match=r"in\.tar is no readable"):
         open_source(path)
+
+
+def test_tars_as_others_pack_them(tmp_path: Path) -> None:
+    """With folders in the names, as `tar cf x.tar ./v1.2` has them, and files of the system's."""
+    folder = write_pngs(tmp_path / "in/v1.2", lambda i: f"{i}.png", ".noise.npy")
+    for name in ("._0.png", ".DS_Store", "0.jpg", "README.md"):
+        (folder / name).write_bytes(b"")
+    with tarfile.open(tmp_path / "in.tar", "w") as archive:
+        for path in sorted(folder.iterdir(), key=lambda path: (len(path.name), path.name)):
+            archive.add(path, f"./v1.2/{path.name}")
+        archive.add(folder, "./v1.2/more", recursive=False)
+    with pytest.warns(Adapted, match="24 pairs are used and 4 other files passed over"):
+        source = open_source(tmp_path / "in.tar")
+    assert source.where(3).endswith("in.tar: ./v1.2/3")
+    check(imported(source, tmp_path / "out"), labelled=False)
+
+
+def test_a_png_of_16_bits_is_refused_in_pairs(tmp_path: Path) -> None:
+    folder = write_pngs(tmp_path / "in", lambda i: f"{i}.png")
+    (folder / "5.png").write_bytes(raw_png(8, 8, 16, 2, bytes(8 * (1 + 48))))
+    with pytest.raises(DataError, match=r"5\.png has 16 bits a channel"):
+        plan_import(open_source(folder), CONFIG)
+
+
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    """They are taken, and stand in messages with their bytes escaped."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/in\xe9"))
+    write_pngs(folder, lambda i: f"{i}.png")
+    for ending in (".png", ".npy"):
+        (folder / f"0{ending}").rename(folder / os.fsdecode(b"0\xff" + ending.encode()))
+    arguments = ("import", folder, tmp_path / "out", "--test", 4, "--validation", 3, "--shard", 8,
+                 "--chunk", 4)
+    result = kdm(*arguments)
+    assert result.exit_code == 0, result.output
+    broken = next(path for path in folder.iterdir() if not path.name.isascii())
+    broken.with_suffix(".png").write_bytes(b"broken")
+    result = kdm(*arguments)
+    assert result.exit_code == 1
+    assert r"in\xe9/0\xff.png is not a readable PNG image" in result.stderr
 
 
 def killed_import(folder: Path, out: Path) -> None:

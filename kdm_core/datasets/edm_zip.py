@@ -70,8 +70,7 @@ def read_edm_zip(config: EdmZipConfig) -> LabelledImages:
         found = _contents(archive, path)
         names = sorted(found.images, key=natural)
         if not names:
-            raise DataError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))}): supply "
-                            "another file")
+            raise DataError(f"{path} holds no {', '.join(FORMATS)} images: supply another file")
         pass_over(found.others, len(names), "images", str(path))
         labels = None
         if found.labels is None:

@@ -12,6 +12,7 @@ from kdm_core.errors import DataError, adapted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
 # A file of a few kilobytes can claim any number of pixels: these are refused before decoding.
 MAX_FILE = 64 * 2**20
@@ -66,7 +67,7 @@ def decode(content: bytes, name: str, formats: Sequence[str]) -> "Image":
                         f"({type(error).__name__}: {error}): replace or remove it") from error
 
 
-def require_plain(image: "Image", name: str) -> None:
+def require_plain(image: "ImageFile", name: str) -> None:
     """Make sure that an opened image is one picture of at most 8 bits a channel.
 
     Pillow's mode does not tell: it is RGB for PNGs of 16 bits, of which the decoder then keeps 8.

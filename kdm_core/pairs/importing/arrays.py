@@ -67,7 +67,8 @@ class ArraysSource(PairSource):
         self.kind = kind_of(self.shape, str(path))
         self.labels, self.label_names = self.read_labels(members)
         self.check()
-        self.layout = f"one .npz file, array {key}"
+        joined = "" if noise is None else ", the noise of another file by position"
+        self.layout = f"one .npz file, array {key}{joined}"
 
     def read_labels(self, members: dict[str, Any]) -> tuple[NDArray[np.int64], list[str]]:
         """All labels (n,), and the names of the classes."""

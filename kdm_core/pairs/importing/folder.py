@@ -10,6 +10,7 @@ where all are whole numbers.
 """
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,9 @@ class PngFolder(PairSource):
         self.layout = "a folder of PNG files, noise " + (
             "each in a file of the same name" if self.noise is None else
             "in one file, joined by position in natural order of the names")
-        used = {*self.files, *self.beside.values(), *LISTS, *([] if self.noise is None else [NOISE])}
-        pass_over(sorted(names - used), self.count, "images", str(folder))
+        noises = {*self.beside.values(), os.path.relpath(in_one or folder, folder)}
+        pass_over(sorted(names - noises.union(self.files, LISTS)), self.count, "images",
+                  str(folder))
 
     def find_beside(self, names: set[str]) -> dict[str, str]:
         """The files with noise of the same name as an image, by the image's.

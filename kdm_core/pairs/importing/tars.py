@@ -1,8 +1,8 @@
 """Pairs in tar files, as `kdm pairs export --format webdataset` writes them.
 
-Members of one pair have the same name before the first dot: KEY.png or KEY.npy is the sample,
-KEY.noise.npy the noise, KEY.cls the class, KEY.json may say its name (`label_name`); other members
-are passed over. Nothing is unpacked to the disk.
+Members of one pair have the same name before the first dot of the file's: KEY.png or KEY.npy is the
+sample, KEY.noise.npy the noise, KEY.cls the class, KEY.json may say its name (`label_name`); other
+members are passed over, and a line says so. Nothing is unpacked to the disk.
 """
 
 import json
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from kdm_core.datasets.base import check_labels, check_names
 from kdm_core.datasets.images import decode
-from kdm_core.errors import DataError
+from kdm_core.datasets.listing import is_left_behind, pass_over
+from kdm_core.errors import DataError, shown
 from kdm_core.pairs.importing.listing import of_kind, walk
 from kdm_core.pairs.importing.npy import MAX_FILE, damage, parse_npy
 from kdm_core.pairs.importing.source import (
@@ -28,6 +29,7 @@ from kdm_core.pairs.importing.source import (
 )
 
 SAMPLES = ("png", "npy")
+ENDINGS = {*SAMPLES, "noise.npy", "cls", "json"}
 MAX_TEXT = 65536
 
 
@@ -50,16 +52,19 @@ class TarSource(PairSource):
                                                    in of_kind(walk(path), ".tar")]
         self.keys: list[str] = []
         self.names: dict[int, str] = {}
+        self.others: list[str] = []
         scanned = [self.scan(tar, number) for number, tar in enumerate(self.tars)]
         if not self.keys:
             raise DataError(f"{path} holds no pairs in tar files")
         self.count = len(self.keys)
+        pass_over(self.others, self.count, "pairs", str(path))
         # A row a pair: tar file, whether an image, start and size of sample and of noise, label.
         self.entries = np.concatenate(scanned)
         self.labels, self.label_names = self.classes(str(path))
-        self.shape = self.pair(0)[1].shape
+        first = self.pair(0)[1]
+        self.shape, self.dtype = first.shape, first.dtype
         self.kind = kind_of(self.shape, self.where(0))
-        self.layout = f"{len(self.tars)} tar files of a WebDataset"
+        self.layout = f"{len(self.tars)} tar files of a WebDataset, noise of the same key"
 
     def scan(self, tar: Path, number: int) -> NDArray[np.int64]:
         """Where the pairs of one tar file lie."""
@@ -67,8 +72,11 @@ class TarSource(PairSource):
         with damage(tar), tarfile.open(tar, "r:") as archive, tar.open("rb") as file:
             size = tar.stat().st_size
             for member in archive:
-                key, _, ending = member.name.partition(".")
-                if not member.isreg():
+                if member.isdir():
+                    continue
+                key, ending = split_name(member.name)
+                if not member.isreg() or ending not in ENDINGS or is_left_behind(member.name):
+                    self.others.append(member.name)
                     continue
                 if member.issparse() or member.offset_data + member.size > size:
                     raise ValueError(f"{member.name} is cut off")
@@ -115,7 +123,10 @@ class TarSource(PairSource):
             require_floats(noise.dtype, where)
             packed = content(file, Part(start, size), MAX_FILE)
             if not image:
-                return noise, parse_npy(packed)
+                sample = parse_npy(packed)
+                if sample.dtype != np.uint8 and sample.dtype.kind != "f":
+                    raise ValueError(f"a sample of type {sample.dtype}, expected uint8 or floats")
+                return noise, sample
             pixels = np.asarray(decode(packed, where, ("PNG",)))
             return noise, pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
@@ -123,15 +134,23 @@ class TarSource(PairSource):
         noise, samples = [], []
         for row in rows:
             one_noise, sample = self.pair(row)
-            if sample.shape != self.shape:
-                raise DataError(f"{self.where(row)} has shape {sample.shape}, the first pair "
-                                f"{self.shape}: one store holds pairs of one kind")
+            if (sample.shape, sample.dtype) != (self.shape, self.dtype):
+                raise DataError(f"{self.where(row)} has shape {sample.shape} and type "
+                                f"{sample.dtype}, the first pair {self.shape} and {self.dtype}: "
+                                "one store holds pairs of one kind")
             noise.append(oriented(one_noise, self.shape, self.where(row)))
             samples.append(sample)
         return RawPairs(np.stack(noise), np.stack(samples), self.labels[rows])
 
     def where(self, row: int) -> str:
-        return f"{self.tars[self.entries[row, 0]]}: {self.keys[row]}"
+        return shown(f"{self.tars[self.entries[row, 0]]}: {self.keys[row]}")
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """The key of a member, with the folder, and the rest after the first dot of the file's name."""
+    folder, slash, file = name.rpartition("/")
+    key, _, ending = file.partition(".")
+    return f"{folder}{slash}{key}", ending
 
 
 def content(file: Any, part: Part, limit: int) -> bytes:
