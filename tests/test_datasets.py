@@ -1,6 +1,7 @@
 """Data sets: every source, what it refuses, how sets are split and kept."""
 
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -164,13 +165,11 @@ def test_splits_are_a_stratified_partition(values: list[int], fraction: float, s
     labels = np.array(values, dtype=np.int64)
     train, test = split_rows(labels, fraction, seed)
     assert sorted([*train, *test]) == list(range(len(labels)))
-    assert len(train) and len(test)
-    counts = np.bincount(labels)
-    if counts[counts > 0].min() >= 2:
-        for label in np.unique(labels):
-            held_out = int((labels[test] == label).sum())
-            assert 1 <= held_out < counts[label]
-            assert abs(held_out - fraction * counts[label]) <= 1
+    assert set(labels[train]) == set(values)
+    for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
+        held_out = int((labels[test] == label).sum())
+        assert min(1, count - 1) <= held_out < count
+        assert abs(held_out - fraction * count) <= 1
     again = split_rows(labels, fraction, seed)
     assert np.array_equal(train, again[0]) and np.array_equal(test, again[1])
 
@@ -183,6 +182,67 @@ def test_a_split_is_a_function_of_the_seed_and_shuffled() -> None:
     assert len(first.test_samples) == pytest.approx(0.2 * 1797, abs=5)
     # Sorted by class, the first hundred would hold one or two classes.
     assert len(np.unique(first.test_labels[:100])) == 10
+
+
+def test_the_only_image_of_a_class_is_trained_on(tmp_path: Path) -> None:
+    labels = np.repeat([0, 1, 2], [50, 50, 1])
+    np.savez(tmp_path / "x.npz", images=random_images(101, 8, 8), labels=labels)
+    for seed in range(20):
+        with pytest.warns(Adapted, match=r"class 2 has no test samples"):
+            data = load(seed, source="npz", path=str(tmp_path / "x.npz"), conditional=True)
+        assert np.bincount(data.train_labels).tolist() == [40, 40, 1]
+        assert np.bincount(data.test_labels).tolist() == [10, 10]
+
+
+def test_splits_stay_as_they_were(tmp_path: Path) -> None:
+    """Stores and students of earlier versions were made from them."""
+    assert save_dataset(tmp_path, load(source="digits")) == (
+        "0d9d811a82bbdb2523f152cda9a9cd3b17ddda6b8288d0010246fa2230cd2708")
+    digest = hashlib.sha256()
+    for seed in range(20):
+        for labels in (np.arange(1000) % 7, np.full(50, -1), np.repeat([0, 1, 5], [2, 90, 3])):
+            for part in split_rows(labels, 0.3, seed):
+                digest.update(part.tobytes())
+    assert digest.hexdigest().startswith("2d3de1de65bb10317b6dda4f")
+
+
+@pytest.mark.parametrize("labels, message", [
+    (np.arange(101) % 10 + 1, "class 0 has no training"),
+    (np.arange(101) % 2 * 2, "class 1 has no training"),
+    (np.arange(101) % 2 * 5 + 1, r"classes 0, 2, 3, … \(5 in all\) have no training"),
+])
+def test_classes_without_images_are_refused(
+    labels: NDArray[np.int64], message: str, tmp_path: Path
+) -> None:
+    """The advice, followed, works."""
+    path = tmp_path / "x.npz"
+    np.savez(path, images=random_images(101, 8, 8), labels=labels)
+    with pytest.raises(DataError, match=rf"{message}.*numpy\.unique"):
+        load(source="npz", path=str(path))
+    labels = np.unique(labels, return_inverse=True)[1]
+    np.savez(path, images=random_images(101, 8, 8), labels=labels)
+    data = load(source="npz", path=str(path), conditional=True)
+    assert data.info.samples.num_classes == len(set(labels)) == len(set(data.train_labels))
+
+
+@pytest.mark.parametrize("written, advice", [
+    (lambda labels: labels.astype(float), lambda given: given.ravel().astype(int)),
+    (lambda labels: labels[:, None], lambda given: given.ravel().astype(int)),
+    (lambda labels: labels > 0, lambda given: given.ravel().astype(int)),
+    (lambda labels: np.eye(3)[labels], lambda given: given.argmax(1)),
+    (lambda labels: np.array(["ant", "bee", "cat"])[labels],
+     lambda given: np.unique(given.ravel().astype(str), return_inverse=True)[1]),
+])
+def test_labels_of_other_forms_say_how_to_convert_them(
+    written: Callable[..., Any], advice: Callable[..., Any], tmp_path: Path
+) -> None:
+    labels, path = np.arange(30) % 3, tmp_path / "x.npz"
+    np.savez(path, images=random_images(30, 8, 8), labels=written(labels))
+    with pytest.raises(DataError, match=r"x\.npz: labels of type .* save "):
+        load(source="npz", path=str(path))
+    np.savez(path, images=random_images(30, 8, 8), labels=advice(written(labels)))
+    data = load(source="npz", path=str(path))
+    assert sorted([*data.train_labels, *data.test_labels]) == sorted(advice(written(labels)))
 
 
 def test_samples_keep_their_labels(tmp_path: Path) -> None:
@@ -817,11 +877,19 @@ def test_broken_zips_are_refused(tmp_path: Path) -> None:
         load(source="edm_zip", path=str(path))
 
 
+def test_zip_labels_that_begin_with_1_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    make_zip(path, labels=[[name, number % 2 + 1] for number, name in enumerate(names_of(10))])
+    with pytest.raises(DataError, match="class 0 has no training samples.*number the classes"):
+        load(source="edm_zip", path=str(path))
+
+
 # CIFAR-10
 
 
 def cifar_data(number: int, count: int = 4) -> tuple[NDArray[np.uint8], list[int]]:
-    return random_images(count, 3072, seed=number), [(number + row) % 10 for row in range(count)]
+    labels = [(4 * number + row) % 10 for row in range(count)]
+    return random_images(count, 3072, seed=number), labels
 
 
 def python2_batch(images: NDArray[np.uint8], labels: list[int]) -> bytes:
@@ -895,6 +963,13 @@ def test_the_assembled_batch_is_what_python_takes_for_one() -> None:
         warnings.simplefilter("ignore")  # numpy.core is deprecated
         document = pickle.loads(python2_batch(images, labels), encoding="bytes")
     assert np.array_equal(document[b"data"], images) and document[b"labels"] == labels
+
+
+def test_a_class_that_cifar10_lacks_is_named(tmp_path: Path) -> None:
+    make_cifar(tmp_path, lambda images, labels: python2_batch(
+        images, [label if label != 3 else 4 for label in labels]))
+    with pytest.raises(DataError, match=r"class 3 \(cat\) has no training samples"):
+        load(source="cifar10", path=str(tmp_path))
 
 
 def test_cifar10_in_column_order(tmp_path: Path) -> None:

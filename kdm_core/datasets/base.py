@@ -8,11 +8,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from kdm_core.config import Config
-from kdm_core.errors import DataError
+from kdm_core.errors import DataError, adapted
 from kdm_core.samples import SampleSpec
 
 MAX_CLASSES = 10_000
 MAX_NAME = 200
+RENUMBER = ("number the classes that there are from 0 without gaps, as "
+            "numpy.unique(labels, return_inverse=True)[1] does, and name only these")
 
 
 class LabelledConfig(Config):
@@ -108,17 +110,32 @@ def check_labels(labels: NDArray[Any], count: int, classes: int, place: str) -> 
     """
     if labels.dtype.kind not in "iu" or labels.shape != (count,):
         raise DataError(f"{place}: labels of type {labels.dtype} and shape {labels.shape}, "
-                        f"expected integers of shape ({count},), one for each sample")
+                        f"expected integers of shape ({count},), one for each sample"
+                        f"{_conversion(labels, count)}")
     outside = labels[(labels < 0) | (labels >= classes)]
     if len(outside):
         raise DataError(f"{place}: label {outside[0]} is none of the {classes} classes, which are "
-                        "numbered from 0: correct it or name all classes")
+                        f"numbered from 0: {RENUMBER}")
     return labels.astype(np.int64)
+
+
+def _conversion(labels: NDArray[Any], count: int) -> str:
+    """How labels of another form become integers, where that can be told."""
+    if labels.ndim == 2 and len(labels) == count and labels.shape[1] > 1:
+        return ": if they are one-hot, save labels.argmax(1)"
+    if labels.size != count:
+        return ""
+    if labels.dtype.kind in "US":
+        return (": save label_names, labels = numpy.unique(labels.ravel().astype(str), "
+                "return_inverse=True)")
+    if labels.dtype.kind in "biuf":
+        return ": if they are whole numbers, save labels.ravel().astype(int)"
+    return ""
 
 
 def numbered_classes(labels: NDArray[Any], place: str) -> list[str]:
     """Names "0", "1", … for labels that come without any."""
-    count = int(labels.max()) + 1 if labels.size else 0
+    count = max(int(labels.max()) + 1, 0) if labels.size else 0
     if count > MAX_CLASSES:
         raise DataError(f"{place}: label {count - 1}, at most {MAX_CLASSES} classes are supported: "
                         "number the classes 0, 1, …")
@@ -155,8 +172,8 @@ def assemble(
     """Check samples and labels of both splits and describe them.
 
     Raises:
-        DataError: there are too few samples, values that are not finite, labels out of range, or
-            the set has no classes to be conditioned on.
+        DataError: there are too few samples, values that are not finite, labels out of range,
+            classes without training samples, or no classes to be conditioned on.
     """
     check_names(class_names, f"data ({source})")
     if conditional and not class_names:
@@ -164,14 +181,15 @@ def assemble(
                         "set it to false or supply labels")
     if len(train[0]) < 1 or len(test[0]) < 2:
         raise DataError(f"data ({source}): {len(train[0])} samples to train on and {len(test[0])} "
-                        "to test on, needed are 1 and 2: supply more data or change "
-                        "data.test_fraction")
+                        "to test on, needed are 1 and 2 beside one of each class to train on: "
+                        "supply more data or change data.test_fraction")
     for split, (samples, labels) in (("training", train), ("test", test)):
         if samples.size == 0 or not np.isfinite(samples).all():
             raise DataError(f"data ({source}): {split} samples are empty or not finite: "
                             "remove those")
         if class_names:
             check_labels(labels, len(samples), len(class_names), f"data ({source}), {split} split")
+    _check_classes(source, train[1], test[1], class_names)
     sigma = standard_deviation(train[0])
     if sigma == 0:
         raise DataError(f"data ({source}): all values of all training samples are the same: there "
@@ -181,3 +199,35 @@ def assemble(
     info = DatasetInfo(source=source, samples=spec, class_names=class_names,
                        train=len(train[0]), test=len(test[0]))
     return Dataset(*train, *test, info)
+
+
+def _check_classes(
+    source: str, train: NDArray[np.int64], test: NDArray[np.int64], class_names: list[str]
+) -> None:
+    """Make sure that each class can be trained on; say which cannot be tested.
+
+    Raises:
+        DataError: a class has no training samples. Models would be asked for it all the same.
+    """
+    untrained, untested = absent(train, class_names), absent(test, class_names)
+    if untrained:
+        raise DataError(f"data ({source}): {untrained} no training samples: supply some, or "
+                        f"{RENUMBER}")
+    if untested:
+        adapted(f"data ({source}): {untested} no test samples")
+
+
+def absent(labels: NDArray[np.int64], names: list[str]) -> str:
+    """The classes that do not occur, as "class 3 (cat) has" or "classes 3 (cat), 5 (dog) have".
+
+    Empty if all do, or there are none.
+    """
+    missing = sorted(set(range(len(names))) - set(np.unique(labels).tolist()))
+    if not missing:
+        return ""
+    shown = [str(label) if names[label] == str(label) else f"{label} ({names[label]})"
+             for label in missing[:3]]
+    if len(missing) == 1:
+        return f"class {shown[0]} has"
+    more = f", … ({len(missing)} in all)" if len(missing) > len(shown) else ""
+    return f"classes {', '.join(shown)}{more} have"

@@ -9,8 +9,8 @@ def split_rows(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Divide samples into two splits, a function of (labels, fraction, seed) alone.
 
-    Every class is divided in the same proportion, and has at least one sample in both splits. If
-    some class has a single sample that is impossible, and classes are not looked at.
+    Every class is divided in the same proportion, and has at least one sample in both splits; the
+    single sample of a class is trained on.
 
     Args:
         labels: (n,) any integers; all the same for unlabelled samples.
@@ -22,12 +22,10 @@ def split_rows(
         few of them are a fair sample.
     """
     generator = np.random.default_rng(seed)
-    _, counts = np.unique(labels, return_counts=True)
-    strata = labels if counts.min(initial=len(labels)) > 1 else np.zeros_like(labels)
     train: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
     test: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
-    for stratum in np.unique(strata):
-        rows = generator.permutation(np.flatnonzero(strata == stratum))
+    for label in np.unique(labels):
+        rows = generator.permutation(np.flatnonzero(labels == label))
         held_out = min(max(int(fraction * len(rows) + 0.5), 1), len(rows) - 1)
         test.append(rows[:held_out])
         train.append(rows[held_out:])
