@@ -8,6 +8,7 @@ import typer
 from kdm_core.errors import KDMError
 
 Layout = Literal["auto", "published", "points", "npz", "png", "webdataset"]
+Channels = Literal["first", "last"]
 Order = Literal["auto", "noise-first", "sample-first"]
 Format = Literal["npz", "published", "webdataset"]
 Float = Literal["float16", "float32"]
@@ -33,6 +34,8 @@ def import_(
     noise: Annotated[Path | None, typer.Option(help="The noise's .npy or .npz file, where it is "
                                                     "apart from the samples.")] = None,
     order: Annotated[Order, typer.Option(help="Of published pairs' arrays.")] = "auto",
+    channels: Annotated[Channels | None, typer.Option(help="Of images in a .npz file, where their "
+                                                      "shape does not say it.")] = None,
     noise_scale: Annotated[float | None, typer.Option(help="What the noise is divided by; "
                                                            "measured where it is not given.")
                            ] = None,
@@ -63,7 +66,7 @@ def import_(
         "solver": None if solver is None else {"kind": solver, "steps": steps},
     }, "this command line")
     typer.echo(f"looking at {source}", err=True)
-    found = open_source(source, layout, noise, order)
+    found = open_source(source, layout, noise, order, channels)
     run_import(found, store, config, source.name, teacher, device, trust_code)
 
 

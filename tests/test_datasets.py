@@ -10,7 +10,6 @@ import struct
 import tarfile
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable
 from fractions import Fraction
 from math import floor
@@ -325,8 +324,8 @@ def test_npz_layouts(shape: tuple[int, ...], stored: tuple[int, ...], key: str,
 
 
 @pytest.mark.parametrize("arrays, message", [
-    ({"images": random_images(9, 3, 8, 3)}, "either of the axes"),
-    ({"images": random_images(9, 4, 8, 8)}, "neither of the axes"),
+    ({"images": random_images(9, 3, 8, 3)}, "first or last: say data.channels"),
+    ({"images": random_images(9, 4, 8, 8)}, "with C = 1 or 3"),
     ({"images": random_images(9, 8)}, "shape"),
     ({"images": random_images(9, 8, 8).astype(np.float32)}, "float32"),
     ({"pictures": random_images(9, 8, 8)}, "no array 'images'"),
@@ -385,7 +384,7 @@ def test_objects_in_npz_are_refused_and_not_run(key: str, tmp_path: Path) -> Non
     arrays: dict[str, Any] = {"images": random_images(9, 8, 8), "labels": np.zeros(9, int)}
     arrays[key] = np.array([Exploit(target)] * 9, dtype=object)
     np.savez(tmp_path / "x.npz", **arrays)
-    with pytest.raises(DataError, match=r"x\.npz.*allow_pickle"):
+    with pytest.raises(DataError, match=r"x\.npz.*plain arrays .*type object"):
         load(source="npz", path=str(tmp_path / "x.npz"))
     (tmp_path / "x.npz").write_bytes(pickle.dumps(Exploit(target)))
     with pytest.raises(DataError, match=r"x\.npz is not an"):

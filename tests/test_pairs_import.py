@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from kdm_core.datasets.npy import parse_npy
+from kdm_core.datasets.npz import NpzConfig, read_npz
 from kdm_core.errors import Adapted, DataError, MismatchError
 from kdm_core.pairs.importing import (
     ImportConfig,
@@ -27,7 +30,6 @@ from kdm_core.pairs.importing import (
     open_source,
     plan_import,
 )
-from kdm_core.pairs.importing.npy import parse_npy
 from kdm_core.pairs.importing.source import RawPairs
 from kdm_core.pairs.opening import open_or_create
 from kdm_core.pairs.store import PairStore
@@ -167,6 +169,137 @@ def test_npz_with_noise_and_names(tmp_path: Path) -> None:
     np.savez(tmp_path / "bare.npz", arr_0=MADE.images)  # (N, C, H, W) is told by its channels
     check(imported(open_source(tmp_path / "bare.npz", noise=tmp_path / "noise.npz"),
                    tmp_path / "bare"), labelled=False)
+
+
+@pytest.mark.parametrize("arrays", [
+    lambda images, labels: {"arr_0": images, "arr_1": labels},
+    lambda images, labels: {"images": images, "labels": labels},
+    lambda images, labels: {"samples": np.moveaxis(images, 1, -1), "y": labels},
+    lambda images, labels: {"sample": np.moveaxis(images, 1, -1), "label": labels},
+])
+def test_one_reader_for_data_and_for_pairs(
+    tmp_path: Path, arrays: Callable[..., dict[str, Any]]
+) -> None:
+    """The same file gives both the same images and labels, whatever the arrays are called."""
+    np.savez(tmp_path / "in.npz", **arrays(MADE.images, MADE.labels))
+    np.save(tmp_path / "noise.npy", MADE.noise)
+    check(imported(open_source(tmp_path / "in.npz", noise=tmp_path / "noise.npy"),
+                   tmp_path / "out"))
+    images, labels, names = read_npz(NpzConfig(source="npz", path=str(tmp_path / "in.npz")))
+    np.testing.assert_array_equal(images, MADE.images)
+    np.testing.assert_array_equal(labels, MADE.labels)
+    assert names == list("01234")
+
+
+@pytest.mark.parametrize("labels, message", [
+    (MADE.labels * 1.0, "save labels.ravel"), (np.eye(5)[MADE.labels], "save labels.argmax"),
+    (MADE.labels[:, None], "save labels.ravel"), (MADE.labels.astype(str), "numpy.unique"),
+    (MADE.noise, "name the arrays"), (MADE.labels[:3], "expected a label for each sample"),
+    (MADE.labels - 1, "label -1 is none of the"),
+])
+def test_labels_that_both_readers_refuse(
+    tmp_path: Path, labels: NDArray[Any], message: str
+) -> None:
+    path = tmp_path / "in.npz"
+    np.savez(path, MADE.images, labels, noise=MADE.noise)
+    with pytest.raises(DataError, match=rf"in\.npz: .*{message}"):
+        open_source(path)
+    with pytest.raises(DataError, match=rf"in\.npz: .*{message}"):
+        read_npz(NpzConfig(source="npz", path=str(path)))
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 3), (3, 32, 3), (1, 8, 3), (3, 1, 1)])
+def test_channels_of_both_readers(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """A shape that fits both is refused; what the message says to give is believed."""
+    made, path = Made(shape), tmp_path / "in.npz"
+    np.savez(path, images=made.images, noise=made.noise)
+    with pytest.raises(DataError, match="may have the channels first or last: say --channels"):
+        open_source(path)
+    with pytest.raises(DataError, match=r"first or last: say data\.channels: first or last"):
+        read_npz(NpzConfig(source="npz", path=str(path)))
+    for channels, expected in (("first", made.images), ("last", np.moveaxis(made.images, -1, 1))):
+        config = NpzConfig.model_validate({"source": "npz", "path": str(path),
+                                           "channels": channels})
+        np.testing.assert_array_equal(read_npz(config).images, expected)
+        np.savez(tmp_path / "pairs.npz", images=made.images,
+                 noise=made.noise if channels == "first" else np.moveaxis(made.noise, -1, 1))
+        raw = open_source(tmp_path / "pairs.npz", channels=config.channels).read(np.arange(COUNT))
+        np.testing.assert_array_equal(raw.sample, expected)
+
+
+def test_channels_of_latents_are_told_by_square_images(tmp_path: Path) -> None:
+    for shape, found in [((4, 8, 8), (4, 8, 8)), ((8, 8, 4), (4, 8, 8)), ((2, 5, 5), (2, 5, 5))]:
+        made = Made(shape)
+        np.savez(tmp_path / "in.npz", arr_0=made.floats, noise=made.noise)
+        assert open_source(tmp_path / "in.npz").shape == found
+    made = Made((4, 8, 6))
+    np.savez(tmp_path / "in.npz", arr_0=made.floats, noise=made.noise)
+    with pytest.raises(DataError, match="say --channels"):
+        open_source(tmp_path / "in.npz")
+    assert open_source(tmp_path / "in.npz", channels="first").shape == (4, 8, 6)
+    with pytest.raises(DataError, match="expected uint8 .* with C = 1 or 3"):
+        read_npz(NpzConfig(source="npz", path=str(tmp_path / "in.npz")))
+
+
+def test_arrays_that_nobody_reads_are_told_of(tmp_path: Path) -> None:
+    np.savez(tmp_path / "in.npz", images=MADE.images, targets=MADE.labels, noise=MADE.noise)
+    with pytest.warns(Adapted, match="array targets is not read; there are no labels, which"):
+        open_source(tmp_path / "in.npz")
+    with pytest.warns(Adapted, match="array noise, targets is not read"):
+        read_npz(NpzConfig(source="npz", path=str(tmp_path / "in.npz")))
+
+
+def test_layouts_whose_channels_are_first_refuse_others(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(COUNT):
+        ends = np.stack([MADE.floats[i], MADE.noise[i] * np.float32(80)])
+        np.savez(folder / f"{i}.npz", endpoints=np.moveaxis(ends, 1, -1))
+    with pytest.raises(DataError, match=r"shape \(8, 8, 3\).* numpy\.moveaxis\(…, -1, -3\)"):
+        open_source(folder)
+    for path in folder.iterdir():
+        np.savez(path, endpoints=np.moveaxis(np.load(path)["endpoints"], -1, -3))
+    check(imported(open_source(folder), tmp_path / "out"), labelled=False, scale=80)
+    with tarfile.open(tmp_path / "in.tar", "w") as archive:
+        for name, values in (("0.npy", np.moveaxis(MADE.floats[0], 0, -1)),
+                             ("0.noise.npy", MADE.noise[0])):
+            stream = io.BytesIO()
+            np.save(stream, values)
+            entry = tarfile.TarInfo(name)
+            entry.size = stream.tell()
+            stream.seek(0)
+            archive.addfile(entry, stream)
+    with pytest.raises(DataError, match=r"in\.tar: 0: .*numpy\.moveaxis"):
+        open_source(tmp_path / "in.tar")
+
+
+def test_flat_images_are_no_points(tmp_path: Path) -> None:
+    np.savez(tmp_path / "in.npz", images=MADE.images.reshape(COUNT, -1),
+             noise=MADE.noise.reshape(COUNT, -1))
+    with pytest.raises(DataError, match=r"type uint8, expected floats: if they are flat images"):
+        open_source(tmp_path / "in.npz")
+
+
+def test_every_class_has_pairs_to_train_on(tmp_path: Path) -> None:
+    path = tmp_path / "in.npz"
+
+    def plan(labels: NDArray[np.int64], config: ImportConfig = CONFIG, **arrays: Any) -> Any:
+        np.savez(path, MADE.images, labels, noise=MADE.noise, **arrays)
+        return plan_import(open_source(path), config).spec.samples.label_names
+
+    with pytest.raises(DataError, match=r"in\.npz.*class 0 has no pairs: number the classes"):
+        plan(MADE.labels + 1)
+    assert plan(np.unique(MADE.labels + 1, return_inverse=True)[1]) == list("01234")
+    with pytest.raises(DataError, match=r"classes 0, 2, 4, … \(5 in all\) have no pairs"):
+        plan(MADE.labels * 2 + 1)
+    with pytest.warns(Adapted, match=r"class 0 \(none\) has no pairs"):
+        names = np.array(["none", *"abcde"])
+        assert plan(MADE.labels + 1, label_names=names) == names.tolist()
+    # Sorted by class, the test pairs take all of the first one.
+    ordered = np.sort(np.arange(COUNT) % 4)
+    with pytest.raises(DataError, match=r"class 0 has no pairs to train on.*to 5 together at most"):
+        plan(ordered)
+    assert plan(ordered, CONFIG.model_copy(update={"validation": 2, "test": 3})) == list("0123")
 
 
 def write_pngs(folder: Path, name: Callable[[int], str], noise: str = ".npy") -> Path:
@@ -450,12 +583,12 @@ def test_pickles_are_never_loaded(tmp_path: Path) -> None:
 def test_contradictions_in_one_npz(tmp_path: Path) -> None:
     path, images, noise = tmp_path / "in.npz", MADE.images, MADE.noise
     for arrays, message in [
-        ({"noise": noise}, "none of the arrays sample"),
+        ({"noise": noise}, "no array 'images'"),
         ({"arr_0": images, "images": images, "noise": noise}, "which mean the same"),
         ({"arr_0": images, "noise": noise[:-1]}, "24 samples and noise of shape"),
         ({"arr_0": images, "noise": noise[:, :2]}, "does not fit samples of shape"),
         ({"arr_0": images, "noise": images}, "noise of type uint8"),
-        ({"arr_0": images.astype(np.int32), "noise": noise}, "expected uint8 or floats"),
+        ({"arr_0": images.astype(np.int32), "noise": noise}, r"expected uint8 \(0 to 255\) or fl"),
         ({"arr_0": images, "noise": noise, "arr_1": MADE.labels[:3]}, "a label for each sample"),
         ({"arr_0": images, "noise": noise, "arr_1": MADE.labels * 1.0}, "expected integers"),
         ({"arr_0": images, "noise": noise, "arr_1": MADE.labels - 1}, "label -1 is none"),

@@ -211,23 +211,22 @@ def _check_classes(
     """
     untrained, untested = absent(train, class_names), absent(test, class_names)
     if untrained:
-        raise DataError(f"data ({source}): {untrained} no training samples: supply some, or "
-                        f"{RENUMBER}")
+        raise DataError(f"data ({source}): {have(untrained, class_names)} no training samples: "
+                        f"supply some, or {RENUMBER}")
     if untested:
-        adapted(f"data ({source}): {untested} no test samples")
+        adapted(f"data ({source}): {have(untested, class_names)} no test samples")
 
 
-def absent(labels: NDArray[np.int64], names: list[str]) -> str:
-    """The classes that do not occur, as "class 3 (cat) has" or "classes 3 (cat), 5 (dog) have".
+def absent(labels: NDArray[np.int64], names: list[str]) -> list[int]:
+    """The classes that do not occur."""
+    return sorted(set(range(len(names))) - set(np.unique(labels).tolist()))
 
-    Empty if all do, or there are none.
-    """
-    missing = sorted(set(range(len(names))) - set(np.unique(labels).tolist()))
-    if not missing:
-        return ""
+
+def have(classes: list[int], names: list[str]) -> str:
+    """"class 3 (cat) has" or "classes 3 (cat), 5 (dog), 6 (frog), … (9 in all) have"."""
     shown = [str(label) if names[label] == str(label) else f"{label} ({names[label]})"
-             for label in missing[:3]]
-    if len(missing) == 1:
+             for label in classes[:3]]
+    if len(classes) == 1:
         return f"class {shown[0]} has"
-    more = f", … ({len(missing)} in all)" if len(missing) > len(shown) else ""
+    more = f", … ({len(classes)} in all)" if len(classes) > len(shown) else ""
     return f"classes {', '.join(shown)}{more} have"

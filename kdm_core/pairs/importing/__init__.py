@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from kdm_core.datasets.channels import Channels
 from kdm_core.errors import DataError
 from kdm_core.pairs.importing.arrays import ArraysSource
 from kdm_core.pairs.importing.filling import compare_with_teacher, import_pairs
@@ -23,7 +24,8 @@ FOLDERS: dict[str, Layout] = {".npz": "published", ".tar": "webdataset", ".png":
 
 
 def open_source(
-    path: Path, layout: Layout = "auto", noise: Path | None = None, order: Order = "auto"
+    path: Path, layout: Layout = "auto", noise: Path | None = None, order: Order = "auto",
+    channels: Channels | None = None,
 ) -> PairSource:
     """Find the pairs in a file or folder.
 
@@ -32,6 +34,7 @@ def open_source(
         layout: what it is; found by the endings of files where that is `auto`.
         noise: the file with the noise, for the layouts `npz` and `png`.
         order: which end of a published trajectory is the noise.
+        channels: of images in the layout `npz`, where their shape does not say it.
 
     Raises:
         DataError: it is missing, or not of such a layout.
@@ -45,12 +48,14 @@ def open_source(
         raise DataError(f"--noise: the layout {chosen} has its noise in the same files")
     if order != "auto" and chosen not in ("published", "points"):
         raise DataError(f"--order: the layout {chosen} has names for noise and samples")
+    if channels is not None and chosen != "npz":
+        raise DataError(f"--channels: the layout {chosen} says itself where they are")
     if chosen == "published":
         return PublishedFolder(path, order)
     if chosen == "points":
         return PublishedPoints(path, order)
     if chosen == "npz":
-        return ArraysSource(path, noise)
+        return ArraysSource(path, noise, channels)
     return PngFolder(path, noise) if chosen == "png" else TarSource(path)
 
 

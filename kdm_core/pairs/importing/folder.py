@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from kdm_core.datasets.base import check_labels, check_names, numbered_classes, unlabelled
 from kdm_core.datasets.images import MAX_FILE, decode
 from kdm_core.datasets.listing import in_class_order, pass_over
+from kdm_core.datasets.npy import ArrayFile, damage, parse_npy
 from kdm_core.datasets.reading import read_limited
 from kdm_core.errors import DataError, adapted, shown
 from kdm_core.pairs.importing.arrays import open_noise
 from kdm_core.pairs.importing.listing import of_kind, require_one_order, walk
-from kdm_core.pairs.importing.npy import ArrayFile, damage, parse_npy
 from kdm_core.pairs.importing.source import (
     NO_NOISE,
     PairSource,
@@ -45,6 +45,7 @@ class PngFolder(PairSource):
     """Pairs in a folder of PNG files."""
 
     kind = "image"
+    labels: NDArray[np.int64]
 
     def __init__(self, folder: Path, noise: Path | None) -> None:
         """
@@ -66,6 +67,7 @@ class PngFolder(PairSource):
         self.noise = None if in_one is None else self.join_by_position(in_one)
         self.beside = {} if self.noise is not None else self.require_all(beside)
         self.labels, self.label_names = self.find_labels()
+        self.numbered = any((folder / name).exists() for name in LISTS)
         self.layout = "a folder of PNG files, noise " + (
             "each in a file of the same name" if self.noise is None else
             "in one file, joined by position in natural order of the names")

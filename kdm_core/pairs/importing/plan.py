@@ -2,11 +2,13 @@
 
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 
 from kdm_core.config import Config
-from kdm_core.errors import DataError, MismatchError
+from kdm_core.datasets.base import RENUMBER, absent, have
+from kdm_core.errors import DataError, MismatchError, adapted
 from kdm_core.pairs.importing.measuring import Measured, find_scale, measure
 from kdm_core.pairs.importing.source import PairSource
 from kdm_core.pairs.sampling import count_evaluations
@@ -64,7 +66,8 @@ def plan_import(
     """Look at the pairs, and say what store they will make.
 
     Raises:
-        DataError: the noise is not normal, samples are out of range, or there are too few pairs.
+        DataError: the noise is not normal, samples are out of range, there are too few pairs, or a
+            class has none of them to train on.
         MismatchError: the teacher makes other samples.
     """
     train = source.count - config.test - config.validation
@@ -72,6 +75,9 @@ def plan_import(
         raise DataError(f"{source.count} pairs are too few for {config.test} test and "
                         f"{config.validation} validation pairs: lower --test and --validation")
     measured = measure(source)
+    samples = describe_samples(source, measured, teacher)
+    require_classes(source, samples.label_names, config.test + config.validation,
+                    numbered=source.numbered and teacher is None)
     if teacher is not None and config.solver is not None:
         times, nfe = (teacher.model.times(config.solver),
                       count_evaluations(config.solver, teacher.model))
@@ -83,7 +89,7 @@ def plan_import(
     if dtype == "uint8" and source.kind != "image":
         raise DataError("--sample-dtype: uint8 is for images; use float32 for points")
     spec = StoreSpec(
-        samples=describe_samples(source, measured, teacher),
+        samples=samples,
         teacher=None if teacher is None else teacher.fingerprint,
         noise_seed=None,
         noise_dtype=config.noise_dtype,
@@ -124,3 +130,33 @@ def describe_samples(
         raise MismatchError(f"--teacher: it takes {made.num_classes} labels, the pairs have "
                             f"{found.num_classes}")
     return made
+
+
+def require_classes(
+    source: PairSource, names: list[str], start: int, numbered: bool
+) -> None:
+    """Make sure that the classes can be learned; say which ones no pair has.
+
+    Args:
+        source: the pairs.
+        names: of the classes.
+        start: the first training pair.
+        numbered: whether that there are so many classes is only concluded from the largest label.
+
+    Raises:
+        DataError: a class has no pairs though nobody says that it exists, or none to train on.
+    """
+    labels = source.labels
+    if labels is None or not names:
+        return
+    if missing := absent(labels, names):
+        if numbered:
+            raise DataError(f"{source.where(0)} and others: {have(missing, names)} no pairs: "
+                            f"{RENUMBER}, or give the teacher of these pairs with --teacher")
+        adapted(f"{source.where(0)} and others: {have(missing, names)} no pairs")
+    present, places = np.unique(labels[::-1], return_index=True)
+    last = len(labels) - 1 - places
+    if untrained := present[last < start].tolist():
+        raise DataError(f"{source.where(0)} and others: {have(untrained, names)} no pairs to train "
+                        f"on: the first {start} are test and validation pairs. Lower --test and "
+                        f"--validation, to {last.min()} together at most, or shuffle the pairs")

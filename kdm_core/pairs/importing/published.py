@@ -19,16 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdm_core.datasets.base import unlabelled
+from kdm_core.datasets.channels import require_channels_first
 from kdm_core.datasets.listing import pass_over
-from kdm_core.datasets.reading import read_limited
-from kdm_core.errors import DataError
-from kdm_core.pairs.importing.listing import of_kind, walk
-from kdm_core.pairs.importing.npy import (
+from kdm_core.datasets.npy import (
     MAX_FILE,
     NpyFile,
     damage,
     parse_npz,
 )
+from kdm_core.datasets.reading import read_limited
+from kdm_core.errors import DataError
+from kdm_core.pairs.importing.listing import of_kind, walk
 from kdm_core.pairs.importing.source import PairSource, RawPairs, kind_of, require_floats
 
 Order = Literal["auto", "noise-first", "sample-first"]
@@ -58,6 +59,7 @@ class PublishedFolder(PairSource):
         self.key = self.key_of(found, self.files[0])
         states, label = found[self.key], found.get("label")
         self.shape = states.shape[1:]
+        require_channels_first(self.shape, self.where(0))
         self.kind = kind_of(self.shape, self.files[0])
         self.label_names = [] if label is None else [str(i) for i in range(label.size)]
         self.noise_first = self.find_order(states, order)

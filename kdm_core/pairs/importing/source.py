@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kdm_core.datasets.channels import Channels
 from kdm_core.errors import DataError
 
 NO_NOISE = ("a student is distilled from pairs, and a sample without the noise that it was made of "
@@ -35,6 +36,8 @@ class PairSource(ABC):
         kind: images are (C, H, W), points (D,).
         shape: of one sample.
         label_names: of the classes; empty if there are none.
+        numbered: whether these are only numbers, up to the largest label.
+        labels: of all pairs (n,), -1 without classes; None if each is read with its pair.
     """
 
     layout: str
@@ -42,6 +45,8 @@ class PairSource(ABC):
     kind: Literal["image", "points"]
     shape: tuple[int, ...]
     label_names: list[str]
+    numbered: bool = False
+    labels: NDArray[np.int64] | None = None
 
     @abstractmethod
     def read(self, rows: NDArray[np.int64]) -> RawPairs:
@@ -68,18 +73,38 @@ def kind_of(shape: tuple[int, ...], where: str) -> Literal["image", "points"]:
     return "points" if len(shape) == 1 else "image"
 
 
-def oriented(noise: NDArray[Any], shape: tuple[int, ...], where: str) -> NDArray[Any]:
+def oriented(
+    noise: NDArray[Any], shape: tuple[int, ...], where: str, channels: Channels | None = "first"
+) -> NDArray[Any]:
     """Noise (*any, *shape), whose images may come as (H, W, C), as channels first.
 
+    Args:
+        noise: it.
+        shape: of one sample.
+        where: the noise's place, for messages.
+        channels: where they are if the shape fits both; None if that is to be refused.
+
     Raises:
-        DataError: it has another shape than the samples.
+        DataError: it has another shape than the samples, or one that fits both.
     """
     inner = noise.shape[noise.ndim - len(shape):]
-    if inner == shape:
+    last = (*shape[1:], shape[0])
+    if len(shape) == 3 and inner == shape == last and shape[0] > 1 and channels is None:
+        raise DataError(f"{where}: noise of shape {inner} may have the channels first or last: say "
+                        "--channels first or last")
+    if inner == shape and not (channels == "last" and inner == last):
         return noise
-    if len(shape) == 3 and inner == (*shape[1:], shape[0]):
+    if len(shape) == 3 and inner == last:
         return np.moveaxis(noise, -1, -3)
     raise DataError(f"{where}: noise of shape {inner} does not fit samples of shape {shape}")
+
+
+def require_samples(dtype: np.dtype[Any], kind: Literal["image", "points"], where: str) -> None:
+    """Raises: DataError: values of a type whose range is unknown."""
+    if dtype.kind != "f" and (dtype != np.uint8 or kind == "points"):
+        advice = ("floats: if they are flat images, save them as (n, H, W, C)" if kind == "points"
+                  else "uint8 (0 to 255) or floats: save them so")
+        raise DataError(f"{where}: samples of type {dtype}, expected {advice}")
 
 
 def require_floats(dtype: np.dtype[Any], where: str) -> None:

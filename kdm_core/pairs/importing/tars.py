@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdm_core.datasets.base import check_labels, check_names
+from kdm_core.datasets.channels import require_channels_first
 from kdm_core.datasets.images import decode
 from kdm_core.datasets.listing import is_left_behind, pass_over
+from kdm_core.datasets.npy import MAX_FILE, damage, parse_npy
 from kdm_core.errors import DataError, shown
 from kdm_core.pairs.importing.listing import of_kind, walk
-from kdm_core.pairs.importing.npy import MAX_FILE, damage, parse_npy
 from kdm_core.pairs.importing.source import (
     NO_NOISE,
     PairSource,
@@ -43,6 +44,8 @@ class Part(NamedTuple):
 class TarSource(PairSource):
     """Pairs in a folder of tar files, or in one."""
 
+    labels: NDArray[np.int64]
+
     def __init__(self, path: Path) -> None:
         """
         Raises:
@@ -61,8 +64,10 @@ class TarSource(PairSource):
         # A row a pair: tar file, whether an image, start and size of sample and of noise, label.
         self.entries = np.concatenate(scanned)
         self.labels, self.label_names = self.classes(str(path))
+        self.numbered = not self.names
         first = self.pair(0)[1]
         self.shape, self.dtype = first.shape, first.dtype
+        require_channels_first(self.shape, self.where(0))
         self.kind = kind_of(self.shape, self.where(0))
         self.layout = f"{len(self.tars)} tar files of a WebDataset, noise of the same key"
 

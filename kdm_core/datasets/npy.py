@@ -22,8 +22,9 @@ from kdm_core.errors import DataError
 MAX_FILE = 64 * 2**20
 # No deflate stream unpacks to more than this many times its size (zlib's technical details).
 MAX_RATIO = 1032
-NUMBERS, STRINGS = "biuf", "U"
-EXPECTED = {NUMBERS: "numbers", STRINGS: "strings"}
+NUMBERS, STRINGS = "biuf", "SU"
+EXPECTED = {NUMBERS: "numbers", STRINGS: "strings", NUMBERS + STRINGS: "numbers or strings"}
+PIECE = 2**24
 
 
 class ArrayFile(Protocol):
@@ -75,7 +76,7 @@ def read_header(
         raise ValueError(f"version {version} of the .npy format")
     shape, fortran, dtype = readers[version](stream)
     if dtype.kind not in kinds:
-        raise ValueError(f"values of type {dtype}, expected {EXPECTED[kinds]}")
+        raise ValueError(f"values of type {dtype}, expected {EXPECTED[kinds]}: astype makes them")
     claimed, there = prod(shape) * dtype.itemsize, size - stream.tell()
     if claimed != there:
         raise ValueError(f"its header claims {claimed} bytes of shape {shape}, {there} are there")
@@ -151,13 +152,22 @@ class NpzMember:
             check_member(member)
             # As long as this object lives.
             self.stream: Any = zipfile.ZipFile(path).open(member)  # noqa: SIM115
-            self.shape, self.dtype, fortran = read_header(
+            self.shape, self.dtype, self.fortran = read_header(
                 self.stream, member.file_size, kinds)
-            if fortran and len(self.shape) > 1:
-                raise ValueError("it is in Fortran order; save it in C order")
             self.start = self.stream.tell()
 
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+    def require_rows(self) -> None:
+        """Raises: DataError: the array's rows do not follow each other in the file."""
+        if self.fortran and len(self.shape) > 1:
+            raise DataError(f"{self.where} is in Fortran order: save it in C order, as "
+                            "numpy.ascontiguousarray makes it")
+
     def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        self.require_rows()
         inner = self.shape[1:]
         size = prod(inner) * self.dtype.itemsize
         values = np.empty((len(rows), *inner), self.dtype)
@@ -169,6 +179,19 @@ class NpzMember:
                 values[run] = np.frombuffer(content, self.dtype).reshape(len(run), *inner)
         return values
 
+    def whole(self) -> NDArray[Any]:
+        """All of the array, which the caller has found small enough to hold."""
+        with damage(self.where):
+            self.stream.seek(self.start)
+            content = np.empty(self.nbytes, np.uint8)
+            filled = 0
+            while filled < len(content):
+                count = self.stream.readinto(content[filled : filled + PIECE].data)
+                if not count:
+                    raise EOFError(f"{len(content) - filled} bytes are missing")
+                filled += count
+            return content.view(self.dtype).reshape(self.shape, order="F" if self.fortran else "C")
+
 
 def npz_members(path: Path) -> dict[str, zipfile.ZipInfo]:
     """The arrays of an .npz file, by name.
@@ -176,5 +199,13 @@ def npz_members(path: Path) -> dict[str, zipfile.ZipInfo]:
     Raises:
         DataError: it is none.
     """
+    if path.exists() and not zipfile.is_zipfile(path):
+        raise DataError(f"{path} is not an .npz file, or cut off: write it anew with numpy.savez")
     with damage(path), zipfile.ZipFile(path) as archive:
-        return {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        members: dict[str, zipfile.ZipInfo] = {}
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            if name in members:
+                raise ValueError(f"there are two members {name}")
+            members[name] = member
+        return members
