@@ -10,6 +10,7 @@ from kdm_core.errors import KDMError
 Layout = Literal["auto", "published", "points", "npz", "png", "webdataset"]
 Channels = Literal["first", "last"]
 Order = Literal["auto", "noise-first", "sample-first"]
+Range = Literal["signed", "unit", "bytes"]
 Format = Literal["npz", "published", "webdataset"]
 Float = Literal["float16", "float32"]
 Stored = Literal["uint8", "float32"]
@@ -42,6 +43,8 @@ def import_(
     noise_dtype: Annotated[Float, typer.Option()] = "float16",
     sample_dtype: Annotated[Stored | None, typer.Option(help="uint8 for images unless given.")
                             ] = None,
+    sample_range: Annotated[Range | None, typer.Option(
+        help="Of images that are floats: [-1, 1], [0, 1] or [0, 255].")] = None,
     test: Annotated[int, typer.Option(min=2, help="Test pairs, the first ones.")] = 1000,
     validation: Annotated[int, typer.Option(min=2, help="Validation pairs, the next ones.")] = 1000,
     teacher: Annotated[Path | None, typer.Option(help="The teacher's folder, if you have it.")
@@ -66,7 +69,7 @@ def import_(
         "solver": None if solver is None else {"kind": solver, "steps": steps},
     }, "this command line")
     typer.echo(f"looking at {source}", err=True)
-    found = open_source(source, layout, noise, order, channels)
+    found = open_source(source, layout, noise, order, channels, sample_range)
     run_import(found, store, config, source.name, teacher, device, trust_code)
 
 

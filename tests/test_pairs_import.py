@@ -30,7 +30,7 @@ from kdm_core.pairs.importing import (
     open_source,
     plan_import,
 )
-from kdm_core.pairs.importing.source import RawPairs
+from kdm_core.pairs.importing.source import RawPairs, SampleRange
 from kdm_core.pairs.opening import open_or_create
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
@@ -510,6 +510,66 @@ def test_images_must_be_in_range(tmp_path: Path, change: Callable[[Any], Any]) -
     np.savez(tmp_path / "in.npz", sample=change(MADE.floats), noise=MADE.noise)
     with pytest.raises(DataError, match=r"must lie in \[-1, 1\]"):
         plan_import(open_source(tmp_path / "in.npz"), CONFIG)
+
+
+UNIT = (MADE.floats + 1) / 2
+BYTES = MADE.images.astype(np.float32)
+
+
+def planned(path: Path, samples: NDArray[Any], given: SampleRange | None = None) -> PairStore:
+    np.savez(path / "in.npz", sample=samples, noise=MADE.noise)
+    return imported(open_source(path / "in.npz", sample_range=given), path / f"{given}")
+
+
+@pytest.mark.parametrize("samples", [
+    UNIT, UNIT * 1.02 - 0.01, UNIT * 1.1 - 0.09, UNIT * 1.35 - 0.3,
+    np.where(np.arange(8) == 0, -0.01, UNIT),
+    np.where(np.arange(UNIT.size).reshape(UNIT.shape) % 150 == 0, -1.0, UNIT), UNIT * 0.01,
+    BYTES, BYTES.astype(np.float64), BYTES * 1.001 - 0.1, BYTES * 0.004, np.abs(MADE.floats),
+])
+def test_a_range_that_is_not_clear_is_refused(tmp_path: Path, samples: NDArray[Any]) -> None:
+    """A few values below zero do not make samples of [0, 1] such of [-1, 1]."""
+    with pytest.raises(DataError, match=r"must lie in \[-1, 1\], .* say --sample-range unit"):
+        planned(tmp_path, samples)
+
+
+def test_a_range_that_is_said_is_believed(tmp_path: Path) -> None:
+    check(planned(tmp_path, UNIT, "unit"), labelled=False)
+    (tmp_path / "bytes").mkdir()
+    store = planned(tmp_path / "bytes", BYTES, "bytes")
+    check(store, labelled=False)
+    assert store.spec.imported is not None and "bytes samples" in store.spec.imported
+    (tmp_path / "bright").mkdir()
+    block = planned(tmp_path / "bright", np.abs(MADE.floats), "signed").read(range(COUNT))
+    assert block.sample.min() == 128
+    (tmp_path / "over").mkdir()
+    with pytest.warns(Adapted, match=r"from -0\.01 to 1\.01 are taken as in \[0, 1\]"):
+        block = planned(tmp_path / "over", UNIT * 1.02 - 0.01, "unit").read(range(COUNT))
+    assert np.abs(block.sample - MADE.images.astype(float)).max() <= 3
+    for samples, given, message in [(MADE.floats, "unit", r"not in \[0, 1\] as --sample-range"),
+                                    (BYTES, "unit", r"not in \[0, 1\]"),
+                                    (BYTES, "signed", r"not in \[-1, 1\]"),
+                                    (BYTES * 2, "bytes", r"not in \[0, 255\]"),
+                                    (MADE.images, "bytes", "are uint8 and not floats")]:
+        with pytest.raises(DataError, match=message):
+            planned(tmp_path, samples, given)  # type: ignore[arg-type]
+
+
+def test_samples_that_leave_the_range_are_told_of(tmp_path: Path) -> None:
+    with pytest.warns(Adapted, match=r"from -1\.02 to 1\.02 are taken as in \[-1, 1\]"):
+        planned(tmp_path, MADE.floats * 1.02)
+    with pytest.raises(DataError, match="not finite"):
+        planned(tmp_path, np.where(MADE.floats > 0.99, np.nan, MADE.floats))
+    far = MADE.floats.copy()
+    far[7, 0, 0, 0] = 300
+    with pytest.raises(DataError, match="pair 7: its sample has values beyond 2"):
+        planned(tmp_path, far)
+
+
+def test_dark_bytes_are_what_they_are(tmp_path: Path) -> None:
+    np.savez(tmp_path / "in.npz", images=MADE.images // 255, noise=MADE.noise)
+    block = imported(open_source(tmp_path / "in.npz"), tmp_path / "out").read(range(COUNT))
+    np.testing.assert_array_equal(block.sample, MADE.images // 255)
 
 
 def test_samples_that_leave_the_range_a_little_are_clipped(tmp_path: Path) -> None:

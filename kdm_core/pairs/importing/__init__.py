@@ -11,7 +11,8 @@ from kdm_core.pairs.importing.folder import PngFolder
 from kdm_core.pairs.importing.listing import of_kind, walk
 from kdm_core.pairs.importing.plan import ImportConfig, KnownTeacher, plan_import
 from kdm_core.pairs.importing.published import Order, PublishedFolder, PublishedPoints
-from kdm_core.pairs.importing.source import PairSource
+from kdm_core.pairs.importing.ranges import RangedSource
+from kdm_core.pairs.importing.source import PairSource, SampleRange
 from kdm_core.pairs.importing.tars import TarSource
 
 __all__ = ["ImportConfig", "KnownTeacher", "Layout", "Order", "PairSource", "compare_with_teacher",
@@ -25,7 +26,7 @@ FOLDERS: dict[str, Layout] = {".npz": "published", ".tar": "webdataset", ".png":
 
 def open_source(
     path: Path, layout: Layout = "auto", noise: Path | None = None, order: Order = "auto",
-    channels: Channels | None = None,
+    channels: Channels | None = None, sample_range: SampleRange | None = None,
 ) -> PairSource:
     """Find the pairs in a file or folder.
 
@@ -35,6 +36,7 @@ def open_source(
         noise: the file with the noise, for the layouts `npz` and `png`.
         order: which end of a published trajectory is the noise.
         channels: of images in the layout `npz`, where their shape does not say it.
+        sample_range: of images that are floats, where their values do not say it.
 
     Raises:
         DataError: it is missing, or not of such a layout.
@@ -50,13 +52,21 @@ def open_source(
         raise DataError(f"--order: the layout {chosen} has names for noise and samples")
     if channels is not None and chosen != "npz":
         raise DataError(f"--channels: the layout {chosen} says itself where they are")
-    if chosen == "published":
+    found = read_layout(path, chosen, noise, order, channels)
+    return found if sample_range is None else RangedSource(found, sample_range)
+
+
+def read_layout(
+    path: Path, layout: Layout, noise: Path | None, order: Order, channels: Channels | None
+) -> PairSource:
+    """The pairs of a file or folder of this layout."""
+    if layout == "published":
         return PublishedFolder(path, order)
-    if chosen == "points":
+    if layout == "points":
         return PublishedPoints(path, order)
-    if chosen == "npz":
+    if layout == "npz":
         return ArraysSource(path, noise, channels)
-    return PngFolder(path, noise) if chosen == "png" else TarSource(path)
+    return PngFolder(path, noise) if layout == "png" else TarSource(path)
 
 
 def find_layout(path: Path) -> Layout:

@@ -8,16 +8,15 @@ from numpy.typing import NDArray
 
 from kdm_core.datasets.base import standard_deviation
 from kdm_core.errors import DataError
-from kdm_core.pairs.importing.converting import FAR, require_finite
-from kdm_core.pairs.importing.source import PairSource
+from kdm_core.pairs.importing.converting import require_finite, require_near
+from kdm_core.pairs.importing.ranges import require_range, tell_range
+from kdm_core.pairs.importing.source import PairSource, require_samples
 
 # Of the pairs that are looked at beforehand, spread evenly over all: their deviation is then known
 # to 0.04 %.
 MEASURED_VALUES = 2**22
 # Of teachers of EDM, and of flow matching and of points.
 USUAL = (80.0, 1.0)
-# Samples of teachers leave [-1, 1] a little.
-MARGIN, OFTEN = 1.1, 0.01
 
 
 class Measured(NamedTuple):
@@ -50,15 +49,18 @@ def measure(source: PairSource) -> Measured:
     raw = source.read(rows)
     require_finite(source, raw, rows)
     deviation = require_normal(source, raw.noise.astype(np.float64).ravel())
+    require_samples(raw.sample.dtype, source.kind, source.where(0))
+    sigma_data = standard_deviation(raw.sample)
+    if not sigma_data:
+        raise DataError(f"{source.where(0)} and others: all values of all samples are the same")
     if source.kind == "image" and raw.sample.dtype != np.uint8:
-        require_range(raw.sample)
+        require_range(source, raw.sample)
+        require_near(source, raw.sample, rows)
+        tell_range(source, raw.sample)
     digest = hashlib.sha256()
     for values in raw:
         digest.update(f"{values.dtype.str} {values.shape}".encode())
         digest.update(np.ascontiguousarray(values).data)
-    sigma_data = standard_deviation(raw.sample)
-    if not sigma_data:
-        raise DataError(f"{source.where(0)} and others: all values of all samples are the same")
     return Measured(deviation, sigma_data, digest.hexdigest())
 
 
@@ -80,16 +82,6 @@ def require_normal(source: PairSource, noise: NDArray[np.float64]) -> float:
                         f"{kurtosis:.3g}, normal noise 0 and 3: these are no pairs of one teacher, "
                         "or sample and noise are exchanged (--order)")
     return deviation
-
-
-def require_range(samples: NDArray[np.floating]) -> None:
-    """Raises: DataError: images are not in [-1, 1]."""
-    low, high = float(samples.min()), float(samples.max())
-    share = float((np.abs(samples) > MARGIN).mean())
-    if low >= 0 or share > OFTEN or max(-low, high) > FAR:
-        raise DataError(f"the samples have values from {low:.4g} to {high:.4g}, {share:.1%} of "
-                        f"them beyond {MARGIN}: images must lie in [-1, 1]; convert them first, "
-                        "or correct --order if these are the noise")
 
 
 def find_scale(

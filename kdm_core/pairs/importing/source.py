@@ -13,6 +13,9 @@ NO_NOISE = ("a student is distilled from pairs, and a sample without the noise t
             "is none")
 
 
+SampleRange = Literal["signed", "unit", "bytes"]
+
+
 class RawPairs(NamedTuple):
     """Pairs as their files have them.
 
@@ -37,6 +40,7 @@ class PairSource(ABC):
         shape: of one sample.
         label_names: of the classes; empty if there are none.
         numbered: whether these are only numbers, up to the largest label.
+        sample_range: of images that are floats, if the user said it.
         labels: of all pairs (n,), -1 without classes; None if each is read with its pair.
     """
 
@@ -46,6 +50,7 @@ class PairSource(ABC):
     shape: tuple[int, ...]
     label_names: list[str]
     numbered: bool = False
+    sample_range: SampleRange | None = None
     labels: NDArray[np.int64] | None = None
 
     @abstractmethod

@@ -1,0 +1,86 @@
+"""The range of images that are floats: most of their values say it, or the user does."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdm_core.errors import DataError, adapted
+from kdm_core.pairs.importing.source import PairSource, RawPairs, SampleRange
+
+BOUNDS: dict[SampleRange, tuple[float, float]] = {
+    "signed": (-1.0, 1.0), "unit": (0.0, 1.0), "bytes": (0.0, 255.0)}
+# One value in a hundred may be anything. Of the others those of [-1, 1] lie beyond it by no more
+# than MARGIN and go down to BELOW at least; what does not may be [0, 1] that was left a little.
+SHARE, MARGIN, BELOW = 0.01, 0.1, -0.5
+LEVEL = 1 / 127.5
+
+
+class RangedSource(PairSource):
+    """Pairs whose samples are floats in a range that the user names; they are read in [-1, 1]."""
+
+    def __init__(self, inner: PairSource, given: SampleRange) -> None:
+        """
+        Raises:
+            DataError: the samples are no images.
+        """
+        if inner.kind != "image":
+            raise DataError("--sample-range: points have none, leave it out")
+        self.inner, self.given, self.sample_range = inner, given, given
+        self.kind, self.count, self.shape = inner.kind, inner.count, inner.shape
+        self.labels, self.label_names, self.numbered = (inner.labels, inner.label_names,
+                                                        inner.numbered)
+        self.layout = inner.layout if given == "signed" else f"{inner.layout}, {given} samples"
+
+    def read(self, rows: NDArray[np.int64]) -> RawPairs:
+        raw = self.inner.read(rows)
+        if raw.sample.dtype.kind != "f":
+            raise DataError(f"--sample-range: the samples are {raw.sample.dtype} and not floats, "
+                            "leave it out")
+        low, high = BOUNDS[self.given]
+        sample = raw.sample.astype(np.promote_types(raw.sample.dtype, np.float32))
+        return raw._replace(sample=(sample - low) * (2 / (high - low)) - 1)
+
+    def where(self, row: int) -> str:
+        return self.inner.where(row)
+
+
+def require_range(source: PairSource, samples: NDArray[np.floating]) -> None:
+    """Make sure that images are in [-1, 1], but for a few values and a little.
+
+    Args:
+        source: where they are from; its range, if it has one, is believed as far as it may be true.
+        samples: as it reads them.
+
+    Raises:
+        DataError: they are not, or may be in [0, 1] as well.
+    """
+    given = source.sample_range
+    least, greatest = in_files(source, np.quantile(samples, [SHARE, 1 - SHARE]))
+    span = f"98 % of the samples' values lie between {least:.4g} and {greatest:.4g}"
+    outside = (np.abs(samples) > 1 + MARGIN).mean() > SHARE
+    if given is None and (samples < BELOW).mean() < SHARE and greatest <= BOUNDS["bytes"][1] * 1.05:
+        raise DataError(f"{span}; images must lie in [-1, 1], and these may be in another range: "
+                        "say --sample-range unit if they are in [0, 1], bytes if in [0, 255], "
+                        "signed if in [-1, 1] nevertheless")
+    if given is None and outside:
+        raise DataError(f"{span}; images must lie in [-1, 1]: convert them first, or correct "
+                        "--order if these are the noise")
+    if outside:
+        low, high = BOUNDS[given or "signed"]
+        raise DataError(f"{span}, and not in [{low:g}, {high:g}] as --sample-range {given} says: "
+                        "correct it")
+
+
+def tell_range(source: PairSource, samples: NDArray[np.floating]) -> None:
+    """Say it if images leave their range by as much as a level of eight bits."""
+    if np.abs(samples).max() > 1 + LEVEL:
+        least, greatest = in_files(source, np.array([samples.min(), samples.max()]))
+        low, high = BOUNDS[source.sample_range or "signed"]
+        adapted(f"samples from {least:.4g} to {greatest:.4g} are taken as in [{low:g}, {high:g}]; "
+                "as uint8 they are clipped to it")
+
+
+def in_files(source: PairSource, values: NDArray[np.floating]) -> tuple[float, float]:
+    """Two values of [-1, 1] as the source's files have them."""
+    low, high = BOUNDS[source.sample_range or "signed"]
+    least, greatest = low + (values.astype(np.float64) + 1) / 2 * (high - low)
+    return float(least), float(greatest)
