@@ -243,9 +243,9 @@ def test_channels_of_latents_are_told_by_square_images(tmp_path: Path) -> None:
 
 def test_arrays_that_nobody_reads_are_told_of(tmp_path: Path) -> None:
     np.savez(tmp_path / "in.npz", images=MADE.images, targets=MADE.labels, noise=MADE.noise)
-    with pytest.warns(Adapted, match="array targets is not read; there are no labels, which"):
+    with pytest.warns(Adapted, match="not read: targets; there are no labels, which"):
         open_source(tmp_path / "in.npz")
-    with pytest.warns(Adapted, match="array noise, targets is not read"):
+    with pytest.warns(Adapted, match="not read: noise, targets; there"):
         read_npz(NpzConfig(source="npz", path=str(tmp_path / "in.npz")))
 
 

@@ -64,7 +64,7 @@ class LabelledArrays:
         if unused := sorted(name for name in self.members if name not in used):
             hint = "" if only(LABELS, self.members, path) else (
                 f"; there are no labels, which are called {', '.join(LABELS)}")
-            adapted(f"{path}: array {', '.join(unused)[:200]} is not read{hint}")
+            adapted(f"{path}: not read: {', '.join(unused)[:200]}{hint}")
 
     def read_labels(self) -> tuple[NDArray[np.int64], list[str], bool]:
         """All labels (n,), the names of the classes, and whether these are but numbers."""
