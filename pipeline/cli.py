@@ -3,8 +3,10 @@
 What needs torch is imported by the commands that use it, so that the others answer at once.
 """
 
+import io
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -37,6 +39,8 @@ class Commands(TyperGroup):
     """Shows errors that a user can mend as one message, with exit code 1."""
 
     def invoke(self, ctx: Any) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # names need not be UTF-8
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("always", Adapted)

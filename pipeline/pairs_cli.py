@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kdm_core.errors import KDMError
+from kdm_core.errors import KDMError, printable
 from pipeline.pairs_exchange_cli import add_commands
 from stages.paths import TEACHER
 
@@ -41,7 +41,7 @@ def info(
         return
     found = summarize(opened)
     typer.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else "\n".join(
-        f"{name:12} {text}" for name, text in describe(found)))
+        f"{name:12} {printable(text)}" for name, text in describe(found)))
 
 
 @app.command()

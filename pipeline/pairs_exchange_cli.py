@@ -85,6 +85,7 @@ def run_import(
         compare_with_teacher,
         import_pairs,
         plan_import,
+        say_missing_classes,
     )
     from kdm_core.pairs.opening import open_or_create
     from kdm_core.teachers import load_teacher
@@ -108,6 +109,7 @@ def run_import(
         typer.echo(f"going on after {spec.count - missing:,} pairs", err=True)
     with Progress("pairs", spec.count, "pair", spec.count - missing) as progress:
         import_pairs(found, made, plan.scale, progress.update)
+    say_missing_classes(made)
     typer.echo(f"{store}: complete, fingerprint {spec.fingerprint}")
 
 

@@ -1,5 +1,7 @@
 """What a user gets wrong is one clear message, exit code 1, and works after the mend."""
 
+import json
+import os
 import resource
 import shutil
 import subprocess
@@ -10,20 +12,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kdm_core.pairs.store import PairStore
-from tests.project import copy_project, edit, environment
+from tests.project import ROOT, copy_project, edit, environment
 
 
-def run(project: Path, *arguments: str, limit: int | None = None) -> tuple[int, str]:
+def run(
+    project: Path, *arguments: str, limit: int | None = None, **variables: str
+) -> tuple[int, str]:
     """Run `python -m …`, with files limited to `limit` bytes if given; exit code and output."""
 
     def limit_files() -> None:
         if limit:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    done = subprocess.run([sys.executable, "-m", *arguments], cwd=project, env=environment(),
-                          text=True, capture_output=True, timeout=120, preexec_fn=limit_files)
+    done = subprocess.run([sys.executable, "-m", *arguments], cwd=project, text=True,
+                          env=environment(**variables), capture_output=True, timeout=120,
+                          preexec_fn=limit_files)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -57,6 +63,31 @@ def test_a_missing_and_a_broken_data_file(project: Path) -> None:
     np.savez(images, images=generator.integers(0, 255, (40, 8, 8), np.uint8),
              labels=np.arange(40) % 4)
     assert "32 training and 8 test samples" in succeeds(project, "dvc", "repro", "prepare_data")
+
+
+def test_a_broken_image_whose_name_is_no_utf8(tmp_path: Path) -> None:
+    """Neither a status file nor JSON takes such a name as it is."""
+    project, pictures = tmp_path / "project", tmp_path / "project/pictures"
+    pictures.mkdir(parents=True)
+    shutil.copy(ROOT / "presets/smoke.yaml", project / "params.yaml")
+    edit(project, lambda values: values.update(data={
+        "source": "folder", "path": "pictures", "test_fraction": 0.2}))
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(pictures / f"{number}.png")
+    broken, other = (pictures / os.fsdecode(name) for name in (b"b\xff.png", b"c\xfe.txt"))
+    for path in (broken, other):
+        path.write_bytes(b"broken")
+    code, output = run(project, "stages.prepare_data", PYTHONPATH=str(ROOT))
+    assert code == 1
+    assert r"[prepare_data] error: pictures/b\xff.png is not a readable PNG" in output
+    status = json.loads((project / "data/work/status/prepare_data.json").read_text())
+    assert status["error"].startswith(r"pictures/b\xff.png is not")
+    broken.unlink()
+    code, output = run(project, "stages.prepare_data", PYTHONPATH=str(ROOT))
+    assert code == 0, output
+    note, = json.loads((project / "reports/timings/prepare_data.json").read_text())["notes"]
+    assert note == r"pictures: 20 images are used and 1 other files passed over (1 .txt): c\xfe.txt"
 
 
 def test_a_typo_stops_every_stage_with_its_place(project: Path) -> None:

@@ -399,6 +399,20 @@ def test_two_noises_of_one_image_are_refused(tmp_path: Path) -> None:
         open_source(folder)  # and not after 22 pairs
 
 
+def test_classes_without_test_pairs_are_said(tmp_path: Path) -> None:
+    """Splits are cut from the front, and names may begin with the class."""
+    names = [f"{kind}{number}" for kind in ("ant", "bee", "cat") for number in range(8)]
+    folder = write_pngs(tmp_path / "in", lambda i: f"{names[i]}.png")
+    (folder / "dataset.json").write_text(json.dumps(
+        {"labels": [[f"{name}.png", "abc".index(name[0])] for name in names]}))
+    sizes = ("--validation", 3, "--shard", 8, "--chunk", 4)
+    result = kdm("import", folder, tmp_path / "out", "--test", 4, *sizes)
+    assert result.exit_code == 0
+    assert "note: 2 of 3 classes have no test pairs (1, 2)" in result.stderr
+    result = kdm("import", folder, tmp_path / "more", "--test", 17, *sizes)  # as advised
+    assert "no test pairs" not in result.stderr
+
+
 def test_folders_that_are_numbers_are_classes_of_these_numbers(tmp_path: Path) -> None:
     names = [f"{number}/0.png" for number in range(12)]
     for name, noise in zip(names, sorted_pngs(tmp_path / "in", names), strict=True):
@@ -717,7 +731,7 @@ def test_tars_as_others_pack_them(tmp_path: Path) -> None:
         for path in sorted(folder.iterdir(), key=lambda path: (len(path.name), path.name)):
             archive.add(path, f"./v1.2/{path.name}")
         archive.add(folder, "./v1.2/more", recursive=False)
-    with pytest.warns(Adapted, match="24 pairs are used and 4 other files passed over"):
+    with pytest.warns(Adapted, match=r"in\.tar: 24 pairs are used and 4 other files passed over"):
         source = open_source(tmp_path / "in.tar")
     assert source.where(3).endswith("in.tar: ./v1.2/3")
     check(imported(source, tmp_path / "out"), labelled=False)
@@ -740,6 +754,8 @@ def test_names_that_are_no_utf8(tmp_path: Path) -> None:
                  "--chunk", 4)
     result = kdm(*arguments)
     assert result.exit_code == 0, result.output
+    listed = kdm("info", tmp_path / "out")
+    assert r"imported_from in\xe9" in listed.stdout
     broken = next(path for path in folder.iterdir() if not path.name.isascii())
     broken.with_suffix(".png").write_bytes(b"broken")
     result = kdm(*arguments)

@@ -54,13 +54,14 @@ def read_folder(config: FolderConfig) -> LabelledImages:
         check_names(names, str(root))
         names = in_class_order(names, str(root))
         if files:
-            raise DataError(f"{files[0]} lies beside folders of classes ({names[0]}, …): "
+            raise DataError(f"{shown(files[0])} lies beside folders of classes ({names[0]}, …): "
                             "move it into one of them or remove it")
         members: list[int] = []
         for label, name in enumerate(names):
             inside, deeper, more = _listing(root / name)
             if deeper:
-                raise DataError(f"{deeper[0]} is a folder inside a class: move its images up")
+                raise DataError(f"{shown(deeper[0])} is a folder inside a class: move its images "
+                                "up")
             if not inside:
                 raise DataError(f"{root / name} is a class without images: add some or remove it")
             files += inside

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kdm_core.errors import DataError
+from kdm_core.errors import DataError, shown
 
 
 def existing(path: str) -> Path:
@@ -36,13 +36,13 @@ def read_limited(path: Path, limit: int) -> bytes:
         DataError: it is missing, larger, or may not be read.
     """
     if not path.is_file():  # a device or pipe could be read for ever
-        raise DataError(f"{path} is missing or not a file: supply it")
+        raise DataError(f"{shown(path)} is missing or not a file: supply it")
     try:
         with path.open("rb") as file:
             content = file.read(limit + 1)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): check the disk and the "
+        raise DataError(f"{shown(path)} cannot be read ({error.strerror}): check the disk and the "
                         "permissions") from error
     if len(content) > limit:
-        raise DataError(f"{path} is larger than {limit} bytes: remove it or make it smaller")
+        raise DataError(f"{shown(path)} is larger than {limit} bytes: remove it or make it smaller")
     return content

@@ -6,7 +6,11 @@ from typing import Literal
 from kdm_core.datasets.channels import Channels
 from kdm_core.errors import DataError
 from kdm_core.pairs.importing.arrays import ArraysSource
-from kdm_core.pairs.importing.filling import compare_with_teacher, import_pairs
+from kdm_core.pairs.importing.filling import (
+    compare_with_teacher,
+    import_pairs,
+    say_missing_classes,
+)
 from kdm_core.pairs.importing.folder import PngFolder
 from kdm_core.pairs.importing.listing import of_kind, walk
 from kdm_core.pairs.importing.plan import ImportConfig, KnownTeacher, plan_import
@@ -16,7 +20,7 @@ from kdm_core.pairs.importing.source import PairSource, SampleRange
 from kdm_core.pairs.importing.tars import TarSource
 
 __all__ = ["ImportConfig", "KnownTeacher", "Layout", "Order", "PairSource", "compare_with_teacher",
-           "import_pairs", "open_source", "plan_import"]
+           "import_pairs", "open_source", "plan_import", "say_missing_classes"]
 
 Layout = Literal["auto", "published", "points", "npz", "png", "webdataset"]
 # By the ending of a file, or of a folder's files in the order in which they are looked for.

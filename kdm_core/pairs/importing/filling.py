@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from kdm_core.errors import MismatchError
+from kdm_core.errors import MismatchError, adapted
 from kdm_core.pairs.importing.converting import convert
 from kdm_core.pairs.importing.plan import ImportPlan, KnownTeacher
 from kdm_core.pairs.importing.source import PairSource
@@ -44,6 +44,22 @@ def import_pairs(
                   for start in range(rows.start, rows.stop, PIECE)]
         store.write_shard(shard, join_blocks(pieces, len(rows)))
         on_pairs(len(rows))
+
+
+def say_missing_classes(store: PairStore) -> None:
+    """Say which classes of the training pairs the test pairs lack.
+
+    Splits are cut from the front, so files whose names begin with their class make such splits.
+    """
+    spec = store.spec
+    train, test = (np.unique(store.read_arrays(spec.split_range(split), ["label"])["label"])
+                   for split in ("train", "test"))
+    if missing := [spec.samples.label_names[label] for label in np.setdiff1d(train, test)
+                   if label >= 0]:
+        adapted(f"{len(missing)} of {spec.samples.num_classes} classes have no test pairs ("
+                f"{', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}): the first pairs in "
+                "the order of their names are those for testing; raise --test, or give names that "
+                "do not begin with the class")
 
 
 def compare_with_teacher(

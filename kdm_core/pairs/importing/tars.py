@@ -74,6 +74,7 @@ class TarSource(PairSource):
     def scan(self, tar: Path, number: int) -> NDArray[np.int64]:
         """Where the pairs of one tar file lie."""
         found: dict[str, dict[str, Part]] = {}
+        names: dict[int, str] = {}
         with damage(tar), tarfile.open(tar, "r:") as archive, tar.open("rb") as file:
             size = tar.stat().st_size
             for member in archive:
@@ -90,11 +91,18 @@ class TarSource(PairSource):
                     raise ValueError(f"there are two members {member.name}")
                 parts[ending] = Part(member.offset_data, member.size)
             self.keys += found
-            return np.array([[number, *self.entry(file, key, parts)]
-                             for key, parts in found.items()], np.int64).reshape(-1, 7)
+            entries = np.array([[number, *self.entry(file, key, parts, names)]
+                                for key, parts in found.items()], np.int64).reshape(-1, 7)
+            for label, name in names.items():
+                if (known := self.names.setdefault(label, name)) != name:
+                    raise ValueError(f"it calls class {label} {name}, another tar file {known}: "
+                                     "these are pairs of two sets, import them apart")
+            return entries
 
-    def entry(self, file: Any, key: str, parts: dict[str, Part]) -> list[int]:
-        """One pair of what a tar file has under its name."""
+    def entry(
+        self, file: Any, key: str, parts: dict[str, Part], names: dict[int, str]
+    ) -> list[int]:
+        """One pair of what a tar file has under its name; a class that is new gets into `names`."""
         samples = [ending for ending in SAMPLES if ending in parts]
         if len(samples) != 1:
             raise ValueError(f"{key} has {' and '.join(samples) or 'neither'} of {key}.png and "
@@ -104,9 +112,9 @@ class TarSource(PairSource):
         label = -1
         if "cls" in parts:
             label = int(content(file, parts["cls"], MAX_TEXT))
-            if label not in self.names and "json" in parts:
+            if label not in names and "json" in parts:
                 known = json.loads(content(file, parts["json"], MAX_TEXT)).get("label_name")
-                self.names |= {} if known is None else {label: str(known)}
+                names |= {} if known is None else {label: str(known)}
         return [samples[0] == "png", *parts[samples[0]], *parts["noise.npy"], label]
 
     def classes(self, where: str) -> tuple[NDArray[np.int64], list[str]]:
