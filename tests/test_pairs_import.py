@@ -737,6 +737,25 @@ def test_tars_as_others_pack_them(tmp_path: Path) -> None:
     check(imported(source, tmp_path / "out"), labelled=False)
 
 
+def test_two_tars_with_other_names_of_a_class_are_refused(tmp_path: Path) -> None:
+    """Such are two exports whose classes are in another order."""
+    stream = io.BytesIO()
+    np.save(stream, MADE.noise[0])
+    for tar, names in (("a", ["cat", "dog"]), ("b", ["dog", "cat"])):
+        with tarfile.open(tmp_path / f"{tar}.tar", "w") as archive:
+            for label, name in enumerate(names):
+                for ending, content in (
+                        ("npy", stream.getvalue()), ("noise.npy", stream.getvalue()),
+                        ("cls", str(label).encode()),
+                        ("json", json.dumps({"label_name": name}).encode())):
+                    entry = tarfile.TarInfo(f"{label}.{ending}")
+                    entry.size = len(content)
+                    archive.addfile(entry, io.BytesIO(content))
+    with pytest.raises(DataError, match=r"b\.tar .* calls class 0 dog, another tar file cat"):
+        open_source(tmp_path)
+    assert open_source(tmp_path / "b.tar").label_names == ["dog", "cat"]
+
+
 def test_a_png_of_16_bits_is_refused_in_pairs(tmp_path: Path) -> None:
     folder = write_pngs(tmp_path / "in", lambda i: f"{i}.png")
     (folder / "5.png").write_bytes(raw_png(8, 8, 16, 2, bytes(8 * (1 + 48))))
