@@ -1,5 +1,6 @@
 """Time grids against the formulas as their papers and diffusers have them, coded anew in NumPy."""
 
+import warnings
 from math import cos, exp, log, pi, sqrt
 from typing import Any
 
@@ -10,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from kdm_core.errors import KDMError
+from kdm_core.errors import Adapted, KDMError
 from kdm_core.networks import MLPConfig
+from kdm_core.pairs.sampling import PairsConfig, plan_store, sample_batch
 from kdm_core.samples import SampleSpec
-from kdm_core.solvers import FixedSolver
+from kdm_core.solvers import AdaptiveSolver, FixedSolver
 from kdm_core.solvers.grids import (
+    GridConfig,
     IDDPMGrid,
     KarrasGrid,
     LogSNRGrid,
@@ -256,3 +259,138 @@ def test_timesteps_need_discrete_levels_and_enough_of_them() -> None:
 def test_grids_that_make_no_sense_are_refused(build: Any) -> None:
     with pytest.raises(ValidationError):
         build()
+
+
+class Exact(Denoiser):
+    """A teacher with DDPM's levels and the exact denoiser of N(0.6, 0.1²)."""
+
+    def denoise(self, x: torch.Tensor, time: torch.Tensor, labels: torch.Tensor | None
+                ) -> torch.Tensor:
+        return 0.6 + 0.01 / (0.01 + time.to(x.dtype) ** 2) * (x - 0.6)
+
+
+def exact(alphas: Any = ALPHAS_CUMPROD) -> Exact:
+    return Exact(discrete(alphas).config, PLANE)
+
+
+BAR = [cos((t / 1000 + 0.008) / 1.008 * pi / 2) ** 2 for t in range(1001)]
+COSINE = np.cumprod([max(b / a, 0.001) for a, b in zip(BAR, BAR[1:], strict=False)])
+
+
+@pytest.mark.parametrize("alphas", [ALPHAS_CUMPROD, COSINE], ids=["linear", "cosine"])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 10, 25, 50, 334, 400, 500, 501, 600, 999, 1000])
+def test_every_count_of_timesteps_keeps_the_mean(alphas: Any, spacing: str, steps: int) -> None:
+    """It starts where the noise is all there is: from elsewhere the mean would be drawn to 0."""
+    grid = TimestepGrid(kind="timesteps", spacing=spacing)
+    noise = torch.randn(20_000, 2, generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Adapted)
+        found = exact(alphas).sample(noise, None, FixedSolver(kind="euler", steps=steps, grid=grid))
+    assert float(found.state.mean()) == pytest.approx(0.6, abs=0.005)
+    assert found.nfe == steps
+
+
+def test_timesteps_that_would_begin_below_the_noise_are_said() -> None:
+    """Where those of diffusers begin with noise, they are taken as they are."""
+    for steps in (501, 600, 334, 2, 1):
+        with pytest.warns(Adapted, match=rf"{steps} steps of `leading` spacing.*noise level"):
+            times = exact().times(FixedSolver(kind="euler", steps=steps,
+                                              grid=TimestepGrid(kind="timesteps")))
+        assert len(times) == steps + 1
+        assert float(times[0]) == exact().highest
+    grid = TimestepGrid(kind="timesteps", offset=1)
+    for steps in (5, 30, 50, 103, 112, 500, 999):
+        indices = timestep_indices(grid, steps, 1000)
+        times = exact().times(FixedSolver(kind="euler", steps=steps, grid=grid))
+        np.testing.assert_array_equal(times[:-1].numpy(), exact().levels()[indices].numpy())
+        assert indices[-1] == 1
+
+
+@pytest.mark.parametrize("levels", [10, 100, 1000, 4000])
+def test_a_grid_of_iddpm_begins_at_the_noisiest_level(levels: int) -> None:
+    """Whatever precision a teacher's limits are known in."""
+    single = iddpm_levels(levels, 0.001, 0.008, torch.float32)
+    grid = IDDPMGrid(kind="iddpm", levels=levels, sigma_min=1e-6, sigma_max=1e9)
+    double = noise_levels(grid, levels, 0, INF)
+    for lowest, highest in ((float(single[-2]), float(single[0])),
+                            (float(np.float32(double[-1] * (1 + 1e-7))),
+                             float(np.float32(double[0] * (1 - 1e-7))))):
+        found = noise_levels(grid, levels, lowest, highest)
+        assert len(found.unique()) == levels
+        assert float(found[0]) == pytest.approx(float(single[0]), rel=1e-4)
+
+
+COINCIDING: list[tuple[GridConfig, int]] = [
+    (KarrasGrid(kind="karras"), 100), (LogSNRGrid(kind="log_snr"), 300), (VEGrid(kind="ve"), 300),
+    (VPGrid(kind="vp"), 1500), (IDDPMGrid(kind="iddpm"), 1500),
+    (TimestepGrid(kind="timesteps", end="lowest"), 50),
+    (KarrasGrid(kind="karras", sigma_min=5.0, sigma_max=5.0), 18)]
+
+
+@pytest.mark.parametrize(("grid", "steps"), COINCIDING, ids=lambda value: str(value)[:20])
+def test_levels_that_coincide_are_visited_once(grid: GridConfig, steps: int) -> None:
+    with pytest.warns(Adapted, match=rf"of the {steps} steps of the grid {grid.kind}, \d+ begin"):
+        times = exact().times(FixedSolver(kind="euler", steps=steps, grid=grid))
+    assert len(times) < steps + 1
+    assert (times[:-1] > times[1:]).all()
+
+
+def test_a_teacher_of_few_levels_can_be_saved() -> None:
+    """What its network is told of noise and samples is found with as many steps as there are."""
+    grid = TimestepGrid(kind="timesteps", offset=1)
+    for count in (4, 10, 17):
+        config = discrete(ALPHAS_CUMPROD[:: 1000 // count + 1]).config
+        teacher = Denoiser(config.model_copy(update={"grid": grid}), PLANE)
+        samples, noise = teacher.network_times()
+        assert samples < noise
+
+
+@pytest.mark.parametrize("kind", ["euler", "heun", "midpoint", "rk4", "dpmpp_2m", "dopri5"])
+def test_a_teacher_of_discrete_levels_is_solved_between_distinct_ones(kind: str) -> None:
+    """100 Karras steps over DDPM's levels, two of which coincide; what is recorded is what ran."""
+    grid, teacher = KarrasGrid(kind="karras"), exact()
+    solver: Any = (AdaptiveSolver(kind="dopri5", steps=100, grid=grid) if kind == "dopri5"
+                   else FixedSolver(kind=kind, steps=100, grid=grid))
+    noise = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(Adapted, match="100 steps.*98 steps are taken"):
+        found = teacher.sample(noise, None, solver, "fp32", keep_states=True)
+        store = plan_store(PairsConfig(solver=solver, train=2, validation=2, test=2, states=97,
+                                       sample_dtype="float32"), teacher, "t", None, 0,
+                           torch.device("cpu"))
+    assert found.states is not None and found.states.isfinite().all()
+    assert len(found.states) == 99 == len(set(store.times)) == len(store.times)
+    assert len({state.position for state in store.states}) == 97
+    # The flow carries 0.6 + d to 0.6 + 0.1 d / √(0.01 + sigma²).
+    start = store.noise_scale * noise.double()
+    truth = 0.6 + (start - 0.6) * 0.1 / sqrt(0.01 + store.times[0] ** 2)
+    # The last step, from the lowest level 0.01 to none, is Euler's.
+    torch.testing.assert_close(found.state, truth.float(), rtol=0,
+                               atol=0.02 if kind == "euler" else 0.005)
+    assert store.nfe == (None if kind == "dopri5" else found.nfe)
+
+
+def test_pairs_of_a_store_run_between_its_own_times() -> None:
+    """Those that an earlier version chose stay the same pairs when they are repaired."""
+    config = PairsConfig(solver=FixedSolver(kind="heun", steps=3, grid=KarrasGrid(kind="karras")),
+                         train=2, validation=2, test=2, states=2, batch=4, shard=4, chunk=4,
+                         sample_dtype="float32")
+    store = plan_store(config, exact(), "t", None, 0, torch.device("cpu"))
+    older = store.model_copy(update={
+        "times": [5.0, 5.0, 1.0, 0.0],
+        "states": [state.model_copy(update={"place": place})
+                   for state, place in zip(store.states, (1, 2), strict=True)]})
+    block, nfe = sample_batch(older, exact(), 0, torch.device("cpu"))
+    times = torch.tensor([5.0, 1.0, 0.0], dtype=torch.float64)
+    expected = exact().sample(torch.from_numpy(block.noise).float(), None, config.solver,
+                              older.precision, times=times)
+    assert nfe == expected.nfe == 3
+    np.testing.assert_array_equal(block.sample, expected.state.numpy())
+    assert block.trajectory is not None
+    np.testing.assert_allclose(block.trajectory[:, 0] * store.states[0].scale,
+                               expected_start(block.noise), rtol=2e-3, atol=1e-3)
+
+
+def expected_start(noise: Any) -> Any:
+    """The state at the noise level 5."""
+    return noise.astype("float32") * sqrt(26)

@@ -84,7 +84,9 @@ def test_euler_is_ddim(tmp_path: Path, prediction: str, options: dict[str, Any])
     found = teacher.sample(x, None, FixedSolver(kind="euler", steps=20), "fp32")
     # Where its path does not end at alpha = 1, diffusers returns alpha x₀ + sigma ε.
     expected = ddim(model, scheduler, x, 20) / scheduler.final_alpha_cumprod.sqrt()
-    assert found.nfe == 20 and (expected - x).abs().max() > 0.1
+    # A path that ends at the level of its last step has nothing to do there.
+    assert found.nfe == (20 if options.get("set_alpha_to_one", True) else 19)
+    assert (expected - x).abs().max() > 0.1
     torch.testing.assert_close(found.state, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -213,15 +213,23 @@ def test_dopri5_never_leaves_the_grid(steps: int, rising: bool) -> None:
     assert max(seen) <= 0.9 + 1e-12
 
 
-def test_dopri5_takes_times_that_coincide() -> None:
+@pytest.mark.parametrize("kind", [*KINDS, "dopri5"])
+@pytest.mark.parametrize("levels", [[10.0, 4.0, 4.0, 1.0, 0.0], [10.0, 10.0, 4.0, 4.0, 4.0, 0.0],
+                                    [10.0, 4.0, 1.0, 0.0, 0.0], [10.0, 10.0, 4.0, 1.0, 1.0],
+                                    [10.0, 10.0, 0.0], [4.0, 4.0]])
+def test_times_that_coincide_are_one(kind: str, levels: list[float]) -> None:
     """As rounding to discrete noise levels makes them."""
-    times = torch.tensor([10.0, 4.0, 4.0, 1.0], dtype=torch.float64)
-    ode = Regular(exact(1))
-    found = solve(PRECISE, ode, noise(4, 2), times, keep_states=True)
-    once = solve(PRECISE, ode, noise(4, 2), times[[0, 1, 3]], keep_states=True)
+    times = torch.tensor(levels, dtype=torch.float64)
+    ode, place = Bound(exact(1), None, "fp32"), [sorted(set(levels))[::-1].index(t) for t in levels]
+    solver = PRECISE if kind == "dopri5" else FixedSolver(kind=kind, steps=len(levels) - 1)
+    found = solve(solver, ode, noise(4, 2), times, keep_states=True)
+    once = solve(solver, ode, noise(4, 2), times.unique().flip(0), keep_states=True)
     assert found.states is not None
     assert once.states is not None
-    assert torch.equal(found.states, once.states[[0, 1, 1, 2]])
+    assert found.states.isfinite().all()
+    assert torch.equal(found.states, once.states[place])
+    assert torch.equal(found.state, once.state)
+    assert found.nfe == once.nfe
 
 
 class Blowup:

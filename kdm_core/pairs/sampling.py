@@ -181,7 +181,8 @@ def sample_batch(
     given = torch.from_numpy(labels).to(device) if spec.samples.num_classes else None
     x = torch.from_numpy(noise).to(device, torch.float32)
     found = teacher.sample(x, given, spec.known_solver, spec.precision,
-                           keep_states=[state.place for state in spec.states])
+                           keep_states=[state.place for state in spec.states],
+                           times=torch.tensor(spec.times, dtype=torch.float64))
     trajectory = None
     if found.states is not None:
         scales = torch.tensor([state.scale for state in spec.states], device=device)
@@ -191,8 +192,8 @@ def sample_batch(
     if not sample.isfinite().all() or (trajectory is not None and not trajectory.isfinite().all()):
         raise DivergedError(f"the teacher {str(spec.teacher)[:12]} makes samples that are not "
                             f"finite (pairs {indices[0]} to {indices[-1] + 1}): a trained one may "
-                            "need pairs.precision: fp32 or more pairs.solver.steps, one trained "
-                            "here a lower teacher.training.lr")
+                            "need pairs.precision: fp32 or a lower pairs.guidance.scale, one "
+                            "trained here a lower teacher.training.lr")
     stored = to_uint8(sample) if spec.sample_dtype == "uint8" else sample
     return (Block(noise, stored.numpy(), labels, indices,
                   None if trajectory is None else trajectory.numpy()), found.nfe)

@@ -68,7 +68,8 @@ def solve(
         config: which solver.
         ode: the teacher's ODE.
         state: (B, *shape).
-        times: (steps + 1,), on the state's device and in its dtype.
+        times: (n,), on the state's device and in its dtype. Between equal ones nothing is
+            evaluated.
         keep_states: also return the states at all times, or at these places among them.
     """
     counted = Counted(ode)
@@ -83,13 +84,27 @@ def solve(
 
 
 def walk(config: SolverConfig, ode: ODE, state: Tensor, times: Tensor) -> Iterator[Tensor]:
-    """The states at `times[1:]`, one after the other; arguments as of `solve`."""
+    """The states at `times[1:]`, one after the other; arguments as of `solve`.
+
+    A step between equal times has no length, by which multistep methods would divide.
+    """
+    distinct, place = torch.unique_consecutive(times, return_inverse=True)
+    steps, reached = walk_distinct(config, ode, state, distinct), state
+    for moved in place.diff().tolist():
+        reached = next(steps) if moved else reached
+        yield reached
+
+
+def walk_distinct(
+    config: SolverConfig, ode: ODE, state: Tensor, times: Tensor
+) -> Iterator[Tensor]:
+    """`walk` where no two times are equal."""
     reached = state
     body = times[:-1] if ode.ends_singular or config.kind == "heun" else times
-    if isinstance(config, AdaptiveSolver):
+    if isinstance(config, AdaptiveSolver) and len(body) > 1:
         for reached in dopri5(ode, state, body, config.tolerance):
             yield reached
-    else:
+    elif isinstance(config, FixedSolver):
         step = DPMSolver() if config.kind == "dpmpp_2m" else ONE_STEP[config.kind]
         for t, t_next in zip(body[:-1], body[1:], strict=True):
             reached = step(ode, reached, t, t_next)

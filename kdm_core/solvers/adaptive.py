@@ -1,6 +1,5 @@
 """An adaptive Runge–Kutta method, by torchdiffeq."""
 
-import torch
 from torch import Tensor
 
 from kdm_core.errors import DivergedError, KDMError
@@ -19,7 +18,7 @@ def dopri5(ode: ODE, state: Tensor, times: Tensor, tolerance: float) -> list[Ten
     Args:
         ode: what is integrated.
         state: (B, *shape) at `times[0]`.
-        times: (n,), rising or falling.
+        times: (n,), strictly rising or falling, two or more.
         tolerance: of the error of a step, absolute and relative, as a root mean square over the
             batch.
 
@@ -34,13 +33,11 @@ def dopri5(ode: ODE, state: Tensor, times: Tensor, tolerance: float) -> list[Ten
         raise KDMError("pairs.solver.kind: dopri5 needs the package torchdiffeq: "
                        "`pip install torchdiffeq`, or use another solver") from error
 
-    # Rounding to discrete noise levels can make times coincide.
-    kept, place = torch.unique_consecutive(times, return_inverse=True)
-    options = {"dtype": state.dtype, "step_t": kept[-1:],
-               "first_step": (kept[-1] - kept[0]).abs() / 100}
-    states: Tensor = odeint(Slope(ode), state, kept, rtol=tolerance, atol=tolerance,
+    options = {"dtype": state.dtype, "step_t": times[-1:],
+               "first_step": (times[-1] - times[0]).abs() / 100}
+    states: Tensor = odeint(Slope(ode), state, times, rtol=tolerance, atol=tolerance,
                             method="dopri5", options=options)
-    return list(states[place[1:]])
+    return list(states[1:])
 
 
 class Slope:

@@ -1,8 +1,8 @@
 """Time grids: the noise levels between which a solver steps.
 
 A noise level is sigma / alpha of the teacher's path (EDM's sigma), so one grid serves every
-teacher. All functions return (steps,) float64, descending and positive; the step to zero noise is
-the teacher's (`Teacher.times`).
+teacher. All functions return (steps,) float64, descending and positive, some of them equal where
+there are fewer discrete levels; the step to zero noise is the teacher's (`Teacher.times`).
 """
 
 from math import exp, log, pi, sqrt
@@ -76,7 +76,8 @@ class TimestepGrid(Config):
     """Evenly spaced training steps of a teacher with discrete noise levels (DDIM, diffusers).
 
     Attributes:
-        spacing: `leading` starts below the noisiest level, `trailing` and `linspace` at it.
+        spacing: `leading` starts below the noisiest level, `trailing` and `linspace` at it. Where
+            that is too far below, `Teacher.times` takes `trailing` instead.
         offset: added to the steps of `leading` (diffusers' steps_offset).
         end: the last step goes to zero noise, or to the teacher's `lowest` level and no further
             (diffusers' set_alpha_to_one).
@@ -120,7 +121,8 @@ def noise_levels(grid: SigmaGrid, steps: int, lowest: float, highest: float) -> 
         time = 1 + ramp * (grid.epsilon - 1)
         return (0.5 * beta_d * time**2 + beta_min * time).expm1().sqrt()
     table = iddpm_levels(grid.levels, grid.c_1, grid.c_2, torch.float64)
-    table = table[(table >= low) & (table <= high)]
+    # A teacher's own limits come of float32, and must not cut off its first or last level.
+    table = table[(table >= low * (1 - 1e-4)) & (table <= high * (1 + 1e-4))].clamp(low, high)
     if not len(table):
         raise KDMError(f"pairs.solver.grid: no iddpm level lies between {low:g} and {high:g}; "
                        "set sigma_min and sigma_max farther apart")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kdm_core.compute import Precision, autocast, state_dtype
 from kdm_core.config import Config
-from kdm_core.errors import KDMError
+from kdm_core.errors import KDMError, adapted
 from kdm_core.samples import SampleSpec
 from kdm_core.solvers import Path, Solution, SolverConfig, solve
 from kdm_core.solvers.grids import (
@@ -18,6 +18,10 @@ from kdm_core.solvers.grids import (
     noise_levels,
     timestep_indices,
 )
+
+# What alpha / sigma may be at the start, above that at the noisiest level: the samples' mean m is
+# off by about this times m times their standard deviation.
+MOST_SIGNAL = 0.075
 
 
 class Teacher(nn.Module, ABC):
@@ -96,14 +100,42 @@ class Teacher(nn.Module, ABC):
         return None
 
     def times(self, solver: SolverConfig) -> Tensor:
-        """The times (steps + 1,) between which a solver steps, float64 on the CPU."""
-        grid = solver.grid or self.default_grid
+        """The times between which a solver steps, float64 on the CPU.
+
+        They are steps + 1, or fewer where several fall on the same discrete level, which is said;
+        no two are equal.
+
+        Raises:
+            KDMError: the grid does not fit the teacher.
+        """
+        grid, steps = solver.grid or self.default_grid, solver.steps
+        times = self._times(grid, steps)
+        if isinstance(grid, TimestepGrid) and self._signal(times[0]) > MOST_SIGNAL:
+            adapted(f"solver.grid.spacing: {steps} steps of `{grid.spacing}` spacing would begin "
+                    f"at the noise level {float(times[0]):.3g} of {self.highest:.3g}, where there "
+                    "is signal that the noise has not; they are spaced as `trailing`, which begins "
+                    "at the noisiest level")
+            times = self._times(grid.model_copy(update={"spacing": "trailing"}), steps)
+        distinct: Tensor = torch.unique_consecutive(times)
+        if len(distinct) < len(times):
+            adapted(f"solver.steps: of the {steps} steps of the grid {grid.kind}, "
+                    f"{len(times) - len(distinct)} begin and end at the same of the teacher's "
+                    f"noise levels and are left out; {len(distinct) - 1} steps are taken")
+        return distinct
+
+    def _signal(self, time: Tensor) -> float:
+        """alpha / sigma at a time, less that of the noisiest level."""
+        alpha, sigma = self.path(time)
+        return float(alpha / sigma) - 1 / self.highest
+
+    def _times(self, grid: GridConfig, steps: int) -> Tensor:
+        """The grid's times (steps + 1,) as they come out, some of them equal."""
         end = torch.tensor([self.end], dtype=torch.float64)
         if isinstance(grid, UniformGrid):
-            return torch.linspace(self.start, self.end, solver.steps + 1, dtype=torch.float64)
+            return torch.linspace(self.start, self.end, steps + 1, dtype=torch.float64)
         if isinstance(grid, TimestepGrid):
-            return self._timesteps(grid, solver.steps)
-        levels = noise_levels(grid, solver.steps, self.lowest, self.highest)
+            return self._timesteps(grid, steps)
+        levels = noise_levels(grid, steps, self.lowest, self.highest)
         return torch.cat([self.time_at(levels), end])
 
     def _timesteps(self, grid: TimestepGrid, steps: int) -> Tensor:
@@ -126,13 +158,15 @@ class Teacher(nn.Module, ABC):
         solver: SolverConfig,
         precision: Precision = "auto",
         keep_states: bool | Container[int] = False,
+        times: Tensor | None = None,
     ) -> Solution:
         """Carry unit-variance noise (B, *shape) to samples (B, *shape), float32.
 
-        `nfe` counts runs of the network; `states` come in the solver's dtype.
+        `times` are the solver's where nothing else is said. `nfe` counts runs of the network;
+        `states` come in the solver's dtype.
         """
         dtype = state_dtype(noise.device)
-        times = self.times(solver).to(noise.device, dtype)
+        times = (self.times(solver) if times is None else times).to(noise.device, dtype)
         state = noise.to(dtype) * self.noise_scale(times[0])
         found = solve(solver, Bound(self, labels, precision), state, times, keep_states)
         return Solution(found.state.to(torch.float32), found.nfe * self.evaluations, found.states)

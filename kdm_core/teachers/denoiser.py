@@ -10,7 +10,7 @@ from torch import Tensor
 from kdm_core.config import Config
 from kdm_core.networks import AnyNetworkConfig, build_network
 from kdm_core.samples import SampleSpec
-from kdm_core.solvers import FixedSolver, Path
+from kdm_core.solvers import Path
 from kdm_core.solvers.grids import KarrasGrid, SigmaGrid, TimestepGrid
 from kdm_core.teachers.base import Teacher, per_sample
 from kdm_core.teachers.preconditioning import (
@@ -67,7 +67,9 @@ class Denoiser(Teacher):
 
     def network_times(self) -> list[float]:
         # A denoiser is never asked at noise level 0, but at the last one before.
-        sigma = self.times(FixedSolver(kind="euler", steps=18))[[-2, 0]].to(torch.float32)
+        levels = self.levels()
+        steps = 18 if levels is None else min(18, len(levels) // 2)  # a few levels give no more
+        sigma = self._times(self.default_grid, steps)[[-2, 0]].to(torch.float32)
         times: list[float] = self.preconditioning.coefficients(sigma).noise.tolist()
         return times
 
