@@ -17,6 +17,7 @@ from kdm_core.errors import DataError, MismatchError
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
+REMARKS = "remarks"  # in CONFIG: what is known of a model but does not change what it computes
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -106,13 +107,26 @@ def fingerprint(config: Mapping[str, Any], tensors: Mapping[str, Tensor] | None 
     return digest.hexdigest()
 
 
-def save_model(folder: Path, model: nn.Module, config: dict[str, Any]) -> str:
-    """Write a model's weights and configuration; returns its fingerprint, also in config.json."""
+def save_model(
+    folder: Path, model: nn.Module, config: dict[str, Any], remarks: dict[str, Any] | None = None
+) -> str:
+    """Write a model's weights and configuration; returns its fingerprint, also in config.json.
+
+    Args:
+        remarks: of the model, for `read_remarks`; the fingerprint is the same with others.
+    """
     weights = model.state_dict()
     mark = fingerprint(config, weights)
     write_tensors(folder / WEIGHTS, weights, {"fingerprint": mark})
-    write_json(folder / CONFIG, {**config, "fingerprint": mark})
+    noted = {REMARKS: remarks} if remarks else {}
+    write_json(folder / CONFIG, {**config, **noted, "fingerprint": mark})
     return mark
+
+
+def read_remarks(folder: Path) -> dict[str, Any]:
+    """The remarks that `save_model` wrote; empty if there were none."""
+    remarks: dict[str, Any] = read_json(folder / CONFIG).get(REMARKS, {})
+    return remarks
 
 
 def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], str]:
@@ -123,7 +137,7 @@ def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], str]:
         MismatchError: weights and configuration do not belong together.
     """
     config = read_json(folder / CONFIG)
-    mark = config.pop("fingerprint", None)
+    mark, _ = config.pop("fingerprint", None), config.pop(REMARKS, None)
     weights, metadata = read_tensors(folder / WEIGHTS)
     if mark is None or metadata.get("fingerprint") != mark or fingerprint(config, weights) != mark:
         raise MismatchError(f"{folder / WEIGHTS} and {folder / CONFIG} do not belong together or "

@@ -36,6 +36,7 @@ from kdm_core.students.objective import LossConfig, check_losses
 from kdm_core.studies import StudiesConfig
 from kdm_core.teachers import TrainableConfig, build_teacher
 from kdm_core.teachers.augmentation import AugmentationConfig, check_augmentation
+from kdm_core.teachers.guidance import guided
 from kdm_core.training.config import TrainingConfig
 from kdm_core.weights import WeightsSources
 from pipeline.execution import ExecutionParams
@@ -382,16 +383,16 @@ class Params(Config):
         return bool(getattr(self.teacher, "trust_code", False))
 
     def check_source(self, spec: SampleSpec) -> None:
-        """Make sure that a teacher of others can be imported and makes samples like the data's,
-        and that the user's rules for pairs can be called.
+        """Make sure that a teacher of others can be imported, makes samples like the data's and
+        can be guided as the pairs are, and that the user's rules for pairs can be called.
 
         Raises:
             KDMError: one cannot, or does not; the message names the parameter.
         """
         load_rules(self.filter, spec)
         if not isinstance(self.teacher, TrainedTeacher | ExactTeacher):
-            import_teacher(self.teacher, spec)
-            import_guide(self.teacher, spec)
+            guided(import_teacher(self.teacher, spec), import_guide(self.teacher, spec),
+                   getattr(self.pairs, "guidance", None))
 
     @staticmethod
     def _try(where: str, build: Any) -> None:

@@ -132,5 +132,7 @@ def describe(teacher: Any) -> str:
     network = getattr(teacher.config, "network", None)
     parameters = sum(p.numel() for p in teacher.parameters())
     labels = f"{spec.num_classes} labels" if spec.num_classes else "no labels"
+    if spec.num_classes and teacher.label_dropout is not None:
+        labels += f" (label_dropout {teacher.label_dropout:g})"
     return (f"{teacher.config.kind}{f' of a {network.kind}' if network else ''}, "
             f"{parameters:,} parameters, {spec.kind} of shape {tuple(spec.shape)}, {labels}")

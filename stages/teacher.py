@@ -112,6 +112,7 @@ def train(
         records = fit(task, folder / f"{name}.safetensors", key, progress.reach, on_record,
                       on_start=progress.resume)
     averaged: Teacher = task.ema.shadow
+    averaged.label_dropout = config.label_dropout
     return averaged, records[-1]["loss"]
 
 

@@ -4,6 +4,7 @@ import math
 import pickle
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,8 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdm_core.errors import DataError, KDMError
+from kdm_core.importers import EDM2Source, import_teacher
 from kdm_core.importers.edm2 import read_edm2
 from kdm_core.networks.edm2_unet import Block, EDM2UNet, EDM2UNetConfig, MPConv, MPFourier
+from kdm_core.samples import SampleSpec
+from kdm_core.solvers.guidance import GuidanceConfig
+from kdm_core.teachers.guidance import guided
 
 TINY = EDM2UNetConfig(kind="edm2_unet", channels=16, multipliers=[1, 2], blocks=1, attention=[4],
                       channels_per_head=16, label_balance=0.4, concat_balance=0.6)
@@ -299,6 +304,25 @@ def test_a_checkpoint_gives_the_network_back(
     labels = torch.tensor([0, -1, 2]) if num_classes else None
     with torch.no_grad():
         assert torch.equal(copy(x, time, labels), network.float()(x, time, labels))
+
+
+@pytest.mark.parametrize("recorded", [{}, {"label_dropout": 0.1}])
+def test_the_share_of_labels_that_were_dropped(
+    recorded: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The published code drops none, so classifier-free guidance needs a file that says it."""
+    precond = record_precond(build(num_classes=3))
+    precond.state["_init_kwargs"].update(recorded)
+    (tmp_path / "net.pkl").write_bytes(write({"ema": precond}, monkeypatch))
+    data = SampleSpec(kind="image", shape=[3, 8, 8], label_names=list("abc"))
+    teacher = import_teacher(EDM2Source(source="edm2", file=str(tmp_path / "net.pkl")), data)
+    assert teacher.label_dropout == recorded.get("label_dropout", 0)
+    guidance = GuidanceConfig(kind="classifier_free", scale=2.0)
+    if recorded:
+        assert guided(teacher, None, guidance).evaluations == 2
+    else:
+        with pytest.raises(KDMError, match="label_dropout 0"):
+            guided(teacher, None, guidance)
 
 
 def test_arguments_may_stand_in_their_places(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """Guidance against the formula, with exact teachers."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from kdm_core.errors import KDMError, MismatchError
 from kdm_core.networks import MLPConfig
 from kdm_core.samples import SampleSpec
 from kdm_core.solvers import AdaptiveSolver, FixedSolver, SolverConfig
+from kdm_core.teachers import load_sampled, load_teacher, save_teacher
 from kdm_core.teachers.base import Teacher
 from kdm_core.teachers.exact import GaussianMixture, GaussianMixtureConfig
 from kdm_core.teachers.flow_matching import FlowMatching, FlowMatchingConfig
@@ -159,6 +162,32 @@ def test_a_guided_teacher_keeps_the_times_of_its_teacher() -> None:
         assert torch.equal(other.noise_scale(times), teacher.noise_scale(times))
         assert other.ends_singular == teacher.ends_singular
         assert (other.start, other.end) == (teacher.start, teacher.end)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, None])
+def test_a_folder_says_whether_its_teacher_can_do_without_labels(
+    tmp_path: Path, share: float | None
+) -> None:
+    """None: nobody knows. It is no part of what the teacher is: the fingerprint stays."""
+    teacher = flow()
+    teacher.label_dropout = share
+    mark = save_teacher(tmp_path, teacher)
+    if share == 0:
+        assert "label_dropout" not in (tmp_path / "config.json").read_text()  # as older folders
+        with pytest.raises(KDMError, match=r"pairs\.guidance\.kind.*label_dropout 0"):
+            load_sampled(tmp_path, config(2.0))
+    else:
+        found, again, _ = load_sampled(tmp_path, config(2.0))
+        assert found.evaluations == 2
+        assert again == mark
+    teacher.label_dropout = 0.3
+    assert save_teacher(tmp_path / "b", teacher) == mark
+    assert load_teacher(tmp_path / "b")[0].label_dropout == 0.3
+
+
+def test_exact_teachers_need_no_training_without_labels(tmp_path: Path) -> None:
+    save_teacher(tmp_path, mixture())
+    assert load_sampled(tmp_path, config(2.0))[0].evaluations == 2
 
 
 def test_guidance_that_cannot_be_had_is_refused() -> None:

@@ -11,11 +11,17 @@ import pytest
 import torch
 from torch import nn
 
-from kdm_core.errors import DataError
+from kdm_core.errors import DataError, KDMError
+from kdm_core.importers import EDMSource, FolderSource, import_guide, import_teacher
 from kdm_core.importers.edm import read_edm
+from kdm_core.importers.files import Weights
 from kdm_core.networks.base import Network
 from kdm_core.networks.dhariwal_unet import DhariwalUNet, DhariwalUNetConfig
 from kdm_core.networks.song_unet import SongUNet, SongUNetConfig
+from kdm_core.samples import SampleSpec
+from kdm_core.solvers.guidance import GuidanceConfig
+from kdm_core.teachers import load_teacher, save_teacher
+from kdm_core.teachers.guidance import guided
 from tests.edm_writer import Recorded, dump, edm_pickle, record, snapshot
 from tests.test_persistent import mutate
 
@@ -83,6 +89,56 @@ def test_arguments_left_out_have_published_defaults() -> None:
     assert read_edm(snapshot(top), "f").network == config
 
 
+@pytest.mark.parametrize(("change", "share"), [
+    (lambda top: None, 0.0),
+    (lambda top: top["model"].kwargs.update(label_dropout=0.1), 0.1),
+    (lambda top: top["model"].attributes.update(label_dropout=0.3), 0.3),  # what runs
+    (lambda top: [part.kwargs.pop("label_dropout") for part in (top, top["model"])], 0.0),
+    (lambda top: [top["model"].kwargs.pop("label_dropout"),
+                  top.kwargs.update(label_dropout=0.2)], 0.2),
+], ids=["recorded", "argument", "attribute", "absent", "of the preconditioning"])
+@pytest.mark.parametrize("name", ["ddpmpp", "adm"])
+def test_the_share_of_labels_that_were_dropped(
+    tmp_path: Path, name: str, change: Callable[[Recorded], Any], share: float
+) -> None:
+    """Absent it is 0, the published default of both networks; guidance without labels needs more,
+    in this run and in all that take its folder."""
+    top = record(build(CONFIGS[name], 5), SHAPE, classes=5)
+    change(top)
+    (tmp_path / "edm.pkl").write_bytes(snapshot(top))
+    data = SampleSpec(kind="image", shape=list(SHAPE), label_names=list("abcde"))
+    guidance = GuidanceConfig(kind="classifier_free", scale=2.0)
+    teacher = import_teacher(EDMSource(source="edm", file=str(tmp_path / "edm.pkl")), data)
+    save_teacher(tmp_path / "t", teacher)
+    again = FolderSource(source="folder", folder=str(tmp_path / "t"))
+    for found in (teacher, load_teacher(tmp_path / "t")[0], import_teacher(again, data)):
+        assert found.label_dropout == share
+        if share:
+            assert guided(found, None, guidance).evaluations == 2
+        else:
+            with pytest.raises(KDMError, match=r"pairs\.guidance\.kind.*label_dropout 0"):
+                guided(found, None, guidance)
+    told = import_teacher(again.model_copy(update={"label_dropout": 0.1}), data)
+    assert guided(told, None, guidance).evaluations == 2
+
+
+def test_an_unconditional_model_guides_a_conditional_one(tmp_path: Path) -> None:
+    """What the refusal of classifier-free guidance advises."""
+    for name, classes in (("strong", 5), ("weak", 0)):
+        (tmp_path / name).write_bytes(edm_pickle(build(CONFIGS["ddpmpp"], classes), SHAPE,
+                                                 classes=classes))
+    data = SampleSpec(kind="image", shape=list(SHAPE), label_names=list("abcde"))
+    source = EDMSource(source="edm", file=str(tmp_path / "strong"),
+                       guide=Weights(file=str(tmp_path / "weak")))
+    teacher, weak = import_teacher(source, data), import_guide(source, data)
+    assert weak is not None and weak.spec.num_classes == 0
+    pushed = guided(teacher, weak, GuidanceConfig(kind="autoguidance", scale=2.0))
+    x, sigma, labels = torch.randn(2, *SHAPE), torch.tensor(3.0), torch.tensor([0, 3])
+    torch.testing.assert_close(
+        pushed.denoise(x, sigma, labels),
+        2 * teacher.denoise(x, sigma, labels) - weak.denoise(x, sigma, None))
+
+
 def test_another_key_can_be_chosen() -> None:
     content = dump({"net": record(build(CONFIGS["ddpmpp"]), SHAPE), "step": 5})
     assert read_edm(content, "f", key="net").shape == SHAPE
@@ -137,6 +193,8 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "skip scale": (update(BLOCK, skip_scale=1.0), r"8x8_block0\.skip_scale is not 0\.707"),
     "nan scale": (update(BLOCK, skip_scale=math.nan), r"8x8_block0\.skip_scale"),
     "heads": (update("model.dec.4x4_in0", num_heads=4), r"4x4_in0\.num_heads is not 1"),
+    "label dropout": (argument(label_dropout=1.5), "label_dropout is no share"),
+    "odd dropout": (argument(label_dropout="0.1"), "label_dropout is no share"),
     "epsilon": (update(BLOCK + ".norm0", eps=1e-5), r"8x8_block0\.norm0\.eps is not 1e-06"),
     "endpoint": (update("model.map_noise", endpoint=False), r"map_noise\.endpoint is not True"),
     "missing": (lambda top: top[BLOCK + ".conv0"].parameters.pop("bias"),

@@ -171,3 +171,50 @@ def test_bad_sources_are_refused_when_they_are_parsed() -> None:
         source(Path("w.pt"), sha256="xyz")
     with pytest.raises(ValidationError, match="http://"):
         StateDictSource(source="state_dict", file="http://x.org/w.pt", model=FLOW)
+
+
+@pytest.mark.parametrize("share", [None, 0.0, 0.1])
+def test_the_share_of_dropped_labels_is_what_the_user_says(
+    tmp_path: Path, share: float | None
+) -> None:
+    torch.save(weights(trained()), tmp_path / "w.pt")
+    assert import_state_dict(source(tmp_path / "w.pt", label_dropout=share), POINTS
+                             ).label_dropout == share
+
+
+DOTTED = ["ema_0.999", "model.ema_0.9999", "ema.0.999"]
+
+
+@pytest.mark.parametrize("key", DOTTED)
+def test_a_key_may_have_dots(tmp_path: Path, key: str) -> None:
+    """It is the path of nested dictionaries whatever their names are made of."""
+    teacher = trained()
+    for nested in (weights(teacher), {"params": weights(teacher)}):
+        document: dict[str, Any] = {key: nested, "step": 1000}
+        torch.save(document, tmp_path / "w.pt")
+        asked = key if "params" not in nested else f"{key}.params"
+        assert same(import_state_dict(source(tmp_path / "w.pt", key=asked), POINTS), teacher)
+    torch.save({"a.b": {"ema_0.999": weights(teacher)}, "a": {"b": 3}}, tmp_path / "w.pt")
+    assert same(import_state_dict(source(tmp_path / "w.pt", key="a.b.ema_0.999"), POINTS), teacher)
+
+
+@pytest.mark.parametrize("prefix", ["ema_0.999.", "net.", "ema.0.9."])
+def test_a_prefix_leaves_out_what_else_is_there(tmp_path: Path, prefix: str) -> None:
+    """Numbers, other networks, anything: only what begins with it is looked at."""
+    teacher = trained()
+    document: dict[Any, Any] = {prefix + name: tensor for name, tensor in weights(teacher).items()}
+    document |= {"step": 1000, "lr": 1e-3, "other.weight": torch.zeros(3), "name": "run", 5: [1],
+                 "optimizer": {"state": {0: torch.zeros(2)}}}
+    torch.save(document, tmp_path / "w.pt")
+    assert same(import_state_dict(source(tmp_path / "w.pt", prefix=prefix), POINTS), teacher)
+    assert same(import_state_dict(source(tmp_path / "w.pt", prefix=prefix[:-1]), POINTS), teacher)
+    torch.save({"state": document}, tmp_path / "w.pt")
+    assert same(import_state_dict(source(tmp_path / "w.pt", key="state", prefix=prefix), POINTS),
+                teacher)
+
+
+def test_a_number_within_the_prefix_is_named(tmp_path: Path) -> None:
+    document = {**weights(trained()), "step": 1000}
+    torch.save(document, tmp_path / "w.pt")
+    with pytest.raises(DataError, match=r"'step' is no tensor but int"):
+        import_state_dict(source(tmp_path / "w.pt"), POINTS)

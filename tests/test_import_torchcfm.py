@@ -93,6 +93,7 @@ def test_classes_are_read_from_the_file(tmp_path: Path) -> None:
                        model(torch.tensor(0.7), x, labels))
     assert import_torchcfm(source(file), IMAGES).spec.label_names == ["0", "1"]
     for none in (None, torch.tensor([0, -1, 1])):
+        assert teacher.label_dropout == 0
         with pytest.raises(KDMError, match="trained with labels only"):
             teacher.velocity(x, torch.tensor(0.7), none)
 

@@ -13,7 +13,7 @@ from kdm_core.networks import MLPConfig, SongUNetConfig, build_network
 from kdm_core.samples import SampleSpec
 from kdm_core.teachers import FlowMatching, FlowMatchingConfig, load_teacher, save_teacher
 from pipeline.cli import app
-from tests.edm_writer import edm_pickle
+from tests.edm_writer import edm_pickle, record, snapshot
 
 SONG = SongUNetConfig(kind="song_unet", channels=16, multipliers=[1, 2], blocks=1, attention=[4])
 
@@ -32,7 +32,15 @@ def test_import_look_and_sample_an_edm_pickle(folder: Path) -> None:
     shape = (3, 8, 8)
     with seeded(0):
         network = build_network(SONG, shape, shape, timed=True, num_classes=2).eval()
-    Path("net.pkl").write_bytes(edm_pickle(network, shape, classes=2))
+    Path("plain.pkl").write_bytes(edm_pickle(network, shape, classes=2))
+    assert kdm("import", "plain.pkl", "--kind", "edm", "--out", "plain").exit_code == 0
+    refused = kdm("sample", "plain", "--n", "4", "--out", "grid.png", "--guidance", "2")
+    assert refused.exit_code == 1
+    assert "--guidance" in refused.stderr and "label_dropout 0" in refused.stderr
+    assert kdm("sample", "plain", "--n", "4", "--steps", "1", "--out", "a.png").exit_code == 0
+    top = record(network, shape, classes=2)
+    top["model"].kwargs["label_dropout"] = 0.1
+    Path("net.pkl").write_bytes(snapshot(top))
     made = kdm("import", "net.pkl", "--kind", "edm", "--out", "mine")
     assert made.exit_code == 0, made.output
     assert "denoiser of a song_unet" in made.stdout

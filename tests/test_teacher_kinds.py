@@ -18,7 +18,13 @@ from kdm_core.networks import SongUNetConfig, build_network
 from kdm_core.networks.edm2_unet import EDM2UNet
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
-from kdm_core.teachers import FlowMatchingConfig, build_teacher, load_sampled, save_teacher
+from kdm_core.teachers import (
+    FlowMatchingConfig,
+    build_teacher,
+    load_sampled,
+    load_teacher,
+    save_teacher,
+)
 from kdm_core.values import to_uint8
 from pipeline.params import parse_params
 from tests import test_edm2, test_import_diffusers, test_import_torchcfm
@@ -188,6 +194,8 @@ def test_guidance(project: Path) -> None:
         spec = PairStore.open(project / "data/pairs/pairs.zarr").spec
         assert spec.nfe == 18
         assert (spec.guide is not None) == (kind == "autoguidance")
+    # Whoever takes the folder knows it, too.
+    assert load_sampled(project / "data/teacher", None)[0].label_dropout == 0.2
     edit(project, lambda values: values["pairs"].pop("guidance"))
 
 
@@ -214,6 +222,26 @@ def test_what_does_not_fit_the_data_is_named(
     params = parse_params(values | {"teacher": edm(tmp_path) | change})
     with pytest.raises(KDMError, match=f"(?s){saying}"):
         params.check_source(spec)
+
+
+@pytest.mark.parametrize("make", [edm, edm2, diffusers, torchcfm, folder])
+def test_guidance_that_a_teacher_has_not_learned_stops_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Block]
+) -> None:
+    """None of these files says that labels were dropped, and the networks of two cannot do
+    without."""
+    monkeypatch.chdir(tmp_path)
+    values = YAML(typ="safe").load(ROOT / "presets/smoke.yaml")
+    values["pairs"]["guidance"] = {"kind": "classifier_free", "scale": 2.0}
+    block = make(tmp_path)
+    if make is folder:
+        teacher, _ = load_teacher(tmp_path / block["folder"])
+        teacher.label_dropout = 0.0
+        save_teacher(tmp_path / block["folder"], teacher)
+    with pytest.raises(KDMError, match=r"pairs\.guidance\.kind.*label_dropout 0"):
+        parse_params(values | {"teacher": block}).check_source(DIGITS)
+    if make is folder:
+        parse_params(values | {"teacher": block | {"label_dropout": 0.1}}).check_source(DIGITS)
 
 
 def test_a_folder_that_names_code_is_not_run(project: Path) -> None:

@@ -87,6 +87,7 @@ def import_diffusers(source: DiffusersSource, data: SampleSpec) -> Denoiser:
     teacher = Denoiser(denoiser_config(network, scheduler), spec)
     assert isinstance(teacher.network, DiffusersUNet)
     load_weights(teacher.network.unet, unet.state_dict(), str(place / WEIGHTS))
+    teacher.label_dropout = 0.0  # its embedding has a row for each class and none for no label
     return teacher.eval().requires_grad_(False)
 
 

@@ -39,7 +39,7 @@ SONG_ARGUMENTS = SHARED_ARGUMENTS | {
     "encoder_type": "encoder", "decoder_type": "decoder", "resample_filter": "resample",
 }
 OWN_ARGUMENTS = {"img_resolution", "in_channels", "out_channels", "label_dim"}
-UNUSED_ARGUMENTS = {"label_dropout"}  # for training only
+LABEL_DROPOUT = "label_dropout"  # an argument for training only
 PARTS = {"ModuleDict", "UNetBlock", "Conv2d", "Linear", "GroupNorm", "PositionalEmbedding",
          "FourierEmbedding"}
 FILTERS = {(1, 1): "box", (1, 3, 3, 1): "binomial"}
@@ -54,6 +54,7 @@ class EDMCheckpoint(NamedTuple):
         sigma_data: standard deviation of the samples, in their range of [-1, 1].
         shape: of one image, (C, R, R).
         num_classes: 0 for a network that takes no labels.
+        label_dropout: share of the labels that it was not shown in training.
         network: its configuration; with `iddpm` it gives twice as many channels as it takes.
         tensors: its weights by their names in our network, float32.
     """
@@ -63,6 +64,7 @@ class EDMCheckpoint(NamedTuple):
     sigma_data: float
     shape: tuple[int, int, int]
     num_classes: int
+    label_dropout: float
     network: SongUNetConfig | DhariwalUNetConfig
     tensors: dict[str, Tensor]
 
@@ -122,6 +124,7 @@ def _read(top: PersistentObject) -> EDMCheckpoint:
         sigma_data=_number(top, "sigma_data") if kind == "edm" else 0.5,
         shape=(channels, resolution, resolution),
         num_classes=classes,
+        label_dropout=_label_dropout(top, model),
         network=config,
         tensors=weights,
     )
@@ -141,6 +144,16 @@ def _count(value: object, name: str, low: int = 0) -> int:
     if isinstance(value, int) and low <= value <= 2**14:
         return value
     raise DataError(f"{name} is no whole number between {low} and {2**14}")
+
+
+def _label_dropout(top: PersistentObject, model: PersistentObject) -> float:
+    """The network's own, what it or its preconditioning was built with, or the published default.
+    """
+    tables = (model.attributes, model.kwargs, top.kwargs)
+    value: object = next((table[LABEL_DROPOUT] for table in tables if LABEL_DROPOUT in table), 0)
+    if type(value) in (int, float) and 0 <= value <= 1:  # type: ignore[operator]
+        return float(value)  # type: ignore[arg-type]
+    raise DataError(f"{model.class_name}.{LABEL_DROPOUT} is no share between 0 and 1")
 
 
 def _require(model: PersistentObject, expected: dict[str, int]) -> None:
@@ -163,7 +176,7 @@ def _network_config(model: PersistentObject) -> SongUNetConfig | DhariwalUNetCon
     known = SONG_ARGUMENTS if song else SHARED_ARGUMENTS
     values: dict[str, Any] = {"kind": "song_unet" if song else "dhariwal_unet"}
     for name, value in model.kwargs.items():
-        if name in OWN_ARGUMENTS | UNUSED_ARGUMENTS:
+        if name in OWN_ARGUMENTS | {LABEL_DROPOUT}:
             continue
         if name not in known:
             raise DataError(f"{model.class_name} was built with {str(name)[:100]!a}, which is "

@@ -31,6 +31,8 @@ class EDM2Checkpoint(NamedTuple):
         sigma_data: the standard deviation of the data that it expects.
         shape: (C, H, W) of the images, whose values are in [-1, 1].
         num_classes: 0 for an unconditional network.
+        label_dropout: share of the labels that it was not shown in training; the published code
+            knows none, which is 0.
         network: its configuration.
         tensors: its weights by the names of `EDM2UNet`, float32.
     """
@@ -38,6 +40,7 @@ class EDM2Checkpoint(NamedTuple):
     sigma_data: float
     shape: tuple[int, int, int]
     num_classes: int
+    label_dropout: float
     network: EDM2UNetConfig
     tensors: dict[str, Tensor]
 
@@ -65,6 +68,7 @@ class Arguments(Config):
     res_balance: float = 0.3
     attn_balance: float = 0.3
     clip_act: float | None = 256.0
+    label_dropout: float = Field(0.0, ge=0, le=1)  # of descendants of the published code
 
     def network(self) -> EDM2UNetConfig:
         return EDM2UNetConfig(
@@ -109,7 +113,8 @@ def read_edm2(content: bytes, place: str, key: str = "ema") -> EDM2Checkpoint:
         require_module(recorded.modules.get("unet"), "unet", network)
     except KDMError as error:
         raise DataError(f"{place}: {error}") from error
-    return EDM2Checkpoint(arguments.sigma_data, shape, arguments.label_dim, config, tensors)
+    return EDM2Checkpoint(arguments.sigma_data, shape, arguments.label_dim,
+                          arguments.label_dropout, config, tensors)
 
 
 def parse_arguments(recorded: PersistentObject) -> tuple[Arguments, EDM2UNetConfig]:

@@ -14,11 +14,14 @@ class FolderSource(Config):
 
     Attributes:
         folder: such as the `data/teacher` of another project.
+        label_dropout: share of the labels that it was not shown in training, where the folder does
+            not say it (older ones do not); None: as the folder says.
         trust_code: that you know what the module does that the folder may name.
     """
 
     source: Literal["folder"]
     folder: str = Field(min_length=1)
+    label_dropout: float | None = Field(None, ge=0, le=1)
     trust_code: bool = False
 
 
@@ -28,7 +31,10 @@ def import_folder(source: FolderSource) -> Teacher:
     Raises:
         KDMError: as `kdm_core.teachers.load_teacher`.
     """
-    return load_teacher(Path(source.folder), source.trust_code)[0]
+    teacher, _ = load_teacher(Path(source.folder), source.trust_code)
+    if source.label_dropout is not None:
+        teacher.label_dropout = source.label_dropout
+    return teacher
 
 
 def import_folder_guide(source: FolderSource) -> Teacher | None:

@@ -57,6 +57,8 @@ class ModuleSource(Config):
         file, sha256: the module's state dict, as in `Weights`; None if the factory loads its own.
         key, prefix: where in the file, as in `StateDictSource`.
         sigma_data: standard deviation of the data it was trained on; None: as of the data set.
+        label_dropout: share of the labels that it was not shown in training, for classifier-free
+            guidance: 0 refuses it; None: nobody knows.
     """
 
     source: Literal["module"]
@@ -69,6 +71,7 @@ class ModuleSource(Config):
     key: str | None = Field(None, min_length=1)
     prefix: str = ""
     sigma_data: float | None = Field(None, gt=0)
+    label_dropout: float | None = Field(None, ge=0, le=1)
 
     @field_validator("trust_code")
     @classmethod
@@ -108,6 +111,7 @@ def import_module(source: ModuleSource, data: SampleSpec) -> Teacher:
         path = fetch(source.file, source.sha256)
         load_weights(teacher.network.module, read_state_dict(path, source.key, source.prefix),
                      str(path))
+    teacher.label_dropout = source.label_dropout
     teacher.cpu().eval().requires_grad_(False)
     try_out(teacher, source.factory)
     return teacher

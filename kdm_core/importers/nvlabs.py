@@ -55,5 +55,6 @@ def import_edm(source: EDMSource, data: SampleSpec) -> Denoiser:
         preconditioning)
     config = DenoiserConfig(kind="denoiser", network=network, preconditioning=parsed)
     teacher = Denoiser(config, spec)
+    teacher.label_dropout = found.label_dropout
     load_weights(teacher.network, found.tensors, str(path))
     return teacher.eval().requires_grad_(False)

@@ -1,7 +1,7 @@
 """Teachers from state dicts of our own networks, saved by anyone's training loop."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,11 +23,14 @@ class StateDictSource(Weights):
     """The weights of a network of this library, as .safetensors or by `torch.save`.
 
     Attributes:
-        key: dotted path to the state dict in a file that holds more, such as `ema` or
-            `state.model`.
-        prefix: of the tensors to take, cut from their names, such as `module.`.
+        key: dotted path to the state dict in a file that holds more, such as `ema`, `state.model`
+            or `ema_0.999`.
+        prefix: of the tensors to take, cut from their names, such as `module.`, with its dot or
+            without.
         model: the teacher that the network is part of.
         sigma_data: standard deviation of the data it was trained on; None: as of the data set.
+        label_dropout: share of the labels that it was not shown in training, for classifier-free
+            guidance: 0 refuses it; None: nobody knows.
         guide: the weights of a weaker teacher of the same model, for autoguidance.
     """
 
@@ -36,6 +39,7 @@ class StateDictSource(Weights):
     prefix: str = ""
     model: TrainableConfig
     sigma_data: float | None = Field(None, gt=0)
+    label_dropout: float | None = Field(None, ge=0, le=1)
     guide: Weights | None = None
 
 
@@ -54,6 +58,7 @@ def import_state_dict(source: StateDictSource, data: SampleSpec) -> Teacher:
     teacher = build_teacher(source.model, spec)
     assert isinstance(teacher, Denoiser | FlowMatching)
     load_weights(teacher.network, tensors, str(path))
+    teacher.label_dropout = source.label_dropout
     return teacher.eval().requires_grad_(False)
 
 
@@ -73,22 +78,33 @@ def read_state_dict(path: Path, key: str | None, prefix: str = "") -> dict[str, 
         DataError: it is damaged, asks for code, or holds no tensors there.
     """
     document: Any = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
-    for part in key.split(".") if key else []:
-        if not isinstance(document, Mapping) or part not in document:
+    if key is not None:
+        found = list(_at(document, key))
+        if not found:
             raise DataError(f"teacher.key: {path} has no '{key}'; {_content(document)}")
-        document = document[part]
+        document = found[0]
     if not isinstance(document, Mapping) or not document:
         raise DataError(f"teacher.key: {path} holds no state dict there; {_content(document)}")
-    for name, value in document.items():
+    chosen = {name: value for name, value in document.items() if str(name).startswith(prefix)}
+    if not chosen:
+        raise DataError(f"teacher.prefix: no tensor of {path} begins with '{prefix}'; "
+                        f"{_content(document)}")
+    for name, value in chosen.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise DataError(f"teacher.key: in {path}, {str(name)[:100]!r} is no tensor but "
                             f"{type(value).__name__}; name the state dict: {_content(document)}")
-    tensors = {name.removeprefix(prefix): tensor for name, tensor in document.items()
-               if name.startswith(prefix)}
-    if not tensors:
-        raise DataError(f"teacher.prefix: no tensor of {path} begins with '{prefix}'; "
-                        f"{_content(document)}")
-    return tensors
+    return {name.removeprefix(prefix).removeprefix("."): tensor
+            for name, tensor in chosen.items()}
+
+
+def _at(document: object, key: str) -> Iterator[Any]:
+    """All that stands at a dotted path of names which may have dots themselves."""
+    if isinstance(document, Mapping):
+        if key in document:
+            yield document[key]
+        for place in (place for place, letter in enumerate(key) if letter == "."):
+            if key[:place] in document:
+                yield from _at(document[key[:place]], key[place + 1:])
 
 
 def _content(document: object) -> str:

@@ -66,4 +66,5 @@ def import_torchcfm(source: TorchCFMSource, data: SampleSpec) -> FlowMatching:
         FlowMatchingConfig(kind="flow_matching", network=network, normalised=False), spec)
     assert isinstance(teacher.network, TorchCFMUNet)
     load_weights(teacher.network.unet, tensors, str(path))
+    teacher.label_dropout = 0.0  # its embedding has a row for each class and none for no label
     return teacher.eval().requires_grad_(False)

@@ -8,7 +8,7 @@ from pydantic import Field, TypeAdapter
 
 from kdm_core.networks.module import trusting_code
 from kdm_core.samples import SampleSpec
-from kdm_core.serialization import load_model, save_model
+from kdm_core.serialization import load_model, read_remarks, save_model
 from kdm_core.solvers.guidance import GuidanceConfig
 from kdm_core.teachers.base import Teacher
 from kdm_core.teachers.denoiser import Denoiser, DenoiserConfig
@@ -29,6 +29,7 @@ __all__ = ["Denoiser", "DenoiserConfig", "FlowMatching", "FlowMatchingConfig", "
            "TeacherConfig", "TrainableConfig", "build_teacher", "load_sampled", "load_teacher",
            "save_teacher"]
 
+LABEL_DROPOUT = "label_dropout"
 GUIDE = "guide"  # the weaker teacher's folder, in the teacher's
 
 
@@ -45,9 +46,12 @@ def build_teacher(config: TeacherConfig, spec: SampleSpec) -> Teacher:
 
 def save_teacher(folder: Path, teacher: Teacher) -> str:
     """Write a teacher as safetensors and JSON; returns its fingerprint."""
-    return save_model(folder, teacher, {"teacher": teacher.config.model_dump(),
-                                        "samples": teacher.spec.model_dump(),
-                                        "network_times": teacher.network_times()})
+    config = {"teacher": teacher.config.model_dump(), "samples": teacher.spec.model_dump(),
+              "network_times": teacher.network_times()}
+    # A share of 0, which most have, is what folders that say nothing are taken to mean.
+    told = teacher.spec.num_classes and teacher.label_dropout != 0
+    return save_model(folder, teacher, config,
+                      {LABEL_DROPOUT: teacher.label_dropout} if told else None)
 
 
 def load_teacher(folder: Path, trust_code: bool = False) -> tuple[Teacher, str]:
@@ -66,7 +70,10 @@ def load_teacher(folder: Path, trust_code: bool = False) -> tuple[Teacher, str]:
         with trusting_code() if trust_code else nullcontext():
             return build_teacher(parsed, SampleSpec.model_validate(config["samples"]))
 
-    return load_model(folder, build)
+    teacher, mark = load_model(folder, build)
+    if isinstance(teacher, Denoiser | FlowMatching):
+        teacher.label_dropout = read_remarks(folder).get(LABEL_DROPOUT, 0.0)
+    return teacher, mark
 
 
 def load_sampled(

@@ -38,6 +38,9 @@ class Teacher(nn.Module, ABC):
         default_grid: the time grid used where none is asked for.
         evaluations: runs of a network that one evaluation of the ODE takes.
         ends_singular: whether the velocity is 0/0 at `end`.
+        label_dropout: share of the labels that it was not shown in training, and so whether it
+            has learned to do without (0: it has not); None if nobody knows, or it needs no
+            training for that.
     """
 
     start: float
@@ -47,6 +50,7 @@ class Teacher(nn.Module, ABC):
     default_grid: GridConfig
     evaluations = 1
     ends_singular = False
+    label_dropout: float | None = None
 
     def __init__(self, config: Config, spec: SampleSpec) -> None:
         super().__init__()

@@ -48,7 +48,8 @@ def guided(teacher: Teacher, weak: Teacher | None, config: GuidanceConfig | None
     """The teacher as it is to be sampled; `weak` is its `teacher.guide` if it has one.
 
     Raises:
-        KDMError: the guidance asked for needs labels or a second teacher that are not there.
+        KDMError: the guidance asked for needs labels or a second teacher that are not there, or a
+            teacher that has learned to do without labels.
         MismatchError: the second teacher has samples, classes or an ODE of another kind.
     """
     if config is None:
@@ -57,6 +58,12 @@ def guided(teacher: Teacher, weak: Teacher | None, config: GuidanceConfig | None
         if not teacher.spec.num_classes:
             raise KDMError("pairs.guidance.kind: classifier_free needs a teacher that takes "
                            "labels; use autoguidance, or a class-conditional teacher")
+        if teacher.label_dropout == 0:
+            raise KDMError("pairs.guidance.kind: classifier_free asks the teacher for samples "
+                           "without a label, which it has not learned: it was shown every label "
+                           "(label_dropout 0). Use no guidance (null), autoguidance with a weaker "
+                           "or unconditional teacher.guide, or a teacher trained with "
+                           "label_dropout")
         return Guided(teacher, teacher, config.scale, labelled=False)
     if weak is None:
         raise KDMError("pairs.guidance.kind: autoguidance needs a second, weaker teacher; "
