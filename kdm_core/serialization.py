@@ -47,7 +47,8 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError as error:
-        raise DataError(f"{path} is missing: run the stage that makes it") from error
+        raise DataError(f"{path} is missing: correct the folder, or run the stage that "
+                        "makes it") from error
     except ValueError as error:
         raise DataError(f"{path} is not valid JSON ({error}): delete it and run the stage "
                         "that makes it") from error
@@ -77,7 +78,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
     except FileNotFoundError as error:
-        raise DataError(f"{path} is missing: run the stage that makes it") from error
+        raise DataError(f"{path} is missing: correct the folder, or run the stage that "
+                        "makes it") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"{path} is damaged ({error}): delete it and run the stage "
                         "that makes it") from error
@@ -141,7 +143,7 @@ def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], str]:
     weights, metadata = read_tensors(folder / WEIGHTS)
     if mark is None or metadata.get("fingerprint") != mark or fingerprint(config, weights) != mark:
         raise MismatchError(f"{folder / WEIGHTS} and {folder / CONFIG} do not belong together or "
-                            "were altered: run the stage that makes them")
+                            "were altered: copy both again, or run the stage that makes them")
     return config, weights, mark
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from kdm_core.errors import KDMError, printable
+from pipeline.flags import DEVICE, TRUST, in_flags
 from pipeline.pairs_exchange_cli import add_commands
 from stages.paths import TEACHER
 
@@ -45,6 +46,7 @@ def info(
 
 
 @app.command()
+@in_flags(TRUST | DEVICE)
 def verify(
     store: Store,
     teacher: Annotated[Path | None, typer.Option(help="The pairs' teacher: sample two pairs a "
@@ -60,6 +62,7 @@ def verify(
 
 
 @app.command()
+@in_flags(TRUST | DEVICE)
 def repair(
     store: Store,
     teacher: Annotated[Path | None, typer.Option(help="The pairs' teacher; data/teacher unless "

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kdm_core.errors import KDMError, MismatchError
+from pipeline.flags import DEVICE, in_flags
 from pipeline.student_cli import load, png
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class StudyError(KDMError):
 
 
 @app.command()
+@in_flags(DEVICE)
 def collages(
     student: Annotated[str, typer.Argument(help="A student of this folder's params.yaml.")],
     out: Annotated[Path, typer.Option(help="A new folder: all that raters get.")],

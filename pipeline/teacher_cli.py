@@ -9,11 +9,20 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from kdm_core.errors import KDMError
+from pipeline.flags import DEVICE, TRUST, in_flags
 
 app = typer.Typer(no_args_is_help=True, help="Trained models as teachers.")
 
 Kind = Literal["edm", "edm2", "diffusers", "torchcfm", "state-dict", "module"]
 Solver = Literal["euler", "heun", "midpoint", "rk4", "dpmpp_2m", "dopri5"]
+# What the library calls by a key of params.yaml.
+IMPORTING = {"teacher.trust_code: true": "--set trust_code=true", "teacher.source: ": "--kind ",
+             **{f"teacher.{name}": f"--set {name}" for name in
+                ("arguments", "guide", "key", "prefix", "sha256", "sigma_data")}}
+SAMPLING = {"a larger pairs.solver.tolerance, pairs.precision: fp32, or a solver of fixed steps":
+            "another --solver", "pairs.solver.kind: ": "--solver ",
+            "pairs.solver.grid": "--steps", "solver.steps": "--steps",
+            "pairs.solver": "--solver", "pairs.guidance.kind: classifier_free": "--guidance"}
 # What the command's first argument is called in params.yaml.
 PLACE = {"diffusers": "folder", "module": "factory"}
 Folder = Annotated[Path, typer.Argument(metavar="DIR")]
@@ -25,6 +34,7 @@ class TeacherError(KDMError):
 
 
 @app.command("import")
+@in_flags(IMPORTING)
 def import_(
     source: Annotated[str, typer.Argument(help="A file, https:// URL, hf://OWNER/NAME/PATH, "
                                                "diffusers folder or package.module:factory.")],
@@ -61,6 +71,7 @@ def import_(
 
 
 @app.command()
+@in_flags(TRUST)
 def info(folder: Folder, trust_code: TrustCode = False) -> None:
     """Say what a teacher folder holds."""
     from kdm_core.teachers import load_teacher
@@ -73,6 +84,7 @@ def info(folder: Folder, trust_code: TrustCode = False) -> None:
 
 
 @app.command()
+@in_flags(TRUST | DEVICE | SAMPLING)
 def sample(
     folder: Folder,
     out: Annotated[Path, typer.Option(help="A PNG file.")],

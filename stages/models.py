@@ -88,7 +88,7 @@ def open_models(stage: Stage, name: str) -> Models:
     student, student_mark = load_student(paths.STUDENTS / name)
     store = PairStore.open(paths.PAIRS)
     teacher, teacher_mark, _ = load_sampled(paths.TEACHER, store.spec.guidance,
-                                            stage.params.trusts_code)
+                                            stage.params.trusts_code, done=True)
     return Models(teacher.to(stage.device), student.to(stage.device), store.spec,
                   read_split(store, "test", torch.device("cpu")), teacher_mark, student_mark)
 

@@ -71,7 +71,8 @@ def require_teacher(stage: Stage, source: PairStore) -> None:
         MismatchError: they are not, or nobody knows how the teacher was solved.
     """
     spec = source.spec
-    teacher, mark, guide = load_sampled(paths.TEACHER, spec.guidance, stage.params.trusts_code)
+    teacher, mark, guide = load_sampled(paths.TEACHER, spec.guidance, stage.params.trusts_code,
+                                        done=True)
     stage.params.check_against(teacher.spec)
     for name in ("kind", "shape", "label_names"):
         theirs, ours = getattr(spec.samples, name), getattr(teacher.spec, name)

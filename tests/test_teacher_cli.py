@@ -1,5 +1,6 @@
 """`kdm teacher import|info|sample`."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,17 @@ from typer.testing import CliRunner, Result
 from kdm_core.compute import seeded
 from kdm_core.networks import MLPConfig, SongUNetConfig, build_network
 from kdm_core.samples import SampleSpec
-from kdm_core.teachers import FlowMatching, FlowMatchingConfig, load_teacher, save_teacher
+from kdm_core.solvers.grids import TimestepGrid
+from kdm_core.teachers import (
+    Denoiser,
+    FlowMatching,
+    FlowMatchingConfig,
+    load_teacher,
+    save_teacher,
+)
 from pipeline.cli import app
 from tests.edm_writer import edm_pickle, record, snapshot
+from tests.test_grids import PLANE, discrete
 
 SONG = SongUNetConfig(kind="song_unet", channels=16, multipliers=[1, 2], blocks=1, attention=[4])
 
@@ -103,8 +112,12 @@ def test_a_folder_that_names_code_needs_trust(folder: Path) -> None:
     refused = kdm("info", "mine-saved")
     assert refused.exit_code == 1
     assert "mine:Net is code that this would run" in refused.stderr
+    assert "use --trust-code" in refused.stderr and "teacher.trust_code" not in refused.stderr
     assert not Path("ran").exists()
     assert kdm("info", "mine-saved", "--trust-code").exit_code == 0
+    drawing = ["sample", "mine-saved", "--out", "a.png"]
+    assert "use --trust-code" in kdm(*drawing).stderr
+    assert kdm(*drawing, "--trust-code").exit_code == 0
 
 
 def test_altered_weights_are_refused(folder: Path) -> None:
@@ -116,3 +129,31 @@ def test_altered_weights_are_refused(folder: Path) -> None:
     result = kdm("info", "mine")
     assert result.exit_code == 1
     assert "do not belong together" in result.stderr
+
+
+@pytest.mark.parametrize(("arguments", "saying"), [
+    (["--device", "gpu"], "--device: 'gpu' is not available"),
+    (["--steps", "2000"], "--steps: 2000 steps with offset 0 leave the teacher's 1000"),
+    (["--solver", "dopri5"], "--solver: the teacher's velocity is not finite"),
+    (["--guidance", "2"], "--guidance needs a teacher that takes labels"),
+])
+def test_what_cannot_be_sampled_names_the_flags_of_the_command(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], saying: str
+) -> None:
+    """And no key of a params.yaml that the command does not read."""
+    grid = TimestepGrid(kind="timesteps")
+    teacher = discrete()
+    save_teacher(Path("mine"), Denoiser(teacher.config.model_copy(update={"grid": grid}), PLANE))
+    if "dopri5" in arguments:
+        monkeypatch.setattr(Denoiser, "velocity", lambda self, x, time, labels: x / 0)
+    refused = kdm("sample", "mine", "--out", "a.png", *arguments)
+    assert refused.exit_code == 1
+    assert saying in refused.stderr
+    assert not re.search(r"\b(pairs|teacher|compute)\.[a-z]", refused.stderr), refused.stderr
+
+
+def test_a_command_that_imports_a_module_says_how_to_trust_it(folder: Path) -> None:
+    refused = kdm("import", "mine:Net", "--kind", "module", "--shape", "2", "--out", "saved",
+                  "--set", "model={kind: flow_matching}")
+    assert "set --set trust_code=true" not in refused.stderr  # reads like a slip
+    assert "--set trust_code=true" in refused.stderr

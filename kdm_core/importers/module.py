@@ -78,7 +78,7 @@ class ModuleSource(Config):
     def _trusted(cls, trusted: bool) -> bool:
         if not trusted:
             raise ValueError("importing a module runs its code on this machine, with all that you "
-                             "may do; if you know and trust it, set teacher.trust_code: true")
+                             "may do; if you know and trust it, use teacher.trust_code: true")
         return trusted
 
     @model_validator(mode="after")

@@ -98,8 +98,7 @@ def make_module(config: ModuleNetworkConfig) -> nn.Module:
     Raises:
         KDMError: nobody trusts it, it is not there, it fails, or it returns something else.
     """
-    factory = import_trusted(config.factory, "teacher.factory",
-                             "teacher.source: module with teacher.trust_code: true")
+    factory = import_trusted(config.factory, "teacher.factory", "teacher.trust_code: true")
     place = f"teacher.factory: {config.factory}"
     try:
         module = factory(**config.arguments)

@@ -77,9 +77,13 @@ def load_teacher(folder: Path, trust_code: bool = False) -> tuple[Teacher, str]:
 
 
 def load_sampled(
-    folder: Path, guidance: GuidanceConfig | None, trust_code: bool = False
+    folder: Path, guidance: GuidanceConfig | None, trust_code: bool = False, done: bool = False
 ) -> tuple[Teacher, str, str | None]:
     """A teacher as its pairs are sampled: guided or not.
+
+    Args:
+        folder, trust_code: as of `load_teacher`.
+        guidance, done: as of `guided`.
 
     Returns:
         The teacher, its fingerprint, and the fingerprint of the weaker teacher if one guides it.
@@ -88,4 +92,4 @@ def load_sampled(
     weak, weak_mark = None, None
     if guidance is not None and guidance.kind == "autoguidance":
         weak, weak_mark = load_teacher(folder / GUIDE, trust_code)
-    return guided(teacher, weak, guidance), mark, weak_mark
+    return guided(teacher, weak, guidance, done), mark, weak_mark

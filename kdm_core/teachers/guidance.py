@@ -44,8 +44,14 @@ class Guided(Teacher):
         return torch.lerp(weak, self.teacher.velocity(x, time, labels), self.scale)
 
 
-def guided(teacher: Teacher, weak: Teacher | None, config: GuidanceConfig | None) -> Teacher:
-    """The teacher as it is to be sampled; `weak` is its `teacher.guide` if it has one.
+def guided(
+    teacher: Teacher, weak: Teacher | None, config: GuidanceConfig | None, done: bool = False
+) -> Teacher:
+    """The teacher as it is to be sampled.
+
+    Args:
+        weak: its `teacher.guide` if it has one.
+        done: whether pairs that are there were guided so, which nobody is to be kept from.
 
     Raises:
         KDMError: the guidance asked for needs labels or a second teacher that are not there, or a
@@ -58,12 +64,12 @@ def guided(teacher: Teacher, weak: Teacher | None, config: GuidanceConfig | None
         if not teacher.spec.num_classes:
             raise KDMError("pairs.guidance.kind: classifier_free needs a teacher that takes "
                            "labels; use autoguidance, or a class-conditional teacher")
-        if teacher.label_dropout == 0:
+        if teacher.label_dropout == 0 and not done:
             raise KDMError("pairs.guidance.kind: classifier_free asks the teacher for samples "
                            "without a label, which it has not learned: it was shown every label "
-                           "(label_dropout 0). Use no guidance (null), autoguidance with a weaker "
-                           "or unconditional teacher.guide, or a teacher trained with "
-                           "label_dropout")
+                           "(label_dropout 0). Sample it without guidance or with autoguidance "
+                           "by a weaker or unconditional teacher.guide, or take a teacher that was "
+                           "trained with label_dropout")
         return Guided(teacher, teacher, config.scale, labelled=False)
     if weak is None:
         raise KDMError("pairs.guidance.kind: autoguidance needs a second, weaker teacher; "

@@ -37,7 +37,8 @@ class SamplingTask(NamedTuple):
         store = PairStore.open(self.store, writable=True)
         spec = store.spec
         with self.teacher.at_hand() as folder:
-            teacher, mark, guide = load_sampled(folder, spec.guidance, self.trust_code)
+            teacher, mark, guide = load_sampled(folder, spec.guidance, self.trust_code,
+                                                done=True)
         if (mark, guide) != (spec.teacher, spec.guide):
             raise MismatchError(f"{self.teacher.path} has changed since {self.store} was begun: "
                                 "run the stages again")

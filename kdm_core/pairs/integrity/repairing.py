@@ -30,7 +30,7 @@ def load_recorded(folder: Path, spec: StoreSpec, trust_code: bool = False) -> Te
     if spec.teacher is None or spec.noise_seed is None:
         raise MismatchError(f"these pairs were not sampled here but imported from {spec.imported}: "
                             "import them again, or copy them with --from from another copy")
-    teacher, mark, guide = load_sampled(folder, spec.guidance, trust_code)
+    teacher, mark, guide = load_sampled(folder, spec.guidance, trust_code, done=True)
     if (mark, guide) != (spec.teacher, spec.guide):
         raise MismatchError(f"{folder} is not the teacher of these pairs: its fingerprint is "
                             f"{mark[:12]}{f' with guide {guide[:12]}' if guide else ''}, theirs "
