@@ -313,7 +313,7 @@ class Params(Config):
         guides = isinstance(self.teacher, FolderSource) or getattr(self.teacher, "guide", None)
         if guidance.kind == "autoguidance" and not guides:
             raise ValueError("pairs.guidance.kind: autoguidance needs a second, weaker teacher; "
-                             "describe one under teacher.guide")
+                             + self._way_to_a_guide())
         if guidance.kind == "classifier_free" and not getattr(
                 self.data, "conditional", False):
             raise ValueError("pairs.guidance.kind: classifier_free needs a teacher that takes "
@@ -322,6 +322,12 @@ class Params(Config):
                 and not self.teacher.label_dropout):
             raise ValueError("pairs.guidance.kind: classifier_free needs a teacher that has also "
                              "learned to do without labels; set teacher.label_dropout: 0.1")
+
+    def _way_to_a_guide(self) -> str:
+        if "guide" in type(self.teacher).model_fields:
+            return "describe one under teacher.guide"
+        return (f"teacher.source: {self.teacher.source} has none: make a folder of both with kdm "
+                "teacher import, the weaker one in its subfolder guide, for teacher.source: folder")
 
     def _require_points(self) -> None:
         problems = []

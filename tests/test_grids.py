@@ -242,11 +242,28 @@ def test_timesteps_need_discrete_levels_and_enough_of_them() -> None:
     plain = Denoiser(DenoiserConfig(kind="denoiser", network=MLP), PLANE)
     with pytest.raises(KDMError, match=r"pairs\.solver\.grid\.kind.*discrete"):
         plain.times(FixedSolver(kind="euler", steps=4, grid=grid))
-    with pytest.raises(KDMError, match="12 steps"):
+    with pytest.raises(KDMError, match="12 steps.*take 10 steps at most"):
         discrete(ALPHAS_CUMPROD[::100]).times(FixedSolver(kind="euler", steps=12, grid=grid))
+    assert len(exact(ALPHAS_CUMPROD[::100]).times(FixedSolver(kind="euler", steps=10, grid=grid)))
     far = TimestepGrid(kind="timesteps", offset=300)
-    with pytest.raises(KDMError, match="offset 300"):
+    with pytest.raises(KDMError, match="offset 300.*lower offset to 249"):
         discrete().times(FixedSolver(kind="euler", steps=4, grid=far))
+    advised = FixedSolver(kind="euler", steps=4, grid=far.model_copy(update={"offset": 249}))
+    assert float(discrete().times(advised)[0]) == discrete().highest
+
+
+@pytest.mark.parametrize("limits", [(0.5, 1.0), (0.3, 1.0), (5.0, 80.0)])
+def test_what_is_advised_for_a_vp_grid_that_would_not_fall(limits: tuple[float, float]) -> None:
+    low, high = limits
+    grid = VPGrid(kind="vp", sigma_min=low, sigma_max=high)
+    with pytest.raises(KDMError, match="lower sigma_min, raise epsilon, or use karras"):
+        noise_levels(grid, 9, 0, INF)
+    for other in (grid.model_copy(update={"sigma_min": low / 50}),
+                  grid.model_copy(update={"epsilon": 0.9}),
+                  KarrasGrid(kind="karras", sigma_min=low, sigma_max=high)):
+        levels = noise_levels(other, 9, 0, INF)
+        assert (levels[:-1] > levels[1:]).all()
+        assert float(levels[0]) == pytest.approx(high)
 
 
 @pytest.mark.parametrize("build", [

@@ -1,7 +1,9 @@
 """Folders of diffusers against its own schedulers, with a tiny U-Net."""
 
 import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from kdm_core.teachers import load_teacher, save_teacher
 from kdm_core.vision import import_torchvision
 
 import_torchvision()  # before diffusers, which does it itself, but not beside every build of torch
+import diffusers  # noqa: E402
 from diffusers import (  # noqa: E402
     DDIMScheduler,
     DDPMScheduler,
@@ -251,3 +254,52 @@ def test_folders_that_are_refused(tmp_path: Path) -> None:
     (folder / "vae").mkdir()
     with pytest.raises(DataError, match="has a vae"):
         import_diffusers(source(folder), IMAGES)
+
+
+SAME_LEVELS: list[Any] = [
+    diffusers.PNDMScheduler(beta_schedule="scaled_linear", beta_start=0.001, steps_offset=1),
+    diffusers.PNDMScheduler(prediction_type="v_prediction", set_alpha_to_one=True),
+    diffusers.EulerDiscreteScheduler(beta_end=0.012, use_karras_sigmas=True),
+    diffusers.EulerAncestralDiscreteScheduler(num_train_timesteps=500),
+    diffusers.DPMSolverMultistepScheduler(beta_schedule="squaredcos_cap_v2"),
+    diffusers.HeunDiscreteScheduler(), diffusers.LMSDiscreteScheduler(),
+    diffusers.UniPCMultistepScheduler(prediction_type="sample"),
+    diffusers.DDIMParallelScheduler(clip_sample_range=0.8)]
+
+
+@pytest.mark.parametrize("scheduler", SAME_LEVELS, ids=lambda found: type(found).__name__)
+def test_a_scheduler_that_is_replaced_as_advised_has_the_same_levels(
+    tmp_path: Path, scheduler: Any
+) -> None:
+    """And samples are clipped only where they were: a new DDIM scheduler would."""
+    folder = write(tmp_path, scheduler)
+    with pytest.raises(DataError, match=r"DDIMScheduler\.from_config") as refused:
+        import_diffusers(source(folder), IMAGES)
+    advised = re.search(r"DDIMScheduler\.from_config\(.*?\)", str(refused.value))
+    assert advised is not None
+    pipeline = SimpleNamespace(scheduler=scheduler)
+    eval(advised[0], {"DDIMScheduler": DDIMScheduler, "pipeline": pipeline}).save_pretrained(
+        folder / "scheduler")
+    teacher = import_diffusers(source(folder), IMAGES)
+    alphas = scheduler.alphas_cumprod.double()
+    torch.testing.assert_close(teacher.levels(), ((1 - alphas) / alphas).sqrt())
+    preconditioning = teacher.config.preconditioning
+    assert preconditioning.prediction == scheduler.config.prediction_type
+    assert teacher.config.grid.spacing == scheduler.config.timestep_spacing
+    clipped = scheduler.config.get("clip_sample", False)
+    assert preconditioning.clip == (scheduler.config.clip_sample_range if clipped else None)
+
+
+@pytest.mark.parametrize("scheduler", [
+    diffusers.FlowMatchEulerDiscreteScheduler(), diffusers.LCMScheduler(),
+    diffusers.EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction"),
+    diffusers.DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
+    diffusers.CMStochasticIterativeScheduler(), diffusers.IPNDMScheduler(),
+], ids=lambda found: type(found).__name__)
+def test_no_scheduler_is_advised_for_networks_of_other_levels(
+    tmp_path: Path, scheduler: Any
+) -> None:
+    """DDIM's from_config takes anything, and makes DDPM's default levels of it."""
+    with pytest.raises(DataError, match="choose another model") as refused:
+        import_diffusers(source(write(tmp_path, scheduler)), IMAGES)
+    assert "from_config" not in str(refused.value)

@@ -11,6 +11,7 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
 from torch import nn
+from typer.testing import CliRunner
 
 from kdm_core.compute import seeded
 from kdm_core.errors import KDMError
@@ -18,6 +19,7 @@ from kdm_core.networks import SongUNetConfig, build_network
 from kdm_core.networks.edm2_unet import EDM2UNet
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
+from kdm_core.solvers.guidance import GuidanceConfig
 from kdm_core.teachers import (
     FlowMatchingConfig,
     build_teacher,
@@ -26,6 +28,7 @@ from kdm_core.teachers import (
     save_teacher,
 )
 from kdm_core.values import to_uint8
+from pipeline.cli import app
 from pipeline.params import parse_params
 from tests import test_edm2, test_import_diffusers, test_import_torchcfm
 from tests.edm_writer import edm_pickle
@@ -242,6 +245,25 @@ def test_guidance_that_a_teacher_has_not_learned_stops_before_any_work(
         parse_params(values | {"teacher": block}).check_source(DIGITS)
     if make is folder:
         parse_params(values | {"teacher": block | {"label_dropout": 0.1}}).check_source(DIGITS)
+
+
+@pytest.mark.parametrize("make", [diffusers, module, exact])
+def test_a_source_without_a_guide_says_how_to_have_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Block]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = YAML(typ="safe").load(ROOT / "presets/smoke.yaml")
+    values["pairs"]["guidance"] = {"kind": "autoguidance", "scale": 2.0}
+    with pytest.raises(KDMError, match="kdm teacher import, the weaker one in its subfolder guide"):
+        parse_params(values | {"teacher": make(tmp_path)})
+    diffusers(tmp_path)
+    for out in ("both", "both/guide"):
+        made = CliRunner().invoke(app, ["teacher", "import", "ddpm", "--kind", "diffusers",
+                                        "--out", out])
+        assert made.exit_code == 0, made.output
+    parse_params(values | {"teacher": {"source": "folder", "folder": "both"}}).check_source(DIGITS)
+    pushed = load_sampled(Path("both"), GuidanceConfig(kind="autoguidance", scale=2.0))[0]
+    assert pushed.evaluations == 2
 
 
 def test_a_folder_that_names_code_is_not_run(project: Path) -> None:

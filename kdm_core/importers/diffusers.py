@@ -14,6 +14,8 @@ sqrt(sigma_max² + 1), here it is sigma_max.
 
 import inspect
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +48,14 @@ FILES = [PIPELINE, CONFIG, f"unet/{CONFIG}", WEIGHTS, f"unet/{WEIGHTS}", SCHEDUL
 MAX_CONFIG = 2**22
 DISCRETE = ("DDPMScheduler", "DDIMScheduler")
 CONTINUOUS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
+# Other samplers of networks that were trained on DDPM's levels, with the same arguments for them.
+SAMPLERS = {
+    "DDIMParallelScheduler", "DDPMParallelScheduler", "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "LMSDiscreteScheduler",
+    "PNDMScheduler", "SASolverScheduler", "UniPCMultistepScheduler"}
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 class DiffusersSource(Config):
@@ -75,7 +85,8 @@ def import_diffusers(source: DiffusersSource, data: SampleSpec) -> Denoiser:
     folder = fetch_folder(source.folder, source.revision, FILES)
     require_pixels(folder)
     place = locate(folder, "unet", CONFIG).parent
-    described = read_config(place / CONFIG, ("UNet2DModel",))
+    described = read_config(place / CONFIG, ("UNet2DModel",),
+                            lambda _: "Choose a pipeline with such a network")
     scheduler = read_scheduler(diffusers, locate(folder, "scheduler", SCHEDULER))
     require_weights(place)
     require_sha256(place / WEIGHTS, source.sha256, str(place / WEIGHTS))
@@ -107,8 +118,13 @@ def locate(folder: Path, subfolder: str, name: str) -> Path:
                     "folder that diffusers' save_pretrained wrote for a pipeline")
 
 
-def read_config(path: Path, classes: tuple[str, ...]) -> dict[str, Any]:
+def read_config(
+    path: Path, classes: tuple[str, ...], way_out: Callable[[dict[str, Any]], str]
+) -> dict[str, Any]:
     """A configuration of diffusers that describes one of these classes.
+
+    Args:
+        way_out: what to do about a configuration of another class.
 
     Raises:
         DataError: it is damaged, or describes something else.
@@ -122,9 +138,31 @@ def read_config(path: Path, classes: tuple[str, ...]) -> dict[str, Any]:
     name = document.get("_class_name") if isinstance(document, dict) else None
     if not isinstance(document, dict) or name not in classes:
         raise DataError(f"{path} describes {str(name)[:100]}; supported: {', '.join(classes)}. "
-                        "A scheduler can be replaced by DDIMScheduler.from_config(its config) "
-                        "before the pipeline is saved")
+                        f"{way_out(document if isinstance(document, dict) else {})}")
     return document
+
+
+def replaced_scheduler(diffusers: Any, described: dict[str, Any]) -> str:
+    """What to do about a scheduler of another class.
+
+    It may be replaced where it is but another way to sample what a DDPM has learned. Others' levels
+    are not in the configuration that a DDIM scheduler would be made of.
+    """
+    ddpm = (described.get("_class_name") in SAMPLERS and not described.get("use_flow_sigmas")
+            and described.get("timestep_type", "discrete") == "discrete"
+            and described.get("prediction_type", "epsilon") in PREDICTIONS)
+    if not ddpm:
+        return ("Its network was trained on other noise levels than theirs, so that no scheduler "
+                "can be put in its place: choose another model")
+    # from_config puts DDIM's defaults in the place of the other's, and DDIM clips by default.
+    parameters = inspect.signature(diffusers.DDIMScheduler.__init__).parameters
+    given = {"clip_sample": False, **described}
+    told = "".join(f", {name}={given[name]!r}" for name, parameter in parameters.items()
+                   if isinstance(given.get(name), bool | int | float | str)
+                   and given[name] != parameter.default)
+    return ("Its network has the same noise levels: set pipeline.scheduler to "
+            f"DDIMScheduler.from_config(pipeline.scheduler.config{told}) and save the pipeline "
+            "again")
 
 
 def require_pixels(folder: Path) -> None:
@@ -229,7 +267,7 @@ def read_scheduler(diffusers: Any, path: Path) -> Any:
     Raises:
         DataError: it is of a kind or has an option that is not supported.
     """
-    described = read_config(path, DISCRETE + CONTINUOUS)
+    described = read_config(path, DISCRETE + CONTINUOUS, partial(replaced_scheduler, diffusers))
     name = described["_class_name"]
     kind = getattr(diffusers, name)
     known = inspect.signature(kind.__init__).parameters
@@ -276,8 +314,9 @@ def denoiser_config(network: DiffusersUNetConfig, scheduler: Any) -> DenoiserCon
         return DenoiserConfig(kind="denoiser", network=network, preconditioning=preconditioning,
                               grid=grid)
     except (ValueError, TypeError) as error:
-        raise DataError(f"teacher.folder: the values in {SCHEDULER} make no sense "
-                        f"({reason(error)}): fetch it again") from error
+        raise DataError(f"teacher.folder: the values in {SCHEDULER} make no sense, or are of a "
+                        f"kind that is not supported ({reason(error)}): fetch it again, or choose "
+                        "another model") from error
 
 
 def reason(error: Exception) -> str:

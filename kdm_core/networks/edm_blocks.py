@@ -227,7 +227,7 @@ def count_heads(channels: int, channels_per_head: int | None) -> int:
     heads = channels // channels_per_head if channels_per_head else 1
     if heads and channels % heads:
         raise KDMError(f"network.channels: {channels} channels cannot be divided between {heads} "
-                       "attention heads; choose a multiple of {channels_per_head}")
+                       f"attention heads; choose a multiple of {channels_per_head}")
     return heads
 
 

@@ -120,7 +120,7 @@ def kept_states(teacher: Teacher, times: Tensor, count: int) -> list[KeptState]:
     inner = len(times) - 2
     if count > inner:
         raise ValueError(f"pairs.states: {count} states cannot be kept, the solver's grid has "
-                         f"{inner} between noise and samples; lower it or raise "
+                         f"{inner} between noise and samples; lower it to that, or raise "
                          "pairs.solver.steps")
     alpha, sigma = teacher.path(times)
     signal = alpha * teacher.spec.sigma_data

@@ -146,11 +146,15 @@ class Teacher(nn.Module, ABC):
         table = self.levels()
         if table is None:
             raise KDMError("pairs.solver.grid.kind: timesteps is for teachers with discrete noise "
-                           "levels, which this one has not; use karras, log_snr or uniform")
-        indices = timestep_indices(grid, steps, len(table))
-        if steps > len(table) or int(indices.max()) >= len(table):
+                           "levels, which this one has not; use karras or log_snr (or uniform, "
+                           "for flow matching)")
+        indices, most = timestep_indices(grid, steps, len(table)), len(table) - 1
+        if steps > len(table) or int(indices.max()) > most:
+            way_out = (f"take {len(table)} steps at most" if steps > len(table) else
+                       f"lower offset to {most - int(indices.max()) + grid.offset}, or take "
+                       "fewer steps")
             raise KDMError(f"pairs.solver.grid: {steps} steps with offset {grid.offset} leave the "
-                           f"teacher's {len(table)} noise levels; lower one of them")
+                           f"teacher's {len(table)} noise levels; {way_out}")
         last = table[:1] if grid.end == "lowest" else torch.zeros(1, dtype=torch.float64)
         return self.time_at(torch.cat([table[indices], last]))
 

@@ -73,7 +73,8 @@ def guided(
         return Guided(teacher, teacher, config.scale, labelled=False)
     if weak is None:
         raise KDMError("pairs.guidance.kind: autoguidance needs a second, weaker teacher; "
-                       "describe one under teacher.guide")
+                       "describe one under teacher.guide, or put its folder into the teacher's, as "
+                       "guide")
     halfway = torch.tensor(0.5, dtype=torch.float64)
     if (weak.spec.shape != teacher.spec.shape
             or weak.spec.num_classes not in (0, teacher.spec.num_classes)
