@@ -25,28 +25,33 @@ def draw(
     shape: tuple[int, ...],
     dtype: str = "float32",
     num_classes: int = 0,
+    label_weights: Sequence[int] | None = None,
 ) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
-    """Unit-variance noise and uniformly drawn labels of the pairs `indices`.
+    """Unit-variance noise and labels of the pairs `indices`.
 
     Args:
         seed: the stream; a store has one.
         indices: the pairs' indices, (n,).
         shape: the shape of one sample, without the batch.
         dtype: "float16" or "float32"; values are rounded to it here, before any model sees them.
-        num_classes: labels are uniform in [0, num_classes); 0 means unlabelled.
+        num_classes: labels are in [0, num_classes); 0 means unlabelled.
+        label_weights: whole numbers, one a class, in whose proportion labels are drawn; None draws
+            them uniformly.
 
     Returns:
         Noise (n, *shape) of `dtype` and labels (n,) int64, all -1 when unlabelled.
     """
     noise = np.empty((len(indices), *shape), dtype=dtype)
     labels = np.full(len(indices), -1, dtype=np.int64)
+    # Whole numbers, so that no rounding decides between two classes.
+    ends = np.cumsum(np.ones(num_classes, np.int64) if label_weights is None else label_weights)
     for row, index in enumerate(indices):
         generator = pair_generator(seed, int(index))
         noise[row] = generator.standard_normal(shape)
         # After the noise, as EDM's sampler does: the noise of a pair is then the same with
-        # and without labels.
+        # and without labels, whatever their law is.
         if num_classes:
-            labels[row] = generator.integers(num_classes)
+            labels[row] = np.searchsorted(ends, generator.integers(ends[-1]), side="right")
     return noise, labels
 
 

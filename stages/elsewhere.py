@@ -23,14 +23,25 @@ def place_of(location: str, key: str, spec: StoreSpec) -> str:
 
     Args:
         location: `pairs.location`, the folder or URL below which all stores are.
-        key: of all that the values of pairs depend on, their number not included.
+        key: of all that samples depend on but for their number and the law of their labels.
     """
     return f"{location.rstrip('/')}/{prefix(key)}{spec.fingerprint[:DIGITS]}.zarr"
 
 
 def prefix(key: str) -> str:
-    """How the names of all stores begin in which equal indices are the same pairs to the bit."""
+    """How the names of all stores begin in which equal indices of equal labels are the same pairs
+    to the bit."""
     return f"pairs-{key[:DIGITS]}-"
+
+
+def places_below(location: str, key: str) -> list[str]:
+    """The places of all stores of a key. Arguments as those of `place_of`.
+
+    Raises:
+        DataError: the location cannot be listed.
+    """
+    return [f"{location.rstrip('/')}/{name}" for name in names(location)
+            if name.startswith(prefix(key))]
 
 
 def find_former(
@@ -43,9 +54,8 @@ def find_former(
     """
     found = []
     own = place_of(location, key, spec)
-    for name in names(location):
-        place = f"{location.rstrip('/')}/{name}"
-        if not name.startswith(prefix(key)) or place == own:
+    for place in places_below(location, key):
+        if place == own:
             continue
         try:
             store = PairStore.open(place)

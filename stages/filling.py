@@ -2,7 +2,8 @@
 
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ from stages.execution.engine import engine
 from stages.execution.fitness import processor
 from stages.execution.sampling import SamplingTask
 from stages.execution.tasks import Engine, Folder
+from stages.label_law import with_law
 from stages.progress import Progress
 from stages.runner import Stage
 from stages.stopping import stoppable
@@ -52,8 +54,13 @@ class Filled(NamedTuple):
     nfe: float | None
 
 
-def plan(stage: Stage) -> tuple[Teacher, StoreSpec]:
+def plan(
+    stage: Stage, there: Callable[[StoreSpec], Iterable[PairStore]]
+) -> tuple[Teacher, StoreSpec]:
     """The teacher of this project on the stage's device, and what params.yaml wants of it.
+
+    Args:
+        there: stores that may hold such pairs already, whose labels may be drawn otherwise.
 
     Raises:
         KDMError: there is no teacher, or the parameters do not fit it.
@@ -66,16 +73,23 @@ def plan(stage: Stage) -> tuple[Teacher, StoreSpec]:
     stage.params.check_against(teacher.spec)
     teacher.to(stage.device)
     try:
-        return teacher, plan_store(config, teacher, mark, guide, stage.seed("noise"),
-                                   stage.device)
+        spec = plan_store(config, teacher, mark, guide, stage.seed("noise"), stage.device)
     except ValueError as error:
         raise ParamsError(f"params.yaml: {error}") from error
+    return teacher, with_law(stage, config, spec, there(spec))
 
 
 def conditions(stage: Stage) -> dict[str, Any]:
     """What the last bits of the pairs depend on besides their specification."""
     return {"device": stage.device.type, "threads": torch.get_num_threads(),
             "torch": torch.__version__, "machine": platform.machine()}
+
+
+def opened(locations: Iterable[Path | str]) -> Iterator[PairStore]:
+    """The stores at those of some places where there is one that can be read."""
+    for location in locations:
+        with suppress(KDMError):
+            yield PairStore.open(location)
 
 
 def provenance(stage: Stage) -> dict[str, Any]:
@@ -180,7 +194,7 @@ def sample_into(stage: Stage, location: Path | str, part: Part = WHOLE) -> PairS
         Stopped: as `fill`.
     """
     with stoppable(stage.say) as stop, engine(stage, stop) as workers:
-        teacher, spec = plan(stage)
+        teacher, spec = plan(stage, lambda spec: opened([location]))
         store = open_or_create(location, spec, provenance(stage))
         fill(stage, store, teacher, workers, part)
     return store

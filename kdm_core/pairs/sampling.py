@@ -11,8 +11,8 @@ from torch import Tensor
 
 from kdm_core.compute import Precision, resolve_precision
 from kdm_core.config import Config
-from kdm_core.errors import DivergedError, KDMError, MismatchError
-from kdm_core.noise import check_value, draw
+from kdm_core.errors import DivergedError, KDMError
+from kdm_core.noise import check_value
 from kdm_core.pairs.claims import try_claim
 from kdm_core.pairs.location import writable_location
 from kdm_core.pairs.spec import KeptState, StoreSpec
@@ -34,6 +34,9 @@ class PairsConfig(Config):
         noise: `seeded` stores none and draws it again whenever it is read.
         states: states between noise and sample that are kept of each pair, for trajectory
             supervision.
+        labels: how the labels of pairs are drawn: by the frequencies of the `data`'s training
+            split, or `uniform`. Unset: as those of the pairs that are there already, and by the
+            data where there are none.
         location: a folder or a URL (s3://, gs://) below which the store is made, for pairs that
             are to lie somewhere else than in the project, which then has a reference to them.
     """
@@ -52,6 +55,7 @@ class PairsConfig(Config):
     noise_dtype: Literal["float16", "float32"] = "float16"
     sample_dtype: Literal["uint8", "float32"] = "uint8"
     states: int = Field(0, ge=0)
+    labels: Literal["data", "uniform"] | None = None
     location: str | None = Field(None, min_length=1)
 
     @model_validator(mode="after")
@@ -170,14 +174,11 @@ def sample_batch(
         The pairs, as they are stored, and the evaluations a pair that they took.
 
     Raises:
+        MismatchError: the pairs were imported, and have no seed.
         DivergedError: the teacher made values that are not finite.
     """
-    if spec.noise_seed is None:
-        raise MismatchError("these pairs were imported, their noise has no seed: they cannot be "
-                            "sampled again")
     indices = np.arange(batch * spec.compute_batch, (batch + 1) * spec.compute_batch)
-    noise, labels = draw(spec.noise_seed, indices, spec.samples.sample_shape, spec.noise_dtype,
-                         spec.samples.num_classes)
+    noise, labels = spec.draw(indices)
     given = torch.from_numpy(labels).to(device) if spec.samples.num_classes else None
     x = torch.from_numpy(noise).to(device, torch.float32)
     found = teacher.sample(x, given, spec.known_solver, spec.precision,

@@ -1,11 +1,14 @@
 """What the pairs of a store are: all that decides their values, kept in the store's attributes."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from kdm_core.config import Config
 from kdm_core.errors import MismatchError
+from kdm_core.noise import draw
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import fingerprint
 from kdm_core.solvers import SolverConfig
@@ -15,6 +18,10 @@ SCHEMA_VERSION = 1
 Split = Literal["test", "validation", "train"]
 # In the order of their pairs: a store grows at its end.
 SPLITS: tuple[Split, ...] = ("test", "validation", "train")
+
+
+# Classes that a message names.
+NAMED = 10
 
 
 class KeptState(Config):
@@ -57,6 +64,8 @@ class StoreSpec(Config):
         teacher: fingerprint of the teacher's weights and configuration; None if it is unknown.
         noise_seed: pair i has the noise and label of `kdm_core.noise.draw(noise_seed, [i], …)`;
             None if the noise was drawn by others.
+        label_weights: whole numbers, one a class, in whose proportion labels are drawn; None draws
+            them uniformly.
         noise: whether it lies in the store, or is drawn again when it is read.
         noise_check: of drawn noise, `kdm_core.noise.check_value`: another program draws the same.
         noise_scale: standard deviation of the state the teacher's solver starts from; the stored
@@ -79,6 +88,7 @@ class StoreSpec(Config):
     samples: SampleSpec
     teacher: str | None
     noise_seed: int | None = Field(ge=0)
+    label_weights: list[Annotated[int, Field(ge=0)]] | None = None
     noise: Literal["stored", "seeded"] = "stored"
     noise_check: str | None = None
     noise_dtype: Literal["float16", "float32"]
@@ -104,6 +114,10 @@ class StoreSpec(Config):
             raise ValueError(f"shard: {self.shard} is no multiple of chunk: {self.chunk}")
         if self.noise == "seeded" and (self.noise_seed is None or self.noise_check is None):
             raise ValueError("noise: seeded noise needs noise_seed and noise_check")
+        weights = self.label_weights
+        if weights is not None and (len(weights) != self.samples.num_classes or not any(weights)):
+            raise ValueError(f"label_weights: {len(weights)} numbers, not all of them 0, are for "
+                             f"as many classes, and there are {self.samples.num_classes}")
         return self
 
     @property
@@ -123,6 +137,24 @@ class StoreSpec(Config):
         """The same for stores in which equal indices are equal pairs, however many they hold."""
         return fingerprint({key: value for key, value in self.describe().items()
                             if key != "splits"})
+
+    def with_labels(self, weights: list[int] | None) -> "StoreSpec":
+        """The same pairs but for the law by which their labels are drawn."""
+        return self.model_copy(update={"label_weights": weights})
+
+    def draw(
+        self, indices: NDArray[np.int64]
+    ) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
+        """Noise (n, *shape) and labels (n,) of the pairs `indices` (n,), as the seed gives them.
+
+        Raises:
+            MismatchError: there is no seed.
+        """
+        if self.noise_seed is None:
+            raise MismatchError("these pairs were imported: their noise and labels were drawn by "
+                                "others, there is no seed")
+        return draw(self.noise_seed, indices, self.samples.sample_shape, self.noise_dtype,
+                    self.samples.num_classes, self.label_weights)
 
     @property
     def known_solver(self) -> SolverConfig:
@@ -153,5 +185,15 @@ class StoreSpec(Config):
         return range(shard * self.shard, min((shard + 1) * self.shard, self.count))
 
 
+def law_in_words(spec: StoreSpec) -> str:
+    """How the labels of a seed are drawn: "uniformly", or "zero 94.0 %, one 6.0 %"."""
+    if spec.label_weights is None:
+        return "uniformly"
+    shares = [f"{name} {weight / sum(spec.label_weights):.1%}" for name, weight in
+              zip(spec.samples.label_names, spec.label_weights, strict=True)]
+    rest = len(shares) - NAMED
+    return ", ".join(shares[:NAMED]) + (f", and {rest} more" if rest > 0 else "")
+
+
 # Fields that some stores lack since they are older.
-LATER = {"noise", "noise_check", "states", "imported", "subset"}
+LATER = {"noise", "noise_check", "states", "imported", "subset", "label_weights"}

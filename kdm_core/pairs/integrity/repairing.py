@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 
 from kdm_core.errors import DataError, MismatchError
-from kdm_core.noise import draw
 from kdm_core.pairs.claims import claim
 from kdm_core.pairs.integrity.shards import decode, fetch, replace
 from kdm_core.pairs.integrity.verifying import SOLVED, Damage, Lost, check_shard
@@ -131,8 +130,7 @@ def draw_lost(
         if spec.noise_seed is None:
             raise lost_for_good(store, shard, name, those,
                                 f"they were imported from {spec.imported}, import them again")
-        noise, labels = draw(spec.noise_seed, values["index"][those], spec.samples.sample_shape,
-                             spec.noise_dtype, spec.samples.num_classes)
+        noise, labels = spec.draw(values["index"][those])
         values[name][those] = noise if name == "noise" else labels
 
 

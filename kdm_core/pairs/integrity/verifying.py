@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from kdm_core.errors import DataError, MismatchError
-from kdm_core.noise import check_value, draw
+from kdm_core.noise import check_value
 from kdm_core.pairs.integrity.metadata import altered_metadata, foreign_files
 from kdm_core.pairs.integrity.shards import decode, fetch
 from kdm_core.pairs.sampling import sample_batch
@@ -192,8 +192,7 @@ def contradictions(
     found["label"] = (labels < 0) | (labels >= classes) if classes else labels != -1
     if spec.noise_seed is None or not (classes or "noise" in values):
         return found
-    noise, expected = draw(spec.noise_seed, np.where(known, index, 0), spec.samples.sample_shape,
-                           spec.noise_dtype, classes)
+    noise, expected = spec.draw(np.where(known, index, 0))
     found["label"] |= (labels != expected) & known
     if "noise" in values:
         found["noise"] = (values["noise"] != noise).reshape(len(rows), -1).any(axis=1) & known
