@@ -274,6 +274,7 @@ def describe(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("noise", f"{noise['kind']} {noise['dtype']}, "
                   + ("no seed" if noise["seed"] is None else f"seed {noise['seed']}")
                   + f", scale {noise['scale']:g}"),
+        ("labels", None if found["label_law"] is None else f"drawn {found['label_law']}"),
         ("teacher", found["teacher"] or "unknown"),
         ("guidance", None if found["guidance"] is None else in_brackets(found["guidance"])),
         ("solver", "unknown" if solver is None else in_brackets(solver)

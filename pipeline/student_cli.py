@@ -224,7 +224,7 @@ class Draw:
             for start in range(0, self.n, self.batch):
                 indices = range(start, min(start + self.batch, self.n))
                 noise, labels = draw(self.seed, indices, spec.sample_shape, "float32",
-                                     spec.num_classes)
+                                     spec.num_classes, self.student.label_weights)
                 if self.labels is not None:
                     labels = np.array(self.labels[start : indices.stop])
                 given = torch.from_numpy(labels).to(device) if spec.num_classes else None

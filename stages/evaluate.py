@@ -16,6 +16,7 @@ from kdm_core.serialization import write_json
 from stages import paths
 from stages.execution.engine import engine
 from stages.execution.tasks import Engine
+from stages.frequencies import compare_labels
 from stages.measuring import (
     Samples,
     measure_images,
@@ -63,6 +64,7 @@ def evaluate(stage: Stage, name: str, workers: Engine) -> None:
         measure_lpips(stage, results, samples)
     else:
         measure_points(stage, results, dataset, samples)
+    compare_labels(stage, results, dataset, models)
     note_costs(stage, results, models)
     write_results(stage, name, folder / "result", results, models, made)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kdm_core.metrics.extractors import ExtractorConfig
 from kdm_core.metrics.features import Extractor, FeatureCache
+from kdm_core.metrics.labels import in_words, label_shift
 from kdm_core.pairs.filtering.judging import Judge, Measures, judged
 from kdm_core.pairs.keep import KeepMask
 from kdm_core.pairs.store import PairStore
@@ -47,6 +48,7 @@ def filter_pairs(stage: Stage, workers: Engine) -> None:
     task = FilterTask(str(store.location), store.spec.fingerprint, yardstick, marks)
     measures = measure(judge, store, folder, workers, task) if config.reasons else {}
     mask = judge.decide(store, measures)
+    compare_labels(stage, store, mask)
     shown = [picture(space, measures, store) for space in judge.spaces]
     counts = mask.counts()
     record = FilterRecord(
@@ -60,6 +62,20 @@ def filter_pairs(stage: Stage, workers: Engine) -> None:
     stage.write_timing(workers=workers.workers)
     stage.say(f"{record.kept:,} of {record.pairs:,} pairs are kept"
               + "".join(f", {count:,} {name}" for name, count in counts.items()))
+
+
+def compare_labels(stage: Stage, store: PairStore, mask: KeepMask) -> None:
+    """Note where the training pairs that are kept have other labels than all of them."""
+    samples, rows = store.spec.samples, store.spec.split_range("train")
+    keep = mask.keep[rows.start : rows.stop]
+    if not samples.num_classes or keep.all() or not keep.any():
+        return
+    labels = store.read_arrays(rows, ["label"])["label"]
+    kept, every = (np.bincount(found, minlength=samples.num_classes)
+                   for found in (labels[keep], labels))
+    if label_shift(kept, every) is not None:
+        stage.note("the training pairs that are kept have classes in other proportions than all "
+                   f"of them: {in_words(kept, every, samples.label_names)}")
 
 
 def features_with(workers: Engine, yardstick: Yardstick) -> FeaturesOf:

@@ -126,9 +126,11 @@ def distil(stage: Stage, name: str) -> None:
             return
         waiting = Waiting(stage.device)
         last = train(stage, task, name, checkpoint, key, waiting)
+    law = {} if spec.label_weights is None else {"label_weights": spec.label_weights}
     fingerprint = save_student(folder / "result", task.ema.shadow, {
         "pairs": spec.fingerprint, "pairs_read": reader.order.count, "teacher": spec.teacher,
-        "losses": config.losses.model_dump(), "training": config.training.model_dump(), **start})
+        "losses": config.losses.model_dump(), "training": config.training.model_dump(),
+        **law, **start})
     stage.finish(folder / "result", paths.STUDENTS / name)
     write_json(paths.METRICS / "train_student" / f"{name}.json",
                {key: value for key, value in last.items() if key != "step"})

@@ -76,6 +76,28 @@ def test_labels_do_not_change_the_noise() -> None:
     assert (none == -1).all()
 
 
+@given(seed=st.integers(0, 2**31 - 1), weights=st.lists(st.integers(0, 2**31 - 1), min_size=1,
+                                                       max_size=12).filter(any))
+def test_neither_does_their_law(seed: int, weights: list[int]) -> None:
+    classes = len(weights)
+    uniform, _ = draw(seed, range(20), (3,), "float16", classes)
+    noise, labels = draw(seed, range(20), (3,), "float16", classes, weights)
+    np.testing.assert_array_equal(noise, uniform)
+    assert all(weights[label] for label in labels)
+
+
+def test_labels_in_proportion() -> None:
+    weights = [94, 0, 6]
+    _, labels = draw(7, range(5000), (1,), "float32", 3, weights)
+    found = np.bincount(labels, minlength=3)
+    assert found[1] == 0
+    assert stats.chisquare(found[[0, 2]], [4700, 300]).pvalue > 1e-3
+    # Fixed, as the noise is: a change of these would change pair stores.
+    assert labels[:80].nonzero()[0].tolist() == [0, 1, 2, 16, 48, 62, 65, 72, 73]
+    _, equal = draw(7, range(500), (1,), "float32", 3, [1, 1, 1])
+    np.testing.assert_array_equal(equal, draw(7, range(500), (1,), "float32", 3)[1])
+
+
 def test_distribution() -> None:
     noise, labels = draw(7, range(5000), (4,), "float32", num_classes=10)
     assert stats.kstest(noise.ravel(), "norm").pvalue > 1e-3

@@ -86,7 +86,7 @@ def test_params_sample_the_same() -> None:
     block = YAML(typ="safe").load(shown.stdout)["pairs"]
     parsed = parse(PairsParams, block, "x")
     assert isinstance(parsed, PairsConfig)
-    assert parsed == config(**SIZES, states=1, noise="seeded")
+    assert parsed == config(**SIZES, states=1, noise="seeded", labels="uniform")
     kdm("subset", "p", "--out", "s", "--indices", "1:9")
     refused(kdm("info", "s", "--params"), "selected and not sampled", "source: store")
 

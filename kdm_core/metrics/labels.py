@@ -46,9 +46,9 @@ def total_variation(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDAr
 def in_words(
     first: NDArray[np.int64], second: NDArray[np.int64], names: list[str]
 ) -> str:
-    """The frequencies that differ most: "zero 50 % and 94 %, one 50 % and 6 %"."""
+    """The frequencies that differ most: "zero 50.0% against 94.0%, one 50.0% against 6.0%"."""
     one, two = first / first.sum(), second / second.sum()
     order = np.argsort(-np.abs(one - two), kind="stable")[:NAMED]
     rest = len(names) - len(order)
-    return (", ".join(f"{names[k]} {one[k]:.1%} and {two[k]:.1%}" for k in order)
+    return (", ".join(f"{names[k]} {one[k]:.1%} against {two[k]:.1%}" for k in order)
             + (f", and {rest} more" if rest else ""))

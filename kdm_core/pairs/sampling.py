@@ -76,7 +76,9 @@ def plan_store(
     config: PairsConfig, teacher: Teacher, teacher_fingerprint: str, guide: str | None, seed: int,
     device: torch.device,
 ) -> StoreSpec:
-    """What the store will hold when it is complete.
+    """What the store will hold when it is complete, its labels drawn uniformly.
+
+    The data's frequencies are known to the caller: `StoreSpec.with_labels`.
 
     Args:
         teacher: as it is sampled, guidance included.

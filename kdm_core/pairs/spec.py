@@ -88,7 +88,7 @@ class StoreSpec(Config):
     samples: SampleSpec
     teacher: str | None
     noise_seed: int | None = Field(ge=0)
-    label_weights: list[Annotated[int, Field(ge=0)]] | None = None
+    label_weights: list[Annotated[int, Field(ge=0, lt=2**31)]] | None = None
     noise: Literal["stored", "seeded"] = "stored"
     noise_check: str | None = None
     noise_dtype: Literal["float16", "float32"]
@@ -186,7 +186,7 @@ class StoreSpec(Config):
 
 
 def law_in_words(spec: StoreSpec) -> str:
-    """How the labels of a seed are drawn: "uniformly", or "zero 94.0 %, one 6.0 %"."""
+    """How the labels of a seed are drawn: "uniformly", or "zero 94.0%, one 6.0%"."""
     if spec.label_weights is None:
         return "uniformly"
     shares = [f"{name} {weight / sum(spec.label_weights):.1%}" for name, weight in

@@ -1,12 +1,12 @@
 """A pair store in figures: what `kdm pairs info` shows."""
 
-from typing import Any
+from typing import Any, Literal
 
 from kdm_core.errors import MismatchError
 from kdm_core.pairs.integrity.metadata import list_files
 from kdm_core.pairs.merging import in_words
 from kdm_core.pairs.sampling import PairsConfig
-from kdm_core.pairs.spec import StoreSpec
+from kdm_core.pairs.spec import StoreSpec, law_in_words
 from kdm_core.pairs.store import PairStore
 
 
@@ -39,6 +39,7 @@ def summarize(store: PairStore) -> dict[str, Any]:
 
 def what_pairs_are(spec: StoreSpec) -> dict[str, Any]:
     """A specification in the words of `kdm pairs info`."""
+    sampled = spec.noise_seed is not None
     return {
         "fingerprint": spec.fingerprint,
         "stream": spec.stream,
@@ -46,6 +47,8 @@ def what_pairs_are(spec: StoreSpec) -> dict[str, Any]:
         "kind": spec.samples.kind,
         "shape": spec.samples.shape,
         "labels": spec.samples.label_names,
+        "label_law": law_in_words(spec) if sampled and spec.samples.num_classes else None,
+        "label_weights": spec.label_weights,
         "splits": spec.splits,
         "pairs": spec.count,
         "noise": {"kind": spec.noise, "dtype": spec.noise_dtype, "seed": spec.noise_seed,
@@ -64,6 +67,13 @@ def what_pairs_are(spec: StoreSpec) -> dict[str, Any]:
         "imported": spec.imported,
         "subset": None if spec.subset is None else spec.subset.model_dump(),
     }
+
+
+def law(spec: StoreSpec) -> Literal["data", "uniform"] | None:
+    """How the labels of a seed were drawn, in the words of params.yaml."""
+    if not spec.samples.num_classes:
+        return None
+    return "uniform" if spec.label_weights is None else "data"
 
 
 def codecs(array: Any) -> list[str]:
@@ -87,5 +97,5 @@ def sampling_block(spec: StoreSpec) -> dict[str, Any]:
         train=spec.splits.get("train", 0), validation=spec.splits.get("validation", 0),
         test=spec.splits.get("test", 0), batch=spec.compute_batch, shard=spec.shard,
         chunk=spec.chunk, noise=spec.noise, noise_dtype=spec.noise_dtype,
-        sample_dtype=spec.sample_dtype, states=len(spec.states))
+        sample_dtype=spec.sample_dtype, states=len(spec.states), labels=law(spec))
     return config.model_dump()

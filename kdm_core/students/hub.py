@@ -175,6 +175,21 @@ def check_student(folder: Path) -> None:
     found = stored_shapes(folder / WEIGHTS)
     limit_sizes([content["student"], spec.shape], found, path)
     compare(expected_shapes(config, spec, path), found, folder)
+    check_law(content["provenance"].get("label_weights"), spec.num_classes, path)
+
+
+def check_law(weights: Any, classes: int, path: Path) -> None:
+    """Make sure that labels can be drawn in the proportion that a configuration says.
+
+    Raises:
+        DataError: they cannot.
+    """
+    if weights is not None and not (
+            isinstance(weights, list) and len(weights) == classes
+            and all(type(weight) is int and 0 <= weight < 2**31 for weight in weights)
+            and any(weights)):
+        raise DataError(f"{path}: provenance.label_weights: {str(weights)[:100]} is no list of a "
+                        f"whole number for each of {classes} classes: fetch the student again")
 
 
 def parse(kind: type[C], content: Any, place: str) -> C:

@@ -149,6 +149,12 @@ class KDM(nn.Module):
             # What the networks are told at positions 0 and 1: a teacher's weights know other times.
             self.register_buffer("time_of_ends", torch.tensor([0.0, 1.0]))
 
+    @property
+    def label_weights(self) -> list[int] | None:
+        """In which proportion labels are drawn where none are given: that of the pairs that the
+        student was distilled from; None for uniformly."""
+        return self.provenance.get("label_weights")
+
     def time(self, position: float | Tensor, like: Tensor) -> Tensor | None:
         """What networks are told of a position, a number or (B,), in a batch such as `like`."""
         if not self.config.takes_time:
@@ -234,7 +240,7 @@ class KDM(nn.Module):
             n: how many.
             seed: sample i is that of noise `kdm_core.noise.draw(seed, [i], …)`, whatever n and
                 the batch are.
-            labels: one for each sample; None draws them, too.
+            labels: one for each sample; None draws them, too, by `label_weights`.
             precision, steps: as of `generate`.
             batch: samples that are made together.
 
@@ -245,7 +251,8 @@ class KDM(nn.Module):
         if n < 1 or seed < 0:
             raise KDMError(f"n and seed: {n} samples of seed {seed} cannot be made; use n ≥ 1, "
                            "seed ≥ 0")
-        noise, drawn = draw(seed, range(n), self.spec.sample_shape, "float32", classes)
+        noise, drawn = draw(seed, range(n), self.spec.sample_shape, "float32", classes,
+                            self.label_weights)
         chosen = torch.as_tensor(drawn if labels is None else labels, dtype=torch.int64)
         if labels is not None:
             self._check_labels(chosen, n)
