@@ -68,7 +68,7 @@ def make_project(folder: Path, pairs: int) -> None:
     values = YAML(typ="safe").load(ROOT / "params.yaml")
     values["compute"]["threads"] = 1
     values["pairs"] |= {"train": pairs - 2000, "validation": 1000, "test": 1000, "shard": SHARD,
-                        "batch": BATCH, "chunk": BATCH}
+                        "batch": BATCH, "chunk": BATCH, "labels": "uniform"}
     YAML().dump(values, folder / "params.yaml")
 
 
