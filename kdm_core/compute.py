@@ -18,6 +18,14 @@ def is_worker() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
+def names_device(name: str) -> bool:
+    """Whether a name is `auto` or that of a device on which can be computed, here or elsewhere."""
+    try:
+        return name == "auto" or torch.device(name).type != "meta"
+    except RuntimeError:
+        return False
+
+
 def resolve_device(name: str = "auto") -> torch.device:
     """The named device, or for `auto` the best one there is.
 
@@ -27,6 +35,9 @@ def resolve_device(name: str = "auto") -> torch.device:
     if name == "auto":
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         return accelerator or torch.device("cpu")
+    if not names_device(name):
+        raise KDMError(f"compute.device: '{name}' is no device; it may be auto, cpu, cuda (an "
+                       "NVIDIA or AMD GPU), cuda:1 (the second one) or mps (Apple's)")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -1,5 +1,6 @@
 """The only reader of params.yaml: a strict schema, and errors that a person can act on."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,8 +13,9 @@ from pydantic import (
     model_validator,
 )
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from kdm_core.compute import names_device
 from kdm_core.config import Config
 from kdm_core.datasets import DataConfig
 from kdm_core.datasets.checkerboard import CheckerboardConfig
@@ -40,9 +42,11 @@ from kdm_core.teachers.guidance import guided
 from kdm_core.training.config import TrainingConfig
 from kdm_core.weights import WeightsSources
 from pipeline.execution import ExecutionParams
+from pipeline.other_names import hint
 from pipeline.schema_errors import describe
 
 FILE = Path("params.yaml")
+STUDENT_NAME = re.compile(r"(?=.*[A-Za-z0-9])[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", re.ASCII)
 
 
 class ParamsError(KDMError):
@@ -63,6 +67,15 @@ class ComputeParams(Config):
     device: str = "auto"
     threads: int = Field(0, ge=0)
     deterministic: bool = True
+
+    @field_validator("device")
+    @classmethod
+    def _named(cls, device: str) -> str:
+        if not names_device(device):
+            meant = hint(device.partition(":")[0], ["auto", "cpu", "cuda", "mps"])
+            raise ValueError(f"'{device}' is no device; it may be auto, cpu, cuda, cuda:1 or mps"
+                             f"{'; ' if meant else ''}{meant}")
+        return device
 
 
 class WeakerTeacher(Config):
@@ -246,32 +259,39 @@ class ReportParams(Config):
 class Params(Config):
     """A whole run, as params.yaml describes it.
 
+    A section that dvc.yaml names must be there, or DVC refuses to run the stage; the example is the
+    least that may stand in it. Those that say where to compute may be left out.
+
     Attributes:
         weights: files of extractors' weights that lie somewhere else than where `kdm weights`
             keeps them, by the names that `kdm weights list` gives.
     """
 
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(ge=0, lt=2**31, examples=["0"])
     compute: ComputeParams = ComputeParams()
     execution: ExecutionParams = ExecutionParams()
     data: DataConfig
-    reference: ReferenceParams
+    reference: ReferenceParams = Field(examples=["{classifier: null}"])
     teacher: TeacherParams
     pairs: PairsParams
-    filter: FilterConfig = FilterConfig()
+    filter: FilterConfig = Field(examples=["{}"])
     students: dict[str, StudentParams] = Field(min_length=1)
-    evaluation: EvaluationParams = EvaluationParams()
-    weights: WeightsSources = {}
-    studies: StudiesConfig = StudiesConfig()
-    report: ReportParams = ReportParams()
+    evaluation: EvaluationParams = Field(examples=["{}"])
+    weights: WeightsSources = Field(examples=["{}"])
+    studies: StudiesConfig = Field(examples=["{}"])
+    report: ReportParams = Field(examples=["{}"])
 
     @field_validator("students")
     @classmethod
     def _names(cls, students: dict[str, StudentParams]) -> dict[str, StudentParams]:
         for name in students:
             # The name becomes part of file names and of DVC's stage names.
-            if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
-                raise ValueError(f"'{name}' is no name for a student: use letters, digits, - and _")
+            if not STUDENT_NAME.fullmatch(name):
+                raise ValueError(f"'{name}' is no name for a student: use up to 100 letters, "
+                                 "digits, - and _, no - first")
+            if name == "teacher":
+                raise ValueError("'teacher' is no name for a student: it is the teacher's own, "
+                                 "whose curves would lie in the same folder; take another")
         return students
 
     @model_validator(mode="after")
@@ -438,6 +458,10 @@ def read_values(path: Path = FILE) -> Any:
     """
     try:
         return YAML(typ="safe", pure=True).load(read_file(path).decode("utf-8"))
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise ParamsError(f"{path}{where} is no valid YAML: {error.problem or error}") from error
     except (YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path} is no valid YAML: {error}") from error
 

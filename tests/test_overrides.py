@@ -156,6 +156,8 @@ def test_overrides_that_cannot_be_used(tmp_path: Path) -> None:
     file.write_text(original)
     for wrong, message in (
         ({"pairs": {"trian": 3}}, "pairs.trian: unknown key; did you mean train"),
+        ({"weights": None}, "weights: is empty; write `weights: {}`"),
+        ({"students": {"kdm": None}}, "students.kdm: is empty"),
         ({"students": {"new": {"init": "random"}}}, "students.new.model: is missing"),
         ({"studies": {"semantics": {"least": 9}}}, "studies.semantics.least"),
         # Valid as parts, and not together.

@@ -20,8 +20,8 @@ from kdm_core.config import Config
 from kdm_core.errors import KDMError
 from kdm_core.networks.base import Network
 
-ImportPath = Annotated[
-    str, Field(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*$")]
+IMPORT_PATH = r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*$"
+ImportPath = Annotated[str, Field(pattern=IMPORT_PATH)]
 """`package.module:callable`."""
 
 _trusted: ContextVar[bool] = ContextVar("trusted", default=False)
