@@ -58,3 +58,17 @@ def escaped(letter: str) -> str:
     if 0xDC80 <= ord(letter) <= 0xDCFF:
         return f"\\x{ord(letter) & 0xFF:02x}"
     return letter.encode("unicode_escape").decode()
+
+
+def at_most(parameter: str, asked: int, there: int, what: str) -> int:
+    """As many as a parameter asks for or, as `adapted` then says, as there are.
+
+    Args:
+        parameter: its name in params.yaml, or the option.
+        asked, there: numbers of them.
+        what: there are; a plural.
+    """
+    if asked <= there:
+        return asked
+    adapted(f"{parameter}: {asked:,} are asked for, and there are {there:,} {what}: these are used")
+    return there

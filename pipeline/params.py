@@ -229,6 +229,13 @@ class EvaluationParams(Config):
     timing_images: int = Field(1000, ge=1)
     projections: int = Field(128, ge=1)
 
+    @field_validator("lpips_pairs")
+    @classmethod
+    def _permutable(cls, pairs: int) -> int:
+        if pairs == 1:
+            raise ValueError("a single pair cannot be permuted; use 2 or more, or 0 for none")
+        return pairs
+
     @model_validator(mode="after")
     def _names(self) -> "EvaluationParams":
         names = [config.name for config in self.extractors]
@@ -301,14 +308,7 @@ class Params(Config):
         self._require_guidance()
         self._require_states()
         self._require_classifier()
-        self._require_test_pairs()
         return self
-
-    def _require_test_pairs(self) -> None:
-        semantics, test = self.studies.semantics, getattr(self.pairs, "test", None)
-        if semantics is not None and test is not None and test < semantics.least:
-            raise ValueError(f"studies.semantics: {test} test pairs are too few; raise pairs.test "
-                             f"to {semantics.least}, or set studies.semantics: null")
 
     def _require_classifier(self) -> None:
         asked = {"evaluation.extractors": any(config.kind == "classifier"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kdm_core.datasets import Dataset, on_board
-from kdm_core.errors import MismatchError
+from kdm_core.errors import MismatchError, at_most
 from kdm_core.losses.perceptual import LPIPS
 from kdm_core.metrics.classifier import ClassifierExtractor, load_classifier
 from kdm_core.metrics.compare import (
@@ -73,7 +73,7 @@ def measure_points(stage: Stage, results: Results, dataset: Dataset, samples: Sa
 def measure_lpips(stage: Stage, results: Results, samples: Samples) -> None:
     """LPIPS between teacher and student, by all networks that are asked for."""
     config = stage.params.evaluation
-    n = min(config.lpips_pairs, len(samples.made))
+    n = at_most("evaluation.lpips_pairs", config.lpips_pairs, len(samples.made), "test pairs")
     if not n or not config.lpips:
         results.absent.append("LPIPS was left out (evaluation.lpips, evaluation.lpips_pairs)")
         return

@@ -1,5 +1,6 @@
 """All that an evaluation found out about a student, with the conditions of every figure."""
 
+from math import isfinite
 from typing import Any, Literal
 
 from kdm_core.metrics.estimate import Estimate, certain, ratio
@@ -39,8 +40,16 @@ class Results:
         if found is not None:
             self.ratios[name] = found
 
+    def leave_out_undefined(self) -> None:
+        """Take out figures that are no finite numbers, which JSON has not, and say so."""
+        for who, figures in (*self.figures.items(), ("ratio", self.ratios)):
+            for name in [name for name, one in figures.items() if not defined(one)]:
+                n = figures.pop(name).n
+                self.absent.append(f"{name} ({who}): it has no finite value with {n:,} samples")
+
     def document(self) -> dict[str, Any]:
         """Everything, as JSON can hold it."""
+        self.leave_out_undefined()
         return {
             **{who: described(figures) for who, figures in self.figures.items()},
             "ratios": described(self.ratios),
@@ -55,6 +64,11 @@ class Results:
         """The bare figures, which DVC compares between experiments."""
         return {who: {name: estimate.value for name, estimate in figures.items()}
                 for who, figures in self.figures.items() if figures}
+
+
+def defined(estimate: Estimate) -> bool:
+    """Whether a figure and its interval are finite."""
+    return all(map(isfinite, (estimate.value, *(estimate.interval() or ()))))
 
 
 def described(figures: dict[str, Estimate]) -> dict[str, dict[str, Any]]:

@@ -61,7 +61,8 @@ class Stage:
         """Say what was adapted, and keep the line for the report."""
         if message not in self.notes:
             self.notes.append(message)
-            self.say(f"note: {message}")
+            if is_first():  # of processes that train together, each meets the same
+                self.say(f"note: {message}")
 
     @contextmanager
     def noting(self) -> Iterator[None]:
@@ -159,6 +160,11 @@ class Stage:
             "notes": self.notes,
             **figures,
         })
+
+
+def is_first() -> bool:
+    """Whether this is the only process that trains, or the first of several."""
+    return not is_worker() or os.environ.get("RANK", "0") == "0"
 
 
 def hardware(device: torch.device) -> str:

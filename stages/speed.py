@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from kdm_core.errors import adapted, at_most
 from stages.models import Models
 
 
@@ -29,10 +30,13 @@ def measure_speed(models: Models, images: int) -> tuple[Speed, Speed]:
     """
     teacher, student, store, test = models.teacher, models.student, models.store, models.test
     device = next(student.parameters()).device
-    n = min(images, len(test.noise))
+    n = at_most("evaluation.timing_images", images, len(test.noise), "test pairs")
     batch = min(n, store.compute_batch)
     noise, labels = test.noise[:batch].to(device), models.given(test.labels[:batch].to(device))
-    rounds = max(1, n // batch)
+    rounds = n // batch
+    if n % batch:
+        adapted(f"evaluation.timing_images: {batch * rounds:,} in place of {n:,} are timed, in "
+                f"whole batches of {batch:,} (pairs.batch)")
 
     def rate(sample: Callable[[], object]) -> float:
         sample()  # the first call allocates

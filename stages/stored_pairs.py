@@ -102,9 +102,7 @@ def require_uses(stage: Stage, spec: StoreSpec) -> None:
         ParamsError: they do not.
     """
     where = "params.yaml: pairs.location: the store there has"
-    semantics = stage.params.studies.semantics
-    least = {"test": max(2, semantics.least if semantics is not None else 0), "validation": 2,
-             "train": 1}
+    least = {"test": 2, "validation": 2, "train": 1}
     for split in SPLITS:
         if (count := spec.splits.get(split, 0)) < least[split]:
             raise ParamsError(f"{where} {count} {split} pairs, {least[split]} are needed: choose "

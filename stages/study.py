@@ -27,7 +27,8 @@ def main(stage: Stage, name: str) -> None:
     folder, _ = stage.work_folder(models.teacher_mark, models.student_mark,
                                   models.store.fingerprint)
     result = folder / "result"
-    result.mkdir(exist_ok=True)
+    # DVC expects both outputs, also where there is nothing to see.
+    (result / PICTURES).mkdir(parents=True, exist_ok=True)
     findings = []
     for finding in run_studies(subject, stage.params.studies, stage.say):
         save_figure(result / PICTURES / f"{finding.name}.png", finding.figure)

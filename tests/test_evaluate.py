@@ -1,6 +1,8 @@
 """The stages `evaluate` and `study` on small models, and what they make of bad input."""
 
+import shutil
 from collections.abc import Iterator
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +15,25 @@ from kdm_core.compute import seeded
 from kdm_core.datasets import Dataset, open_dataset, save_dataset
 from kdm_core.datasets.base import assemble, unlabelled
 from kdm_core.datasets.checkerboard import sample_board
-from kdm_core.errors import DataError, DivergedError, KDMError, MismatchError
+from kdm_core.errors import Adapted, DataError, DivergedError, KDMError, MismatchError
 from kdm_core.metrics.classifier import Classifier, ClassifierConfig, save_classifier
+from kdm_core.metrics.estimate import Estimate, certain
 from kdm_core.metrics.features import extract
 from kdm_core.pairs.sampling import plan_store, sample_pairs
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import read_json, write_json
 from kdm_core.students.model import KDM, load_student, save_student
-from kdm_core.teachers import build_teacher, save_teacher
+from kdm_core.studies import StudiesConfig
+from kdm_core.teachers import build_teacher, load_teacher, save_teacher
 from pipeline.params import load_params
 from stages import evaluate, paths, study
+from stages.models import open_models
 from stages.reporting.reading import read_evaluation, read_studies
+from stages.reporting.records import PICTURES
+from stages.results import Results
 from stages.runner import Stage
+from stages.speed import measure_speed
 
 CPU = torch.device("cpu")
 NETWORK = {"kind": "mlp", "width": 16, "blocks": 1}
@@ -39,6 +47,7 @@ def write_params(kind: str, **evaluation: Any) -> None:
                          "operator": {"kind": "dense"}},
                "losses": {"adversarial": 0.0}, "training": TRAINING}
     values = {
+        "seed": 0, "filter": {}, "weights": {}, "studies": {}, "report": {},
         "compute": {"device": "cpu", "threads": 1},
         "data": {"source": "digits"} if images else {"source": "checkerboard"},
         "reference": {"classifier": {"training": TRAINING} if images else None},
@@ -231,6 +240,67 @@ def test_data_of_another_resolution_are_refused() -> None:
     save_dataset(paths.DATASET, assemble("npz", "image", images, images, ["a", "b", "c"], True))
     with pytest.raises(MismatchError, match=r"\[1, 16, 16\].*\[1, 8, 8\]"):
         run_evaluation()
+
+
+def run_few(kind: str, **evaluation: Any) -> Any:
+    """An evaluation of two test pairs, and the notes of its stage."""
+    write_run(kind)
+    write_params(kind, **evaluation)
+    values = YAML(typ="safe", pure=True).load(Path("params.yaml"))
+    values["pairs"] |= {"test": 2, "validation": 2}
+    with Path("params.yaml").open("w") as file:
+        YAML(typ="safe", pure=True).dump(values, file)
+    shutil.rmtree(paths.PAIRS)
+    params = load_params()
+    teacher, mark = load_teacher(paths.TEACHER)
+    store = PairStore.create(paths.PAIRS, plan_store(params.pairs, teacher, mark, None, 1, CPU), {})
+    sample_pairs(store, teacher, CPU)
+    stage = Stage("evaluate@kdm")
+    with stage.noting():
+        evaluate.main(stage, "kdm")
+    return read_json(paths.EVALUATION / "kdm/evaluation.json"), stage.notes
+
+
+@pytest.mark.parametrize("kind", ["image", "points"])
+def test_two_test_pairs_have_the_figures_that_there_can_be(kind: str) -> None:
+    found, notes = run_few(kind)
+    assert found["student"]["mse"]["n"] == 2
+    distance = "fd_classifier" if kind == "image" else "sliced_wasserstein"
+    assert found["student"][distance]["value"] >= 0
+    assert "recall_classifier" not in found["student"]  # it takes six
+    wanted = ["evaluation.timing_images: 16 are asked for, and there are 2 test pairs: these are "
+              "used"]
+    if kind == "image":
+        wanted.insert(0, wanted[0].replace("timing_images: 16", "lpips_pairs: 4"))
+    assert notes == wanted
+
+
+def test_a_figure_without_a_finite_value_is_absent_and_named() -> None:
+    results = Results({})
+    results.figures["student"] = {"good": certain(1.0), "bad": Estimate(nan, np.empty(0), 2),
+                                  "wide": Estimate(1.0, np.array([1.0, inf]), 3)}
+    document = results.document()
+    assert set(document["student"]) == set(results.values()["student"]) == {"good"}
+    assert document["absent"] == ["bad (student): it has no finite value with 2 samples",
+                                  "wide (student): it has no finite value with 3 samples"]
+
+
+def test_whole_batches_are_timed() -> None:
+    write_run("points")
+    models = open_models(Stage("evaluate@kdm"), "kdm")
+    with pytest.warns(Adapted, match="timing_images: 32 in place of 40 are timed, in whole batch"):
+        measure_speed(models, 40)
+
+
+def test_without_any_study_there_are_no_findings_but_both_outputs() -> None:
+    write_run("points")
+    values = YAML(typ="safe", pure=True).load(Path("params.yaml"))
+    values["studies"] = dict.fromkeys(StudiesConfig.model_fields)
+    with Path("params.yaml").open("w") as file:
+        YAML(typ="safe", pure=True).dump(values, file)
+    study.main(Stage("study@kdm"), "kdm")
+    assert read_studies(["kdm"]) == {"kdm": []}
+    assert (paths.STUDIES / "kdm" / PICTURES).is_dir()  # DVC expects it
 
 
 @pytest.mark.parametrize("kind", ["image", "points"])

@@ -142,6 +142,16 @@ def test_kernel_replicates_are_weighted_sums_over_pairs_of_different_samples() -
         assert replicate == pytest.approx(expected, rel=1e-9)
 
 
+def test_a_resample_of_one_sample_has_no_pairs_and_is_no_replicate() -> None:
+    made, real = features(0, 2), features(1, 5)
+    found = discrepancy(polynomial, made, real, self_similarity(polynomial, real),
+                        np.array([[1, 1], [2, 0], [0, 2], [1, 1]], np.int32))
+    assert np.isfinite(found.value)
+    assert found.replicates.tolist() == [found.value, found.value]
+    nothing = discrepancy(polynomial, made, real, 0.0, np.array([[2, 0]], np.int32))
+    assert nothing.interval() is None
+
+
 def test_score_in_splits_has_the_influence_of_all_of_them() -> None:
     """Reweighting within each of the splits, which plain resampling would mix."""
     p = np.random.default_rng(0).dirichlet(np.ones(4) / 2, 400)

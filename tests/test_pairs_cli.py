@@ -188,6 +188,8 @@ def test_subset() -> None:
     reasons = np.zeros(PAIRS, np.uint16)
     reasons[10] = 1
     KeepMask(made.spec.fingerprint, ["near"], reasons).save("keep.zarr")
+    assert "note: --train: 500 are asked for, and there are 30" in kdm(
+        "subset", "p", "--out", "all", "--train", "500").stderr
     refused(kdm("subset", "p", "--out", "t", "--mask", "keep.zarr"), "--mask: say --kept as well")
     assert kdm("subset", "p", "--out", "t", "--mask", "keep.zarr", "--kept").exit_code == 0
     assert PairStore.open("t").spec.count == PAIRS - 1

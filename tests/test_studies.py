@@ -2,6 +2,7 @@
 
 import io
 import json
+import warnings
 from math import inf
 
 import numpy as np
@@ -13,13 +14,13 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
 
-from kdm_core.errors import DataError, DivergedError
+from kdm_core.errors import Adapted, DataError, DivergedError
 from kdm_core.figures.grid import Row, draw_rows
 from kdm_core.figures.tiles import mosaic, tiles
 from kdm_core.metrics.neighbours import nearest
 from kdm_core.samples import SampleSpec
 from kdm_core.studies import Finding, StudiesConfig, Subject, run_studies
-from kdm_core.studies.base import varied
+from kdm_core.studies.base import Inapplicable, varied
 from kdm_core.studies.grids import GridsConfig, choose, grids
 from kdm_core.studies.interpolation import (
     InterpolationConfig,
@@ -125,7 +126,7 @@ def test_neighbours_and_unrelated_noise_keep_the_class() -> None:
     """So a teacher that knows the class alone makes the same of all of them."""
     subject = make("image", classes=True)
     deaf = subject._replace(sample_teacher=lambda x, y: x * 0 + y.reshape(-1, 1, 1, 1))
-    with pytest.raises(DataError, match="the same sample of unrelated noises"):
+    with pytest.raises(Inapplicable, match="the same sample of unrelated noises"):
         vicinity(deaf, VicinityConfig())
 
 
@@ -184,7 +185,7 @@ def test_interpolation_needs_two_noises_and_does_without_latents() -> None:
     finding = interpolation(subject._replace(sample_latent=None), InterpolationConfig(pairs=2))
     assert "teacher_length" in finding.numbers and "latent_length" not in finding.numbers
     assert "latent" not in finding.caption
-    with pytest.raises(DataError, match="two noises"):
+    with pytest.raises(Inapplicable, match="two unseen noises"):
         interpolation(make("image", n=1), InterpolationConfig())
 
 
@@ -225,9 +226,28 @@ def test_planted_copies_are_found() -> None:
     assert "25.0% of the images of kdm-x" in finding.caption
 
 
+@pytest.mark.parametrize("kind", ["image", "points"])
+@pytest.mark.parametrize("classes", [True, False])
+def test_of_two_noises_all_is_found_that_there_is(kind: str, classes: bool) -> None:
+    subject = make(kind, n=2, classes=classes)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", Adapted)
+        findings = list(run_studies(subject, StudiesConfig(), lambda text: None))
+    said = {str(one.message).split(":")[0] for one in caught
+            if issubclass(one.category, Adapted)}
+    assert {"studies.semantics", "studies.interpolation.pairs", "studies.vicinity.noises"} <= said
+    assert any("semantics" in str(one.message) and "left out" in str(one.message)
+               for one in caught)
+    names = {one.name for one in findings}
+    assert {"vicinity", "interpolation", "spectrum"} <= names and "semantics" not in names
+    for finding in findings:
+        json.dumps(finding.numbers, allow_nan=False)
+        finding.figure.savefig(io.BytesIO(), format="png")
+
+
 def test_one_training_image_has_no_neighbour() -> None:
     subject = make("image")
-    with pytest.raises(DataError, match="two training images"):
+    with pytest.raises(Inapplicable, match="two training images"):
         memorisation(subject._replace(train_samples=subject.train_samples[:1]),
                      MemorisationConfig())
 

@@ -216,7 +216,7 @@ def test_only_the_first_samples_are_looked_at_and_too_few_are_refused() -> None:
     whole = subject(PLANE, noise, by_angle(noise))
     assert semantics(whole, SemanticsConfig(most=100)).numbers["n"] == 100
     few = subject(PLANE, noise[:30], by_angle(noise[:30]))
-    with pytest.raises(KDMError, match="studies.semantics: 30 samples are too few.*pairs.test"):
+    with pytest.raises(KDMError, match="studies.semantics: 30 test pairs are too few.*pairs.test"):
         semantics(few, SemanticsConfig())
 
 

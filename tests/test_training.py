@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from kdm_core.compute import step_generator
-from kdm_core.errors import DataError, DivergedError, KDMError, MismatchError
+from kdm_core.errors import Adapted, DataError, DivergedError, KDMError, MismatchError
 from kdm_core.networks import (
     DhariwalUNetConfig,
     EDM2UNetConfig,
@@ -33,12 +34,13 @@ from kdm_core.students.model import KDM, StudentConfig
 from kdm_core.students.objective import LossConfig
 from kdm_core.students.training import StudentTask
 from kdm_core.teachers import DenoiserConfig, build_teacher
+from kdm_core.teachers.augmentation import AugmentationConfig
 from kdm_core.teachers.training import TeacherTask
 from kdm_core.training import optimizer as optimizer_module
 from kdm_core.training.batches import BatchOrder
 from kdm_core.training.checkpoints import checkpoint_path, checkpoints, differences
 from kdm_core.training.compilation import compiled
-from kdm_core.training.config import TrainingConfig
+from kdm_core.training.config import PostHocConfig, TrainingConfig
 from kdm_core.training.ema import Averages
 from kdm_core.training.loop import PATIENCE, Task, fit
 from kdm_core.training.optimizer import ScheduledOptimizer, learning_rate
@@ -425,6 +427,38 @@ def test_accumulation_is_the_whole_batch(make: Callable[..., Task]) -> None:
         first, second = whole.step(step), parts.step(step)
         for name, value in first.items():
             torch.testing.assert_close(second[name], value, rtol=1e-4, atol=1e-5)
+
+
+def adaptations(make: Callable[[], object]) -> list[str]:
+    """What is said of adaptations while something is made."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", Adapted)
+        make()
+    return [str(one.message) for one in caught if issubclass(one.category, Adapted)]
+
+
+def test_what_a_training_does_otherwise_than_asked_is_said() -> None:
+    assert adaptations(teacher_task) == adaptations(student_task) == []
+    assert adaptations(lambda: teacher_task(batch=5000)) == [
+        "training.batch: 5,000 are asked for, and there are 40 samples to train on: these are used"]
+    assert adaptations(lambda: ResidentReader.of(pairs(), 41, seed=0)) == [
+        "training.batch: 41 are asked for, and there are 40 samples to train on: these are used"]
+    assert adaptations(lambda: teacher_task(warmup=96)) == [
+        "training.warmup: 96 steps of warm-up in a training of 24: the learning rate rises to 25% "
+        "of lr at its last step, and the schedule has no effect"]
+    assert adaptations(lambda: teacher_task(warmup=23)) == []
+    assert adaptations(lambda: snapshot_steps(PostHocConfig(snapshots=30), 24)) == [
+        "training.post_hoc.snapshots: 30 are asked for, and there are 24 steps: these are used"]
+
+
+def test_augmented_training_is_not_compiled_and_says_so() -> None:
+    torch.manual_seed(0)
+    teacher = build_teacher(DenoiserConfig(kind="denoiser", network=MLP), IMAGES)
+    data = pairs()
+    said = adaptations(lambda: TeacherTask(
+        teacher, config(compile="on"), data.samples, data.labels, seed=0,
+        augmentation=AugmentationConfig(flip="mirror")))
+    assert said == ["teacher.training.compile: a training with augmentation is not compiled"]
 
 
 def test_a_batch_that_cannot_be_cut_is_refused() -> None:

@@ -41,7 +41,8 @@ def discrepancy(
     """MMD² between made (n, d) and reference (m, d); it may be negative, being unbiased.
 
     Each replicate is the same figure of resampled `made`, in which no sample is paired with its own
-    copies: those would add a bias, and noise of their own. The kernel is computed once for all
+    copies: those would add a bias, and noise of their own; a resample of one sample alone has no
+    pairs then, and is no replicate. The kernel is computed once for all
     replicates, in the precision of `made`: a distance is a small difference of large sums, but the
     rounding of float32 has random signs, and is far below the noise (tests/test_metrics_sets.py).
     It takes 4 n (n + m) d + 2 B n² operations or so, and memory for a few times CELLS values.
@@ -58,6 +59,7 @@ def discrepancy(
     check_counts(n, counts)
     weights = np.concatenate([np.ones((1, n)), counts])  # the first row gives the value
     pairs = n**2 - (weights**2).sum(axis=1)
+    weights, pairs = weights[pairs > 0], pairs[pairs > 0]
     within = weighted_sums(kernel, made, weights, device) / pairs
     between = weights @ mean_similarity(kernel, made, reference, device) / n
     found = within + similarity - 2 * between

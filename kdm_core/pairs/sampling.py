@@ -1,5 +1,6 @@
 """Filling a pair store from a teacher."""
 
+import operator
 from collections.abc import Callable, Iterator
 from math import pi
 from typing import Any, Literal, NamedTuple
@@ -11,13 +12,14 @@ from torch import Tensor
 
 from kdm_core.compute import Precision, resolve_precision
 from kdm_core.config import Config
-from kdm_core.errors import DivergedError, KDMError
+from kdm_core.errors import DivergedError, KDMError, adapted
 from kdm_core.noise import check_value
 from kdm_core.pairs.claims import try_claim
 from kdm_core.pairs.location import writable_location
 from kdm_core.pairs.spec import KeptState, StoreSpec
 from kdm_core.pairs.store import Block, PairStore
 from kdm_core.solvers import AdaptiveSolver, Path, SolverConfig, solve
+from kdm_core.solvers.grids import GridConfig
 from kdm_core.solvers.guidance import GuidanceConfig
 from kdm_core.teachers.base import Teacher
 from kdm_core.values import to_uint8
@@ -89,6 +91,7 @@ def plan_store(
     """
     if teacher.spec.kind != "image" and config.sample_dtype == "uint8":
         raise ValueError("pairs.sample_dtype: uint8 is for images; use float32 for points")
+    say_cut(config.solver.grid, teacher)
     times = teacher.times(config.solver)
     return StoreSpec(
         samples=teacher.spec,
@@ -112,6 +115,16 @@ def plan_store(
         shard=config.shard,
         states=kept_states(teacher, times, config.states),
     )
+
+
+def say_cut(grid: GridConfig | None, teacher: Teacher) -> None:
+    """Say where a grid that was asked for goes beyond the noise levels that the teacher knows."""
+    for name, known, beyond in (("sigma_min", teacher.lowest, operator.lt),
+                                ("sigma_max", teacher.highest, operator.gt)):
+        asked = getattr(grid, name, None)
+        if asked is not None and beyond(asked, known):
+            adapted(f"pairs.solver.grid.{name}: {asked:g} is beyond the teacher's noise levels; "
+                    f"{known:g} is used")
 
 
 def kept_states(teacher: Teacher, times: Tensor, count: int) -> list[KeptState]:

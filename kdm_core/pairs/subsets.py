@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from kdm_core.config import Config
-from kdm_core.errors import DataError
+from kdm_core.errors import DataError, at_most
 from kdm_core.pairs.integrity.verifying import copy_whole
 from kdm_core.pairs.keep import KeepMask
 from kdm_core.pairs.location import failures
@@ -80,7 +80,9 @@ def select(store: PairStore, selection: Selection) -> Rows:
         own = spec.split_range(split)
         rows = store.kept_rows(split) if selection.kept else np.arange(own.start, own.stop)
         found[split] = rows[fits[rows]] if split in selection.splits else rows[:0]
-    found["train"] = found["train"][: selection.train]
+    if selection.train is not None:
+        found["train"] = found["train"][: at_most("--train", selection.train, len(found["train"]),
+                                                  "training pairs that fit")]
     if not any(len(rows) for rows in found.values()):
         raise DataError(f"{store.location}: no pair fits ({selection.in_words()})")
     return found

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from kdm_core.config import Config
+from kdm_core.errors import adapted
 from kdm_core.studies import (
     grids,
     interpolation,
@@ -13,7 +14,7 @@ from kdm_core.studies import (
     spectrum,
     vicinity,
 )
-from kdm_core.studies.base import Finding, Subject, checked
+from kdm_core.studies.base import Finding, Inapplicable, Subject, checked
 from kdm_core.studies.grids import GridsConfig
 from kdm_core.studies.interpolation import InterpolationConfig
 from kdm_core.studies.memorisation import MemorisationConfig
@@ -71,6 +72,8 @@ def run_studies(
 ) -> Iterator[Finding]:
     """What the studies find that are asked for and apply to the kind of data, one by one.
 
+    One that can say nothing of these samples is left out, as `adapted` says.
+
     Args:
         say: is told which study begins.
 
@@ -82,4 +85,9 @@ def run_studies(
         settings = getattr(config, name)
         if settings is not None and subject.spec.kind in study.kinds:
             say(f"study: {name}")
-            yield study.run(subject, settings)
+            try:
+                finding = study.run(subject, settings)
+            except Inapplicable as error:
+                adapted(f"{error}; it was left out")
+            else:
+                yield finding

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdm_core.errors import DataError, DivergedError
+from kdm_core.errors import DataError, DivergedError, KDMError
 from kdm_core.samples import SampleSpec
 
 if TYPE_CHECKING:
@@ -19,6 +19,10 @@ SampleLatent = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """Samples (n, *shape) of the latents (1 - w) E(start) + w E(end): of noises start and end
 (n, *shape), weights w (n,) and labels (n,)."""
 Numbers = Mapping[str, float | int | str | list[Any]]
+
+
+class Inapplicable(KDMError):
+    """A study can say nothing of these samples, too few or all alike; it is left out."""
 
 
 class Subject(NamedTuple):

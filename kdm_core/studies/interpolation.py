@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Tensor
 
 from kdm_core.config import Config
-from kdm_core.errors import DataError
+from kdm_core.errors import at_most
 from kdm_core.figures.interpolation import interpolation_of_images, interpolation_of_points
-from kdm_core.studies.base import Finding, Subject, mean_square, varied
+from kdm_core.studies.base import Finding, Inapplicable, Subject, mean_square, varied
 
 SHOWN = 7  # images a row
 BACKGROUND = 4000  # real points behind the samples
@@ -76,12 +76,12 @@ def pair_up(subject: Subject, pairs: int) -> Ends:
     """The first noises in pairs, both with the label of the first.
 
     Raises:
-        DataError: there are not two noises.
+        Inapplicable: there are not two noises.
     """
-    n = min(pairs, len(subject.noise) // 2)
-    if not n:
-        raise DataError("interpolation: it takes two noises, and there is only one unseen pair; "
-                        "sample more pairs")
+    if len(subject.noise) < 2:
+        raise Inapplicable("studies.interpolation: it takes two unseen noises, and there is one")
+    n = at_most("studies.interpolation.pairs", pairs, len(subject.noise) // 2,
+                "pairs of unseen noises")
     chosen = varied(subject.labels, 2 * n)
     return Ends(subject.noise[chosen[:n]], subject.noise[chosen[n:]], subject.labels[chosen[:n]])
 

@@ -7,10 +7,10 @@ from pydantic import Field
 from torch import Tensor
 
 from kdm_core.config import Config
-from kdm_core.errors import DataError
+from kdm_core.errors import at_most
 from kdm_core.figures.memorisation import Distances, Neighbours, nearest_training_images
 from kdm_core.metrics.neighbours import Nearest, nearest
-from kdm_core.studies.base import Finding, Subject, spaces
+from kdm_core.studies.base import Finding, Inapplicable, Subject, spaces
 from kdm_core.values import as_float
 
 
@@ -34,14 +34,14 @@ def memorisation(subject: Subject, config: MemorisationConfig) -> Finding:
     """Nearest training images in pixels and features, beside what training images are to another.
 
     Raises:
-        DataError: there is one training image, which has no other.
+        Inapplicable: there is one training image, which has no other.
     """
     if len(subject.train_samples) < 2:
-        raise DataError("studies.memorisation: it takes two training images or more; leave this "
-                        "study out")
+        raise Inapplicable("studies.memorisation: it takes two training images, and there is one")
     train = as_float(subject.train_samples)
-    made = {"student": subject.student[: config.samples],
-            "teacher": subject.teacher[: config.samples]}
+    n = at_most("studies.memorisation.samples", config.samples, len(subject.student), "test pairs")
+    at_most("studies.memorisation.samples", config.samples, len(train), "training images")
+    made = {"student": subject.student[:n], "teacher": subject.teacher[:n]}
     generator = np.random.default_rng(subject.seed)
     own = np.sort(generator.permutation(len(train))[: config.samples])
     pictures: list[Neighbours] = []
@@ -58,8 +58,8 @@ def memorisation(subject: Subject, config: MemorisationConfig) -> Finding:
         name="memorisation", title="Nearest training images",
         figure=nearest_training_images(pictures, found, subject.name),
         alt=f"Pairs of an image of {subject.name} or of the teacher and the training image nearest "
-            f"to it, the closest {config.pairs} in {' and in '.join(found)}; below, how the "
-            "distances to the nearest training image are distributed.",
+            f"to it, the closest {min(config.pairs, n)} in {' and in '.join(found)}; below, how "
+            "the distances to the nearest training image are distributed.",
         caption=_caption(subject.name, found, len(made["student"]), len(train)),
         numbers={"n": len(made["student"]), "train_n": len(train), "ratio": config.ratio,
                  **{f"{key}_{space}": value for space, distances in found.items()

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from kdm_core.config import Config
 from kdm_core.datasets.checkerboard import DARK, EDGES
-from kdm_core.errors import KDMError
 from kdm_core.figures.semantics import image_clusters, point_clusters
-from kdm_core.studies.base import Finding, Subject
+from kdm_core.studies.base import Finding, Inapplicable, Subject
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,13 +54,13 @@ def semantics(subject: Subject, config: SemanticsConfig) -> Finding:
     are subtracted before: what is clustered is what varies within the classes.
 
     Raises:
-        KDMError: too few samples.
+        Inapplicable: there are fewer samples than `config.least`.
     """
     n = min(config.most, len(subject.noise))
     if n < config.least:
-        raise KDMError(f"studies.semantics: {n} samples are too few for {config.clusters} "
-                       f"clusters and {config.neighbours} neighbours; raise pairs.test to "
-                       f"{config.least}, or set studies.semantics: null")
+        raise Inapplicable(f"studies.semantics: {n} test pairs are too few for {config.clusters} "
+                     f"clusters and {config.neighbours} neighbours; {config.least} would do "
+                     "(pairs.test)")
     subject = subject._replace(noise=subject.noise[:n], labels=subject.labels[:n],
                                teacher=subject.teacher[:n], student=subject.student[:n])
     teacher, student = find_clusters(subject, config)

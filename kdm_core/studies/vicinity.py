@@ -11,9 +11,17 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from kdm_core.config import Config
-from kdm_core.errors import DataError
+from kdm_core.errors import at_most
 from kdm_core.figures.vicinity import Growth, vicinity_of_images, vicinity_of_points
-from kdm_core.studies.base import Finding, Sample, Subject, mean_square, spaces, varied
+from kdm_core.studies.base import (
+    Finding,
+    Inapplicable,
+    Sample,
+    Subject,
+    mean_square,
+    spaces,
+    varied,
+)
 
 SHOWN = 7  # images a row
 BACKGROUND = 4000  # real points behind the samples
@@ -54,7 +62,8 @@ def vicinity(subject: Subject, config: VicinityConfig) -> Finding:
     pixels and in features, beside that of unrelated noise of the same class: the limit of large
     sigmas, for which the perturbation takes over.
     """
-    chosen = varied(subject.labels, config.noises)
+    chosen = varied(subject.labels, at_most("studies.vicinity.noises", config.noises,
+                                            len(subject.noise), "test pairs"))
     noise = neighbours(subject.noise[chosen], subject, config)
     labels = subject.labels[chosen]
     teacher = walk(subject.sample_teacher, noise, labels)
@@ -137,7 +146,7 @@ def measure(
     """Mean squared distances at every sigma in the space of `vectors`.
 
     Raises:
-        DataError: the teacher makes the same of all noise, so that no distance has a unit.
+        Inapplicable: the teacher makes the same of all noise, so that no distance has a unit.
     """
     n, count, directions = teacher.perturbed.shape[:3]
 
@@ -151,8 +160,8 @@ def measure(
     own = [[mean_square(x[:, i], x[:, 0]) for i in range(count + 1)] for x in (a, b)]
     between = [mean_square(a[:, i], b[:, i]) for i in range(count)]
     if own[0][-1] == 0:
-        raise DataError("vicinity: the teacher makes the same sample of unrelated noises; leave "
-                        "this study out, or look at the teacher's samples first")
+        raise Inapplicable("studies.vicinity: the teacher makes the same sample of unrelated "
+                           "noises")
     return Growth(np.array(sigmas), np.array(own[0][:-1]), np.array(own[1][:-1]),
                   np.array(between), own[0][-1], own[1][-1])
 

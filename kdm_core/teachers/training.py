@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kdm_core.compute import autocast, step_generator
-from kdm_core.errors import KDMError
+from kdm_core.errors import KDMError, adapted
 from kdm_core.teachers import Denoiser, FlowMatching, Teacher
 from kdm_core.teachers.augmentation import AugmentationConfig, augment, check_augmentation
 from kdm_core.training.batches import BatchOrder
@@ -68,8 +68,10 @@ class TeacherTask(Task):
         self.optimizer = ScheduledOptimizer(teacher.parameters(), config)
         self.modules = {"teacher": teacher, "ema": self.ema}
         self.optimizers = {"optimizer": self.optimizer}
-        if augmentation is None:  # its hook differs in every step, and would be compiled each time
+        if augmentation is None:
             compiled(teacher.network, config, samples.device)
+        elif config.compile == "on":  # the hook differs in every step: compiled each time
+            adapted("teacher.training.compile: a training with augmentation is not compiled")
 
     def step(self, step: int) -> dict[str, Tensor]:
         generator = step_generator(self.samples.device, self.seed, step)

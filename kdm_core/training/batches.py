@@ -5,6 +5,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kdm_core.errors import at_most
+
 
 class BatchOrder:
     """Batches of indices, without replacement within an epoch, shuffled anew in every epoch.
@@ -15,13 +17,15 @@ class BatchOrder:
     def __init__(
         self, count: int, batch: int, seed: int, device: torch.device | str = "cpu"
     ) -> None:
-        """`count` items in batches of at most `batch`; an epoch's incomplete batch is dropped.
+        """`count` items in batches of `batch`; an epoch's incomplete batch is dropped.
+
+        Of fewer items than a batch, each batch is all of them, as `adapted` says.
 
         The indices lie on `device`: moved there once an epoch, since each copy from the host's
         memory to a GPU waits for all that the GPU has still to do.
         """
         self.count = count
-        self.batch = min(batch, count)
+        self.batch = at_most("training.batch", batch, count, "samples to train on")
         self.per_epoch = count // self.batch
         self.seed = seed
         self.device = torch.device(device)

@@ -1,13 +1,13 @@
 """torch.compile where it pays and works."""
 
 import time
-import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from torch import nn
 
+from kdm_core.errors import adapted
 from kdm_core.training.config import TrainingConfig
 
 M = TypeVar("M", bound=nn.Module)
@@ -15,7 +15,7 @@ M = TypeVar("M", bound=nn.Module)
 
 def compiled(
     module: M, config: TrainingConfig, device: torch.device,
-    say: Callable[[str], None] = warnings.warn,
+    say: Callable[[str], None] = adapted,
 ) -> M:
     """The module, whose calls torch.compile has translated if `config.compile` asks for it.
 

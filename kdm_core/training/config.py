@@ -49,7 +49,8 @@ class TrainingConfig(Config):
         clip: gradients are scaled down to at most this norm; 0 leaves them.
         nonfinite: what is done with gradients that are not finite: `skip` leaves out the update;
             `zero` replaces NaN by 0 and infinities by ±1e5, as the published code does.
-        ema: decay of the exponential moving average whose weights are kept.
+        ema: decay of the exponential moving average whose weights are kept; it is approached as
+            (1 + s) / (10 + s) at step s.
         post_hoc: averages of other lengths, the best of which is kept instead; null for none.
         precision: of matrix products; `auto` is bf16 where the hardware has it.
         compile: whether torch.compile translates the model; `auto` does on CUDA.

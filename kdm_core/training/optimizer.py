@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from kdm_core.errors import adapted
 from kdm_core.training.config import TrainingConfig
 
 LARGEST_GRADIENT = 1e5
@@ -33,6 +34,11 @@ class ScheduledOptimizer:
 
     def __init__(self, parameters: Iterable[nn.Parameter], config: TrainingConfig) -> None:
         self.config = config
+        if config.warmup >= config.steps:
+            adapted(f"training.warmup: {config.warmup:,} steps of warm-up in a training of "
+                    f"{config.steps:,}: the learning rate rises to "
+                    f"{config.steps / config.warmup:.0%} of lr at its last step, and the schedule "
+                    "has no effect")
         self.parameters = list(parameters)
         kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
         beta1, beta2 = config.betas

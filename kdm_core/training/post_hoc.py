@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdm_core.errors import DataError
+from kdm_core.errors import DataError, at_most
 from kdm_core.serialization import write_tensors
 from kdm_core.training.config import PostHocConfig
 from kdm_core.training.ema import Averages
@@ -21,7 +21,8 @@ from kdm_core.training.profiles import synthesis
 
 def snapshot_steps(config: PostHocConfig, steps: int) -> list[int]:
     """Numbers of steps done at which snapshots are taken: evenly spaced, the last at the end."""
-    return sorted({-(-steps * part // config.snapshots) for part in range(1, config.snapshots + 1)})
+    count = at_most("training.post_hoc.snapshots", config.snapshots, steps, "steps")
+    return [-(-steps * part // count) for part in range(1, count + 1)]
 
 
 def snapshot_path(checkpoint: Path, step: int) -> Path:
