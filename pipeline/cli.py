@@ -119,10 +119,23 @@ def preset_use(
 
 @params_app.command("check")
 def params_check(file: Annotated[Path, typer.Argument()] = PARAMS) -> None:
-    """Check a parameter file, all problems at once."""
+    """Check that a run with a parameter file can come to its end here, all problems at once."""
+    from pipeline.checks import fit, inputs, machine
+    from pipeline.doctor_cli import findings_of
     from pipeline.params import load_params
 
-    load_params(file)
+    params = load_params(file)
+    found = [one for check in (machine.check_device, machine.check_processes, inputs.check_sources,
+                               fit.check_fit, inputs.check_weights)
+             for one in findings_of(check, params)]
+    wrong = [one for one in found if one.level == "problem"]
+    if wrong:
+        raise CommandError(f"{file} cannot be used here:\n" + "\n".join(
+            f"  {one.check}: {one.text}" + (f"; {one.advice}" if one.advice else "")
+            for one in wrong))
+    for one in found:
+        if one.level == "warning":
+            typer.echo(f"note: {one.check}: {one.text}; {one.advice}", err=True)
     typer.echo(f"{file}: ok")
 
 

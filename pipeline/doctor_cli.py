@@ -64,7 +64,7 @@ def findings_of(check: Callable[..., list["Finding"]], *arguments: Any) -> list[
 def examine_params() -> Iterator["Finding"]:
     """Whether the parameters are valid and what they need is there."""
     from kdm_core.errors import KDMError
-    from pipeline.checks import inputs, machine, services, storage
+    from pipeline.checks import fit, inputs, machine, services, storage
     from pipeline.checks.finding import ok, problem
     from pipeline.params import load_params
 
@@ -75,7 +75,7 @@ def examine_params() -> Iterator["Finding"]:
         return
     yield ok("params.yaml", f"valid, {len(params.students)} students")
     for check in (machine.check_device, machine.check_cores, machine.check_processes,
-                  inputs.check_sources, inputs.check_weights, storage.check_space,
+                  inputs.check_sources, fit.check_fit, inputs.check_weights, storage.check_space,
                   services.check_locations, services.check_scheduler):
         yield from findings_of(check, params)
 

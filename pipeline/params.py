@@ -1,9 +1,12 @@
 """The only reader of params.yaml: a strict schema, and errors that a person can act on."""
 
 import re
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import (
     Field,
@@ -17,21 +20,23 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from kdm_core.compute import names_device
 from kdm_core.config import Config
-from kdm_core.datasets import DataConfig
+from kdm_core.datasets import DataConfig, DatasetInfo
 from kdm_core.datasets.checkerboard import CheckerboardConfig
-from kdm_core.errors import DataError, KDMError
+from kdm_core.errors import DataError, KDMError, MismatchError
 from kdm_core.importers import FolderSource, ForeignSource, import_guide, import_teacher
 from kdm_core.losses.adversary import check_adversary
 from kdm_core.losses.distances import LPIPSConfig, check_distance
-from kdm_core.losses.trunks import Net
+from kdm_core.losses.trunks import Net, check_images
 from kdm_core.metrics.classifier import ClassifierConfig
-from kdm_core.metrics.extractors import ExtractorConfig
+from kdm_core.metrics.extractors import ExtractorConfig, check_extractor
 from kdm_core.networks import is_spatial
 from kdm_core.networks.module import ModuleNetworkConfig
 from kdm_core.pairs.filtering.config import FilterConfig
 from kdm_core.pairs.filtering.rules import load_rules
 from kdm_core.pairs.location import check_url, local_path, writable_location
-from kdm_core.pairs.sampling import PairsConfig
+from kdm_core.pairs.reading.order import BlockOrder
+from kdm_core.pairs.sampling import PairsConfig, check_plan
+from kdm_core.pairs.spec import Split, StoreSpec
 from kdm_core.samples import SampleSpec
 from kdm_core.students.model import KDM, StudentConfig
 from kdm_core.students.objective import LossConfig, check_losses
@@ -40,6 +45,7 @@ from kdm_core.teachers import TrainableConfig, build_teacher
 from kdm_core.teachers.augmentation import AugmentationConfig, check_augmentation
 from kdm_core.teachers.guidance import guided
 from kdm_core.training.config import TrainingConfig
+from kdm_core.training.distributed import check_batch
 from kdm_core.weights import WeightsSources
 from pipeline.execution import ExecutionParams
 from pipeline.other_names import hint
@@ -85,6 +91,14 @@ class WeakerTeacher(Config):
     training: TrainingConfig
 
 
+def require_last_average(trainings: dict[str, TrainingConfig]) -> None:
+    """Make sure that trainings without held-out data, by their names, choose nothing by them."""
+    for name, training in trainings.items():
+        if training.post_hoc is not None:
+            raise ValueError(f"{name}.post_hoc: only students have held-out data by which to "
+                             "choose an average; set it to null here")
+
+
 class TrainedTeacher(Config):
     """A teacher that is trained here, on the data of the run.
 
@@ -109,6 +123,8 @@ class TrainedTeacher(Config):
 
     @model_validator(mode="after")
     def _trainable(self) -> "TrainedTeacher":
+        guide = {} if self.guide is None else {"guide.training": self.guide.training}
+        require_last_average({"training": self.training, **guide})
         for name, model in self.models().items():
             if isinstance(model.network, ModuleNetworkConfig):
                 raise ValueError(f"{name}.network.kind: a module of your own is imported with "
@@ -194,6 +210,11 @@ class ClassifierParams(Config):
 
     model: ClassifierConfig = ClassifierConfig()
     training: TrainingConfig
+
+    @model_validator(mode="after")
+    def _without_choice(self) -> "ClassifierParams":
+        require_last_average({"training": self.training})
+        return self
 
 
 class ReferenceParams(Config):
@@ -305,6 +326,7 @@ class Params(Config):
     def _combinations(self) -> "Params":
         if isinstance(self.data, CheckerboardConfig):
             self._require_points()
+        self._require_labels()
         self._require_guidance()
         self._require_states()
         self._require_classifier()
@@ -318,6 +340,12 @@ class Params(Config):
             if needed and self.reference.classifier is None:
                 raise ValueError(f"{where}: there is no classifier; describe one under "
                                  "reference.classifier, or take it out of the list")
+
+    def _require_labels(self) -> None:
+        if getattr(self.teacher, "label_dropout", 0) and not getattr(
+                self.data, "conditional", False):
+            raise ValueError("teacher.label_dropout: this teacher takes no labels; set it to 0, or "
+                             "data.conditional to true")
 
     def _require_states(self) -> None:
         for name, student in self.students.items():
@@ -379,29 +407,84 @@ class Params(Config):
             raise ValueError("data.source is checkerboard, whose samples are points:\n  "
                              + "\n  ".join(problems))
 
-    def check_against(self, spec: SampleSpec) -> None:
-        """Make sure that every model can be built for samples of this kind and shape.
+    def check_against(self, spec: SampleSpec, info: DatasetInfo | None = None) -> None:
+        """Make sure that every model can be built for samples of this kind and shape, and that all
+        that is done with them can be done.
 
         Called as soon as the data are known, so that a student that does not fit is found before
         a teacher is trained and not after.
 
+        Args:
+            info: of the data set, for what the samples alone do not tell.
+
         Raises:
-            ParamsError: one cannot; the message names the parameter.
+            ParamsError: something does not fit; the message has a line a problem, which names the
+                parameter.
         """
-        with torch.device("meta"):
-            teacher = self.teacher
-            if isinstance(teacher, TrainedTeacher):
-                for name, model in teacher.models().items():
-                    self._try(f"{FILE}: {name}", lambda m=model: build_teacher(m, spec))
-                    if teacher.augmentation is not None:
-                        check_augmentation(teacher.augmentation, spec, model.network)
-            for name, student in self.students.items():
-                where = f"{FILE}: students.{name}"
-                self._try(f"{where}.model", lambda s=student: KDM(s.model, spec))
-                self._try(where, lambda s=student: check_distance(s.losses.distance, spec))
-                if student.losses.adversarial:
-                    self._try(where,
-                              lambda s=student: check_adversary(s.losses.adversary, spec))
+        if problems := self.problems_with(spec, info):
+            raise ParamsError("\n".join(f"{FILE}: {text}" for text in problems))
+
+    def problems_with(self, spec: SampleSpec, info: DatasetInfo | None = None) -> list[str]:
+        """What does not fit samples of this kind and shape; arguments as of `check_against`."""
+        found = []
+        for where, check in self._checks(spec, info):
+            try:
+                check()
+            except (KDMError, ValueError) as error:
+                found.append(f"{where}{error}")
+        return found
+
+    def _checks(
+        self, spec: SampleSpec, info: DatasetInfo | None
+    ) -> Iterator[tuple[str, Callable[[], object]]]:
+        """What must come off, each with what its error's message lacks of the parameter's path."""
+        if isinstance(self.teacher, TrainedTeacher):
+            yield from self._teacher_checks(self.teacher, spec, info)
+        for name, student in self.students.items():
+            yield from self._student_checks(f"students.{name}.", student, spec)
+        classifier = self.reference.classifier
+        if classifier is not None and info is not None:
+            if not info.class_names:
+                yield "", partial(refuse, "reference.classifier: these data have no classes to "
+                                  "tell apart; set it to null")
+            yield "reference.classifier.", partial(
+                check_batch_of, info.train, classifier.training)
+        for config in self.evaluation.extractors:
+            yield "evaluation.extractors: ", partial(check_extractor, config, spec)
+        for copies in self.filter.copies:
+            if copies.features is not None:
+                yield "filter.copies: ", partial(check_extractor, copies.features, spec)
+        if spec.kind == "image" and self.evaluation.lpips_pairs:
+            for net in self.evaluation.lpips:
+                yield "evaluation.lpips_resolution: ", partial(
+                    check_images, net, self.evaluation.lpips_resolution, spec.sample_shape)
+
+    def _teacher_checks(
+        self, teacher: TrainedTeacher, spec: SampleSpec, info: DatasetInfo | None
+    ) -> Iterator[tuple[str, Callable[[], object]]]:
+        for name, model in teacher.models().items():
+            yield f"{name}.", partial(on_meta, build_teacher, model, spec)
+            if teacher.augmentation is not None:
+                yield "", partial(check_augmentation, teacher.augmentation, spec, model.network)
+        if isinstance(self.pairs, PairsConfig):
+            yield "", partial(check_plan_of, self.pairs, teacher.model, spec)
+        if info is not None:
+            yield "teacher.", partial(check_batch_of, info.train, teacher.training)
+            if teacher.guide is not None:
+                yield "teacher.guide.", partial(check_batch_of, info.train, teacher.guide.training)
+
+    def _student_checks(
+        self, where: str, student: StudentParams, spec: SampleSpec
+    ) -> Iterator[tuple[str, Callable[[], object]]]:
+        yield f"{where}model.", partial(on_meta, KDM, student.model, spec)
+        yield where, partial(check_distance, student.losses.distance, spec)
+        if student.losses.adversarial:
+            yield where, partial(on_meta, check_adversary, student.losses.adversary, spec)
+        if isinstance(self.pairs, PairsConfig):
+            yield where, partial(check_batch_of, self.pairs.train, student.training)
+            if student.shuffle_buffer is not None:
+                yield where, partial(check_window, self.pairs, student.shuffle_buffer,
+                                     student.training.batch)
 
     @property
     def trusts_code(self) -> bool:
@@ -415,17 +498,81 @@ class Params(Config):
         Raises:
             KDMError: one cannot, or does not; the message names the parameter.
         """
-        load_rules(self.filter, spec)
-        if not isinstance(self.teacher, TrainedTeacher | ExactTeacher):
-            guided(import_teacher(self.teacher, spec), import_guide(self.teacher, spec),
-                   getattr(self.pairs, "guidance", None))
+        self.check_rules(spec)
+        self.check_teacher(spec)
 
-    @staticmethod
-    def _try(where: str, build: Any) -> None:
-        try:
-            build()
-        except (KDMError, ValueError) as error:
-            raise ParamsError(f"{where}.{error}") from error
+    def check_rules(self, spec: SampleSpec) -> None:
+        """Make sure that the user's rules for pairs can be called. Raises as `check_source`."""
+        load_rules(self.filter, spec)
+
+    def check_teacher(self, spec: SampleSpec) -> None:
+        """Make sure that a teacher of others can be imported and sampled. Raises as
+        `check_source`."""
+        if isinstance(self.teacher, TrainedTeacher | ExactTeacher):
+            return
+        teacher, guide = import_teacher(self.teacher, spec), import_guide(self.teacher, spec)
+        if isinstance(self.pairs, PairsConfig):
+            try:
+                check_plan(self.pairs, guided(teacher, guide, self.pairs.guidance))
+            except ValueError as error:
+                raise ParamsError(f"{FILE}: {error}") from error
+
+    def check_stored(self, stored: StoreSpec, samples: SampleSpec) -> None:
+        """Make sure that pairs that are taken over are such samples, and suffice for all that is
+        wanted of them.
+
+        Raises:
+            MismatchError: they are of others.
+            ParamsError: they do not.
+        """
+        where = f"{FILE}: pairs.location: the store there has"
+        for name in ("kind", "shape", "label_names"):
+            theirs, ours = getattr(stored.samples, name), getattr(samples, name)
+            if theirs != ours:
+                raise MismatchError(f"{where} samples of {name} {theirs}, and the teacher of "
+                                    f"{ours}: choose other pairs or another teacher")
+        needed: dict[Split, int] = {"test": 2, "validation": 2, "train": 1}
+        for split, least in needed.items():
+            if (count := stored.splits.get(split, 0)) < least:
+                raise ParamsError(f"{where} {count} {split} pairs, {least} are needed: choose "
+                                  "another one")
+        for name, student in self.students.items():
+            if student.losses.trajectory and not stored.states:
+                raise ParamsError(f"{where} no intermediate states, which students.{name}.losses."
+                                  "trajectory needs: set that weight to 0, or choose another one")
+
+
+def on_meta(build: Callable[..., object], *arguments: object) -> object:
+    """Build something without memory or time for its weights."""
+    with torch.device("meta"):
+        return build(*arguments)
+
+
+def refuse(message: str) -> None:
+    raise ParamsError(message)
+
+
+def check_plan_of(pairs: PairsConfig, model: TrainableConfig, spec: SampleSpec) -> None:
+    """As `check_plan`, of a teacher that there is not yet."""
+    try:
+        with torch.device("meta"):
+            teacher = build_teacher(model, spec)
+    except (KDMError, ValueError):
+        return  # that is said of the model
+    check_plan(pairs, teacher)
+
+
+def check_batch_of(count: int, training: TrainingConfig) -> None:
+    """Make sure that batches of so many samples can be cut as a training asks for."""
+    check_batch(min(training.batch, count), training.accumulate, 1, most=count)
+
+
+def check_window(pairs: PairsConfig, window: int, batch: int) -> None:
+    """Make sure that a window of training pairs suffices to mix them."""
+    if window < pairs.train:
+        rows = np.arange(pairs.test + pairs.validation, pairs.test + pairs.validation + pairs.train)
+        sizes = np.unique(rows // pairs.shard, return_counts=True)[1]
+        BlockOrder(sizes, window, min(batch, pairs.train), seed=0)
 
 
 def load_params(path: Path = FILE) -> Params:

@@ -9,7 +9,7 @@ from stages.runner import Stage, run
 def main(stage: Stage) -> None:
     params = stage.params
     dataset = load_dataset(params.data, stage.seed("data"))
-    params.check_against(dataset.info.samples)
+    params.check_against(dataset.info.samples, dataset.info)
     params.check_source(dataset.info.samples)
     folder, _ = stage.work_folder(params.data.model_dump())
     save_dataset(folder / "result", dataset)

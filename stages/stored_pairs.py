@@ -5,11 +5,11 @@ import shutil
 from kdm_core.errors import DataError, MismatchError
 from kdm_core.pairs.copying import copy_store
 from kdm_core.pairs.opening import open_unfinished
-from kdm_core.pairs.spec import SPLITS, StoreSpec
+from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import PairStore
 from kdm_core.serialization import write_json
 from kdm_core.teachers import load_sampled
-from pipeline.params import ParamsError, StoredPairs
+from pipeline.params import StoredPairs
 from stages import paths
 from stages.progress import Progress
 from stages.runner import Stage
@@ -21,11 +21,10 @@ def take(stage: Stage, config: StoredPairs) -> None:
     Raises:
         DataError: the store is not complete, damaged, or cannot be read.
         MismatchError: its pairs are not those of this project's teacher, or not the pinned ones.
-        ParamsError: they are not what the students or studies of params.yaml need.
+        ParamsError: they are not what the students of params.yaml need.
     """
     source = PairStore.open(config.location)
     require_teacher(stage, source)
-    require_uses(stage, source.spec)
     require_complete(source)
     folder, _ = stage.work_folder(source.spec.fingerprint, config.location)
     work = folder / "pairs.zarr"
@@ -65,20 +64,17 @@ def require_complete(source: PairStore) -> None:
 
 
 def require_teacher(stage: Stage, source: PairStore) -> None:
-    """Make sure that the pairs are those of the teacher in data/teacher, or might be.
+    """Make sure that the pairs are those of the teacher in data/teacher, or might be, and suffice.
 
     Raises:
         MismatchError: they are not, or nobody knows how the teacher was solved.
+        ParamsError: they are not what the students of params.yaml need.
     """
     spec = source.spec
     teacher, mark, guide = load_sampled(paths.TEACHER, spec.guidance, stage.params.trusts_code,
                                         done=True)
     stage.params.check_against(teacher.spec)
-    for name in ("kind", "shape", "label_names"):
-        theirs, ours = getattr(spec.samples, name), getattr(teacher.spec, name)
-        if theirs != ours:
-            raise MismatchError(f"{source.location} has samples of {name} {theirs}, and the "
-                                f"teacher of {ours}: choose other pairs or another teacher")
+    stage.params.check_stored(spec, teacher.spec)
     solver = spec.known_solver
     if spec.teacher is None:
         stage.say("nobody wrote down which teacher made these pairs; the one of this project is "
@@ -93,21 +89,3 @@ def require_teacher(stage: Stage, source: PairStore) -> None:
 def marks(teacher: str, guide: str | None) -> str:
     """Short names of a teacher and its guide."""
     return teacher[:12] + (f" with the guide {guide[:12]}" if guide is not None else "")
-
-
-def require_uses(stage: Stage, spec: StoreSpec) -> None:
-    """Make sure that the pairs suffice for all that params.yaml wants of them.
-
-    Raises:
-        ParamsError: they do not.
-    """
-    where = "params.yaml: pairs.location: the store there has"
-    least = {"test": 2, "validation": 2, "train": 1}
-    for split in SPLITS:
-        if (count := spec.splits.get(split, 0)) < least[split]:
-            raise ParamsError(f"{where} {count} {split} pairs, {least[split]} are needed: choose "
-                              "another one")
-    for name, student in stage.params.students.items():
-        if student.losses.trajectory and not spec.states:
-            raise ParamsError(f"{where} no intermediate states, which students.{name}.losses."
-                              "trajectory needs: set that weight to 0, or choose another one")

@@ -52,7 +52,7 @@ def problem(change: str, value: Any, name: str = "digits") -> str:
     ("evaluation.statistics", {"vgg": "x.npz"}, "no extractor vgg; extractors has classifier"),
     ("reference.classifier", None, "evaluation.extractors: there is no classifier"),
     ("weights", {"inceptoin": {"path": "x"}}, "weights: inceptoin"),
-    ("pairs.test", 20, "studies.semantics: 20 test pairs are too few; raise pairs.test to 36"),
+    ("pairs.test", 1, "pairs.test: must be greater than or equal to 2 (found 1)"),
     ("studies.vicinty", {}, "studies.vicinty: unknown key; did you mean vicinity?"),
     ("students.kdm.training.lrr", 1.0, "students.kdm.training.lrr: unknown key; did you mean lr?"),
     ("tacher", 1, "tacher: unknown key; did you mean teacher?"),

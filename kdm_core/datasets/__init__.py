@@ -20,6 +20,7 @@ DataConfig = Annotated[
 ]
 
 __all__ = [
+    "CLASSES",
     "CheckerboardConfig",
     "Cifar10Config",
     "DataConfig",

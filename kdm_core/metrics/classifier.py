@@ -66,7 +66,7 @@ class ClassifierTask(Task):
         self.config, self.model, self.seed = config, model.train(), seed
         self.images, self.labels = images, labels
         self.order = BatchOrder(len(images), config.batch, seed, images.device)
-        check_batch(self.order.batch, config.accumulate)
+        check_batch(self.order.batch, config.accumulate, most=self.order.count)
         self.ema = Averages(model, config)
         self.optimizer = ScheduledOptimizer(model.parameters(), config)
         self.modules = {"model": model, "ema": self.ema}

@@ -74,6 +74,15 @@ class PairsConfig(Config):
         return location if location is None else writable_location(location)
 
 
+def check_plan(config: PairsConfig, teacher: Teacher) -> None:
+    """Make sure that a teacher, which needs no weights for that, can be sampled as asked.
+
+    Raises:
+        KDMError, ValueError: the solver's grid or the states to be kept do not suit it.
+    """
+    kept_states(teacher, teacher.times(config.solver), config.states)
+
+
 def plan_store(
     config: PairsConfig, teacher: Teacher, teacher_fingerprint: str, guide: str | None, seed: int,
     device: torch.device,

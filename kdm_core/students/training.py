@@ -47,7 +47,7 @@ class StudentTask(Task):
         self.device = reader.device
         self.student = student.train()
         self.reader, self.validation = reader, validation
-        check_batch(reader.batch, config.accumulate)
+        check_batch(reader.batch, config.accumulate, most=reader.order.count)
         objective = Objective(student, losses, build_distance(losses.distance, self.device))
         self.objective = distributed(compiled(objective, config, self.device))
         self.ema = Averages(student, config)

@@ -63,7 +63,7 @@ class TeacherTask(Task):
         self.samples, self.labels, self.seed = samples, labels, seed
         self.label_dropout, self.augmentation = label_dropout, augmentation
         self.order = BatchOrder(len(samples), config.batch, seed, samples.device)
-        check_batch(self.order.batch, config.accumulate)
+        check_batch(self.order.batch, config.accumulate, most=self.order.count)
         self.ema = Averages(teacher, config)
         self.optimizer = ScheduledOptimizer(teacher.parameters(), config)
         self.modules = {"teacher": teacher, "ema": self.ema}

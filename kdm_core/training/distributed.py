@@ -258,13 +258,16 @@ def check_devices(device: torch.device, processes: int) -> None:
                        f"{torch.cuda.device_count()}")
 
 
-def check_batch(batch: int, accumulate: int, *processes: int) -> None:
+def check_batch(
+    batch: int, accumulate: int, *processes: int, most: int | None = None
+) -> None:
     """Make sure that a batch can be cut into equal micro-batches for all processes.
 
     Args:
         batch: samples a step.
         accumulate: micro-batches of a process and step.
         processes: how many may train together; those that there are unless given.
+        most: samples that there are, if that is known.
 
     Raises:
         KDMError: it cannot.
@@ -272,11 +275,13 @@ def check_batch(batch: int, accumulate: int, *processes: int) -> None:
     processes = processes or (world_size(),)
     parts = math.lcm(*processes) * accumulate
     if batch % parts:
-        lower = batch // parts * parts
-        fitting = f"{lower} or {lower + parts}" if lower else str(parts)
+        near = [size for size in (batch // parts * parts, (batch // parts + 1) * parts)
+                if 0 < size <= (most or size)]
+        fitting = (f"use {' or '.join(map(str, near))}" if near else
+                   f"there are only {most}, so use fewer of them")
         raise KDMError(f"training.batch: {batch} samples cannot be shared equally by "
                        f"{' or '.join(map(str, processes))} processes × {accumulate} "
-                       f"micro-batches (accumulate); use {fitting}")
+                       f"micro-batches (accumulate); {fitting}")
 
 
 def own_rows(rows: Tensor) -> Tensor:

@@ -34,6 +34,9 @@ def sources(params: Params) -> Iterator[tuple[str, Path | None]]:
         yield from weights_of("teacher.guide", guide)
     if params.pairs.source == "store":
         yield "pairs.location", local_path(params.pairs.location)
+    for name, student in params.students.items():
+        if student.init not in ("random", "teacher") and is_path(student.init):
+            yield f"students.{name}.init", Path(student.init)
     for name, path in params.evaluation.statistics.items():
         yield f"evaluation.statistics.{name}", Path(path)
     for name, source in params.weights.items():
@@ -44,10 +47,13 @@ def weights_of(name: str, source: Any) -> Iterator[tuple[str, Path | None]]:
     """A model's file or folder; what lies behind a URL or on the hub is fetched when it is run."""
     if file := getattr(source, "file", None):
         yield f"{name}.file", local_path(file)
-    # OWNER/NAME may be on the hub.
-    if (folder := getattr(source, "folder", None)) and (
-            Path(folder).is_absolute() or folder.count("/") != 1):
+    if (folder := getattr(source, "folder", None)) and is_path(folder):
         yield f"{name}.folder", local_path(folder)
+
+
+def is_path(folder: str) -> bool:
+    """Whether a folder can only be on this machine: OWNER/NAME may be on the hub."""
+    return Path(folder).is_absolute() or folder.count("/") != 1
 
 
 def check_weights(params: Params) -> list[Finding]:
