@@ -131,6 +131,7 @@ def subset(
                     ] = None,
 ) -> None:
     """Take some of a store's pairs, those that fit all that is given, into a store of its own."""
+    from kdm_core.labels import parse_classes
     from kdm_core.pairs.keep import KeepMask
     from kdm_core.pairs.store import PairStore
     from kdm_core.pairs.subsets import Selection, select
@@ -146,7 +147,8 @@ def subset(
     given: dict[str, Any] = {"splits": split} if split else {}
     selection = parse(Selection, {
         **given, "indices": parse_range(indices), "kept": kept, "train": train,
-        "labels": parse_labels(labels, opened.spec.samples.label_names)}, "this command line")
+        "labels": parse_classes(labels, opened.spec.samples.label_names) if labels else []},
+        "this command line")
     rows = select(opened, selection)
     with Progress("subset", sum(map(len, rows.values())), "pair") as progress:
         part = take(opened, out, rows, selection.in_words(), progress.update)
@@ -319,13 +321,3 @@ def parse_range(text: str) -> tuple[int, int] | None:
     if not (separator and first.isdecimal() and stop.isdecimal()):
         raise PairsError(f"--indices: '{text}' is no range such as 0:5000")
     return int(first), int(stop)
-
-
-def parse_labels(text: str, names: list[str]) -> list[int]:
-    """Classes by their names or numbers; a name that is a number counts as a name."""
-    found = []
-    for label in (part.strip() for part in text.split(",") if text):
-        if label not in names and not label.isdecimal():
-            raise PairsError(f"--labels: there is no '{label}'; labels are {', '.join(names)}")
-        found.append(names.index(label) if label in names else int(label))
-    return found

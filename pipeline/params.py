@@ -18,6 +18,7 @@ from pydantic import (
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from kdm_core.classes import require_order
 from kdm_core.compute import names_device
 from kdm_core.config import Config
 from kdm_core.datasets import DataConfig, DatasetInfo
@@ -526,7 +527,9 @@ class Params(Config):
             ParamsError: they do not.
         """
         where = f"{FILE}: pairs.location: the store there has"
-        for name in ("kind", "shape", "label_names"):
+        require_order(stored.samples.label_names, samples.label_names,
+                      f"{FILE}: pairs.location", "the teacher")
+        for name in ("kind", "shape"):
             theirs, ours = getattr(stored.samples, name), getattr(samples, name)
             if theirs != ours:
                 raise MismatchError(f"{where} samples of {name} {theirs}, and the teacher of "

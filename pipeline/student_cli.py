@@ -56,8 +56,8 @@ def sample(
                                            "folder for one PNG a sample and labels.json.")],
     n: Annotated[int, typer.Option("--n", min=1)] = 64,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    labels: Annotated[str, typer.Option(help="Numbers such as 0,1,2, which the samples take in "
-                                             "turn; drawn where they are not given.")] = "",
+    labels: Annotated[str, typer.Option(help="Names or numbers of classes, as 3,5, which the "
+                                             "samples take in turn; drawn unless given.")] = "",
     steps: Annotated[int, typer.Option(min=1, help="More than one for students that were trained "
                                                    "on trajectories.")] = 1,
     batch: Annotated[int, typer.Option(min=1)] = 500,
@@ -71,7 +71,7 @@ def sample(
     where = resolve_device(device)
     student, _ = load(source, revision)
     write = writer(student, out, n)
-    classes = parse_labels(labels, n, student.spec.num_classes)
+    classes = in_turn(labels, n, student.spec.label_names)
     drawn = Draw(student.to(where), n, seed, classes, batch, precision, steps)
     write(drawn)
     typer.echo(f"{out}: {n} samples of seed {seed}, on {where}")
@@ -179,22 +179,19 @@ def card_of_run(
     return model_card(student, fingerprint, pairs, evaluation, title, license)
 
 
-def parse_labels(text: str, n: int, classes: int) -> list[int] | None:
-    """`0,1,2` as one label for each of n samples, in turn.
+def in_turn(text: str, n: int, names: list[str]) -> list[int] | None:
+    """`0,1,2` or names of classes as one label for each of n samples, in turn.
 
     Raises:
-        StudentError: it is no such list, or the student knows no such labels.
+        KDMError: the student knows no such labels.
     """
+    from kdm_core.labels import parse_classes
+
     if not text:
         return None
-    numbers = text.split(",")
-    if not all(number.strip().isdecimal() for number in numbers):
-        raise StudentError(f"--labels: '{text}' is no list of numbers such as 0,1,2")
-    found = [int(number) for number in numbers]
-    if not classes:
+    if not names:
         raise StudentError("--labels: this student takes none; leave them out")
-    if max(found) >= classes:
-        raise StudentError(f"--labels: this student's are 0 to {classes - 1}, found {max(found)}")
+    found = parse_classes(text, names)
     if len(found) > n:
         raise StudentError(f"--labels: {len(found)} labels for {n} samples; raise --n")
     return [found[index % len(found)] for index in range(n)]

@@ -1,5 +1,6 @@
 """`kdm teacher`: import a trained model, look at it, sample it, without the pipeline."""
 
+import csv
 import io
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -44,7 +45,8 @@ def import_(
         "More of the `teacher:` block, as YAML; may be repeated."))] = None,
     shape: Annotated[str, typer.Option(help="Of one sample, e.g. 3,32,32, where the file does "
                                             "not say it.")] = "",
-    labels: Annotated[int, typer.Option(min=0, help="Classes, where the file does not say.")] = 0,
+    labels: Annotated[str, typer.Option(help="How many classes, or their names as cat,dog, where "
+                                             "the file does not say.")] = "0",
     sigma_data: Annotated[float, typer.Option(help="Standard deviation of the training data.")
                           ] = 0.5,
 ) -> None:
@@ -64,7 +66,7 @@ def import_(
         raise TeacherError(f"--shape: '{shape}' is no list of sizes such as 3,32,32")
     given = SampleSpec(kind="points" if len(numbers) == 1 else "image",
                        shape=[int(number) for number in numbers], sigma_data=sigma_data,
-                       label_names=[str(i) for i in range(labels)])
+                       label_names=class_names(labels))
     teacher = build_source(parse(SourceParams, block, "this command line"), given)
     fingerprint = save_teacher(out, teacher)
     typer.echo(f"{out}: {describe(teacher)}\nfingerprint {fingerprint}")
@@ -90,6 +92,8 @@ def sample(
     out: Annotated[Path, typer.Option(help="A PNG file.")],
     n: Annotated[int, typer.Option("--n", min=1, max=10_000)] = 16,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    labels: Annotated[str, typer.Option(help="Names or numbers of classes, as 3,5, which the "
+                                             "samples take in turn; drawn unless given.")] = "",
     solver: Annotated[Solver, typer.Option()] = "heun",
     steps: Annotated[int, typer.Option(min=1)] = 18,
     guidance: Annotated[float, typer.Option(min=1, help="Scale of classifier-free guidance.")] = 1,
@@ -97,12 +101,14 @@ def sample(
     trust_code: TrustCode = False,
 ) -> None:
     """Sample a teacher folder into a picture."""
+    import numpy as np
     import torch
     from PIL import Image
 
     from kdm_core.compute import resolve_device
     from kdm_core.figures.scatter import noise_map
     from kdm_core.figures.tiles import tiles
+    from kdm_core.labels import parse_classes
     from kdm_core.noise import draw
     from kdm_core.solvers import SolverConfig
     from kdm_core.solvers.guidance import GuidanceConfig
@@ -117,14 +123,32 @@ def sample(
     teacher.to(where)
     spec = teacher.spec
     noise, classes = draw(seed, range(n), spec.sample_shape, "float32", spec.num_classes)
-    labels = torch.from_numpy(classes).to(where) if spec.num_classes else None
-    found = teacher.sample(torch.from_numpy(noise).to(where), labels, chosen)
+    if labels:
+        called = parse_classes(labels, spec.label_names)
+        classes = np.resize(np.array(called, np.int64), n)
+    given = torch.from_numpy(classes).to(where) if spec.num_classes else None
+    found = teacher.sample(torch.from_numpy(noise).to(where), given, chosen)
     made = found.state.cpu().numpy()
     if spec.kind == "image":
         Image.fromarray(tiles(made)).save(out, format="PNG")
     else:
         save_figure(out, noise_map(made, {}, noise))
     typer.echo(f"{out}: {n} samples, {found.nfe} evaluations each, on {where}")
+
+
+def class_names(text: str) -> list[str]:
+    """Names of classes as `cat,dog`; numbers in place of names where only a number of them is told.
+
+    Raises:
+        TeacherError: a name is empty, or there twice.
+    """
+    names = [name.strip() for row in csv.reader([text], skipinitialspace=True) for name in row]
+    if len(names) == 1 and names[0].isdecimal():
+        return [str(number) for number in range(int(names[0]))]
+    if not names or not all(names) or len(set(names)) < len(names):
+        raise TeacherError(f"--labels: '{text}' is neither a number of classes nor a list of "
+                           "different names such as cat,dog")
+    return names
 
 
 def parse_option(text: str) -> tuple[str, Any]:

@@ -5,7 +5,7 @@ from kdm_core.importers.diffusers import DiffusersSource, import_diffusers
 from kdm_core.importers.folder import FolderSource, import_folder, import_folder_guide
 from kdm_core.importers.module import ModuleSource, import_module
 from kdm_core.importers.nvlabs import EDM2Source, EDMSource, import_edm
-from kdm_core.importers.samples import require_same_samples
+from kdm_core.importers.samples import align_classes, require_same_samples
 from kdm_core.importers.state_dict import StateDictSource, import_state_dict
 from kdm_core.importers.torchcfm import TorchCFMSource, import_torchcfm
 from kdm_core.samples import SampleSpec
@@ -26,14 +26,17 @@ def import_teacher(source: ForeignSource, data: SampleSpec) -> Teacher:
         source: where it comes from.
         data: what the data set's samples are, which the teacher's must be too.
 
+    Its classes have the order of the data set's.
+
     Raises:
         DataError: a file is missing, damaged or holds something else.
-        MismatchError: the model makes other samples than the data set has, or the file is not the
-            one whose checksum is pinned.
+        MismatchError: the model makes other samples than the data set has, or it is not sure which
+            class of its is which, or the file is not the one whose checksum is pinned.
         KDMError: a package that the importer needs is missing, or trust is.
     """
     teacher = build_source(source, data)
     require_same_samples(teacher.spec, data)
+    align_classes(teacher, data, isinstance(source, FolderSource))
     return teacher
 
 
@@ -54,6 +57,7 @@ def import_guide(source: ForeignSource, data: SampleSpec) -> Teacher | None:
     # One that takes no labels guides towards them.
     expected = data if guide.spec.num_classes else data.model_copy(update={"label_names": []})
     require_same_samples(guide.spec, expected, "teacher.guide")
+    align_classes(guide, expected, isinstance(source, FolderSource), "teacher.guide")
     return guide
 
 

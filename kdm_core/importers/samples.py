@@ -1,7 +1,9 @@
 """Whether what an imported teacher makes is what the data set holds."""
 
-from kdm_core.errors import MismatchError
+from kdm_core.classes import match_classes, shown
+from kdm_core.errors import KDMError, MismatchError, adapted
 from kdm_core.samples import SampleSpec
+from kdm_core.teachers import Teacher
 
 
 def label_names(count: int, data: SampleSpec) -> list[str]:
@@ -26,3 +28,33 @@ def require_same_samples(teacher: SampleSpec, data: SampleSpec, who: str = "teac
         raise MismatchError(
             f"{who}: this model takes {teacher.num_classes} labels, the data set gives "
             f"{data.num_classes}: {hint}")
+
+
+def align_classes(teacher: Teacher, data: SampleSpec, named: bool, who: str = "teacher") -> None:
+    """Number a teacher's classes as the data set's: by name where both have names.
+
+    Everything after it then knows one order, the data's; a teacher whose order that is already is
+    left as it is, and so is one whose classes have mere numbers.
+
+    Args:
+        named: whether its file says what its classes are called, or they were given the data's
+            names by their order.
+
+    Raises:
+        MismatchError: it is not sure which class is which; the message shows both lists.
+    """
+    names = data.label_names
+    if not named:
+        if names != [str(number) for number in range(len(names))]:
+            adapted(f"{who}: its file does not say what its {len(names)} classes are; they are "
+                    f"taken in the order of the data set's {shown(names)}")
+        return
+    order = match_classes(names, teacher.spec.label_names, who, "the data set")
+    if order == sorted(order):
+        return
+    try:
+        teacher.renumber(order, names)
+    except KDMError as error:
+        raise MismatchError(
+            f"{who}: its classes are {shown(teacher.spec.label_names)}, those of the data set "
+            f"{shown(names)}, and {error}: give the data set's classes its order") from error

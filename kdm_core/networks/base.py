@@ -18,6 +18,15 @@ class Network(nn.Module):
     ) -> Tensor:
         raise NotImplementedError
 
+    def class_weights(self) -> list[tuple[Tensor, int]]:
+        """All weights with a place for every class, and the dimension in which those lie.
+
+        Raises:
+            KDMError: nobody knows which those are.
+        """
+        return [(module.map_label.weight, 0) for module in self.modules()
+                if isinstance(module, ConditionEmbedding) and module.map_label is not None]
+
     def __call__(
         self, x: Tensor, time: Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:

@@ -142,6 +142,9 @@ class DhariwalUNet(Network):
                 channels = multiplier * c.channels
         return channels
 
+    def class_weights(self) -> list[tuple[Tensor, int]]:
+        return [(self.map_label.weight, 1)] if self.num_classes else []
+
     def embed(
         self, batch: int, time: Tensor | None, labels: Tensor | None, augment: Tensor | None
     ) -> Tensor:

@@ -63,6 +63,9 @@ class DiffusersUNet(Network):
         self.integer_times = made.time_embedding_type == "learned"
         self.num_classes = num_classes
 
+    def class_weights(self) -> list[tuple[Tensor, int]]:
+        return [(self.unet.class_embedding.weight, 0)] if self.num_classes else []
+
     def forward(
         self, x: Tensor, time: Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:

@@ -287,6 +287,9 @@ class EDM2UNet(Network):
                     attention=size in self.config.attention)
                 channels = c_out
 
+    def class_weights(self) -> list[tuple[Tensor, int]]:
+        return [(self.emb_label.weight, 1)] if self.num_classes else []
+
     def embed(self, batch: int, time: Tensor | None, labels: Tensor | None) -> Tensor | None:
         """The condition (B, width) of all blocks, or None if the network takes none."""
         parts = []

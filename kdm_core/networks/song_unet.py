@@ -171,6 +171,9 @@ class SongUNet(Network):
                 self.dec[f"{name}_aux_norm"] = group_norm(channels, EPS)
                 self.dec[f"{name}_aux_conv"] = conv(channels, c_out, 3, INIT_LAST)
 
+    def class_weights(self) -> list[tuple[Tensor, int]]:
+        return [(self.map_label.weight, 1)] if self.num_classes else []
+
     def embed(
         self, batch: int, time: Tensor | None, labels: Tensor | None, augment: Tensor | None
     ) -> Tensor:

@@ -83,6 +83,9 @@ class TorchCFMUNet(Network):
             raise KDMError(f"network: torchcfm builds no U-Net of these arguments: {error}"
                            ) from error
 
+    def class_weights(self) -> list[tuple[Tensor, int]]:
+        return [(self.unet.label_emb.weight, 0)] if self.num_classes else []
+
     def forward(
         self, x: Tensor, time: Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:

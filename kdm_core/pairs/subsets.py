@@ -28,7 +28,7 @@ class Selection(Config):
         splits: whose pairs.
         indices: from the first to before the second; of a subset those in the store that it was
             taken from.
-        labels: numbers of classes.
+        labels: numbers of classes; `kdm_core.labels.parse_classes` finds those of names.
         kept: only what the store's mask keeps; test pairs are not masked.
         train: at most so many training pairs, the first ones.
     """

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,15 +47,23 @@ class Exported:
 
 
 class Sampler(nn.Module):
-    """What is exported: noise (B, *shape) and labels (B,) to samples, images cut to [-1, 1]."""
+    """What is exported: noise (B, *shape) and labels (B,) to samples, images cut to [-1, 1].
+
+    A file cannot refuse a label: the sample of one that is none is NaN, where the runtime does not
+    fail on it before.
+    """
 
     def __init__(self, student: KDM) -> None:
         super().__init__()
         self.student = student
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        spec = self.student.spec
         samples: Tensor = self.student(noise, labels)
-        return samples.clamp(-1, 1) if self.student.spec.kind == "image" else samples
+        if labels is not None:
+            none = (labels < 0) | (labels >= spec.num_classes)
+            samples = samples.masked_fill(none.reshape(-1, *[1] * len(spec.shape)), nan)
+        return samples.clamp(-1, 1) if spec.kind == "image" else samples
 
 
 class WithHeads(TorchFunctionMode):

@@ -1,6 +1,5 @@
 """The Koopman Distillation Model: encoders, a linear operator, a decoder (section 4)."""
 
-from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from kdm_core.compute import Precision, autocast
 from kdm_core.config import Config
 from kdm_core.errors import KDMError
+from kdm_core.labels import Labels, as_labels
 from kdm_core.networks import NetworkConfig, build_network, is_spatial
 from kdm_core.noise import draw
 from kdm_core.operators import OperatorConfig, build_operator
@@ -128,6 +128,11 @@ class KDM(nn.Module):
 
     `position` is where between samples (0) and noise (1) a state of the teacher's ODE lies; only
     students whose encoders are shared know states between the two.
+
+    `labels` are what `kdm_core.labels` takes: a name or an integer for all of a batch, or one for
+    each of its samples. A class-conditional student needs them wherever it is given noise, states
+    or latents; `sample`, which draws the noise, draws those as well if they are not given. All
+    raise a KDMError for what are no labels of the student's.
     """
 
     time_of_ends: Tensor
@@ -155,6 +160,23 @@ class KDM(nn.Module):
         student was distilled from; None for uniformly."""
         return self.provenance.get("label_weights")
 
+    def known(self, labels: Labels | None, like: Tensor) -> Tensor | None:
+        """Labels (B,) int64 for a batch such as `like`, on its device; None without classes.
+
+        Raises:
+            KDMError: they are no labels of this student's.
+        """
+        found = as_labels(labels, self.spec.label_names, len(like), "student")
+        return None if found is None else found.to(like.device)
+
+    def heeded(self, labels: Labels | None, like: Tensor) -> Tensor | None:
+        """As `known`, but for tensors in training and under a compiler, which are (B,) int64 of a
+        store: a look at their values would make the device wait, or end the graph."""
+        taken = isinstance(labels, Tensor) and (self.training or torch.compiler.is_compiling())
+        if taken or (labels is None and not self.spec.num_classes):
+            return cast(Tensor | None, labels)
+        return self.known(labels, like)
+
     def time(self, position: float | Tensor, like: Tensor) -> Tensor | None:
         """What networks are told of a position, a number or (B,), in a batch such as `like`."""
         if not self.config.takes_time:
@@ -163,7 +185,7 @@ class KDM(nn.Module):
         time: Tensor = start + (end - start) * position
         return time.expand(like.shape[0])
 
-    def encode(self, state: Tensor, position: float | Tensor, labels: Tensor | None) -> Tensor:
+    def encode(self, state: Tensor, position: float | Tensor, labels: Labels | None) -> Tensor:
         """Latents of states of unit variance (B, *shape) at positions, a number or (B,).
 
         Raises:
@@ -172,64 +194,73 @@ class KDM(nn.Module):
         if self.config.encoders != "shared":
             raise KDMError(f"model.encoders: {self.config.encoders} has no encoder for all "
                            "states from noise to samples; use shared")
-        return cast(Tensor, self.noise_encoder(state, self.time(position, state), labels))
+        given = self.heeded(labels, state)
+        return cast(Tensor, self.noise_encoder(state, self.time(position, state), given))
 
-    def encode_data(self, samples: Tensor, labels: Tensor | None) -> Tensor:
+    def encode_data(self, samples: Tensor, labels: Labels | None) -> Tensor:
         # Divided by their deviation, so that both encoders see inputs of unit variance.
         state = samples / self.spec.sigma_data
         if self.data_encoder is None:
             return self.encode(state, 0.0, labels)
-        return cast(Tensor, self.data_encoder(state, self.time(0.0, state), labels))
+        given = self.heeded(labels, state)
+        return cast(Tensor, self.data_encoder(state, self.time(0.0, state), given))
 
-    def encode_noise(self, noise: Tensor, labels: Tensor | None) -> Tensor:
-        return cast(Tensor, self.noise_encoder(noise, self.time(1.0, noise), labels))
+    def encode_noise(self, noise: Tensor, labels: Labels | None) -> Tensor:
+        given = self.heeded(labels, noise)
+        return cast(Tensor, self.noise_encoder(noise, self.time(1.0, noise), given))
 
     def drive(self, labels: Tensor | None) -> Tensor | None:
-        """C_μ(y) (B, d); None for a student without."""
+        """C_μ(y) (B, d) of labels (B,) int64; None for a student without."""
         return None if self.control is None else cast(Tensor, self.control(labels))
 
-    def push(self, z: Tensor, labels: Tensor | None) -> Tensor:
-        return self.operator(z, self.drive(labels))
+    def push(self, z: Tensor, labels: Labels | None) -> Tensor:
+        return self.operator(z, self.drive(self.heeded(labels, z)))
 
-    def decode_state(self, z: Tensor, position: float | Tensor, labels: Tensor | None) -> Tensor:
+    def decode_state(self, z: Tensor, position: float | Tensor, labels: Labels | None) -> Tensor:
         """States of unit variance (B, *shape), float32, at positions, a number or (B,)."""
-        decoded: Tensor = self.decoder(z, self.time(position, z), labels)
+        decoded: Tensor = self.decoder(z, self.time(position, z), self.heeded(labels, z))
         return decoded.to(torch.float32)
 
-    def decode(self, z: Tensor, labels: Tensor | None) -> Tensor:
+    def decode(self, z: Tensor, labels: Labels | None) -> Tensor:
         return self.decode_state(z, 0.0, labels) * self.spec.sigma_data
 
-    def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, noise: Tensor, labels: Labels | None = None) -> Tensor:
         """Samples (B, *shape) from unit-variance noise (B, *shape) (algorithm 2)."""
-        return self.decode(self.push(self.encode_noise(noise, labels), labels), labels)
+        given = self.heeded(labels, noise)
+        return self.decode(self.push(self.encode_noise(noise, given), given), given)
 
     @torch.inference_mode()
     def generate(
         self,
         noise: Tensor,
-        labels: Tensor | None = None,
+        labels: Labels | None = None,
         precision: Precision = "auto",
         steps: int = 1,
     ) -> Tensor:
         """Samples (B, *shape), float32, from unit-variance noise (B, *shape).
 
         Args:
-            labels: (B,) int64 for a class-conditional student.
+            labels: of a class-conditional student: a name or an integer for all samples, or one
+                for each of them.
             precision: of matrix products.
             steps: 1, or more for a student with trajectory supervision, which then refines.
+
+        Raises:
+            KDMError: they are no labels of this student's, or `steps` is not for it.
         """
+        given = self.known(labels, noise)
         with autocast(precision, noise.device):
             if steps == 1:
-                return self(noise, labels).to(torch.float32)  # type: ignore[no-any-return]
+                return self(noise, given).to(torch.float32)  # type: ignore[no-any-return]
             from kdm_core.students.trajectory import refine
 
-            return refine(self, noise, labels, steps).to(torch.float32)
+            return refine(self, noise, given, steps).to(torch.float32)
 
     def sample(
         self,
         n: int,
         seed: int = 0,
-        labels: Sequence[int] | Tensor | None = None,
+        labels: Labels | None = None,
         precision: Precision = "auto",
         batch: int = 500,
         steps: int = 1,
@@ -240,7 +271,7 @@ class KDM(nn.Module):
             n: how many.
             seed: sample i is that of noise `kdm_core.noise.draw(seed, [i], …)`, whatever n and
                 the batch are.
-            labels: one for each sample; None draws them, too, by `label_weights`.
+            labels: as of `generate`; None draws them, too, by `label_weights`.
             precision, steps: as of `generate`.
             batch: samples that are made together.
 
@@ -253,27 +284,16 @@ class KDM(nn.Module):
                            "seed ≥ 0")
         noise, drawn = draw(seed, range(n), self.spec.sample_shape, "float32", classes,
                             self.label_weights)
-        chosen = torch.as_tensor(drawn if labels is None else labels, dtype=torch.int64)
-        if labels is not None:
-            self._check_labels(chosen, n)
+        chosen = (torch.from_numpy(drawn) if labels is None and classes else
+                  as_labels(labels, self.spec.label_names, n, "student"))
         device = next(self.parameters()).device
         made = []
-        for x, y in zip(torch.split(torch.from_numpy(noise), batch), torch.split(chosen, batch),
-                        strict=True):
-            given = y.to(device) if classes else None
-            made.append(self.generate(x.to(device), given, precision, steps))
+        for start in range(0, n, batch):
+            own = slice(start, start + batch)
+            made.append(self.generate(
+                torch.from_numpy(noise[own]).to(device),
+                None if chosen is None else chosen[own], precision, steps))
         return torch.cat(made)
-
-    def _check_labels(self, labels: Tensor, n: int) -> None:
-        classes = self.spec.num_classes
-        if not classes:
-            raise KDMError("labels: this student takes none; leave them out")
-        if labels.shape != (n,):
-            raise KDMError(f"labels: {tuple(labels.shape)} were given for {n} samples; give one "
-                           "for each")
-        if int(labels.min()) < 0 or int(labels.max()) >= classes:
-            raise KDMError(f"labels: this student's are 0 to {classes - 1}, found "
-                           f"{int(labels.min())} to {int(labels.max())}")
 
     @classmethod
     def from_pretrained(cls, source: str | Path, revision: str | None = None) -> "KDM":

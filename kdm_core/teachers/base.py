@@ -6,6 +6,7 @@ from collections.abc import Container
 import torch
 from torch import Tensor, nn
 
+from kdm_core.classes import rearrange
 from kdm_core.compute import Precision, autocast, state_dtype
 from kdm_core.config import Config
 from kdm_core.errors import KDMError, adapted
@@ -98,6 +99,19 @@ class Teacher(nn.Module, ABC):
     def network_times(self) -> list[float] | None:
         """What its network is told where samples and where noise are; None without a network."""
         return None
+
+    def class_weights(self) -> list[tuple[Tensor, int]]:
+        """As of `kdm_core.networks.base.Network`."""
+        return []
+
+    def renumber(self, order: list[int], names: list[str]) -> None:
+        """Number the classes anew: class i, called names[i], is what class order[i] was.
+
+        Raises:
+            KDMError: nobody knows which weights have to do with classes.
+        """
+        rearrange(self.class_weights(), order)
+        self.spec = self.spec.model_copy(update={"label_names": names})
 
     def levels(self) -> Tensor | None:
         """All noise levels of a model that was trained on discrete ones, ascending."""

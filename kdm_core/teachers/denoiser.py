@@ -55,6 +55,9 @@ class Denoiser(Teacher):
         self.network = build_network(config.network, spec.sample_shape, outputs,
                                      timed=True, num_classes=spec.num_classes)
 
+    def class_weights(self) -> list[tuple[Tensor, int]]:
+        return self.network.class_weights()
+
     def path(self, time: Tensor) -> Path:
         return Path(torch.ones_like(time), time)
 

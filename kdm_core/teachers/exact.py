@@ -123,6 +123,10 @@ class GaussianMixture(ExactTeacher):
         self.register_buffer("variances", torch.full_like(self.means, spec.sigma_data**2))
         self.register_buffer("axes", axes.repeat(k, 1, 1))
 
+    def class_weights(self) -> list[tuple[Tensor, int]]:
+        own = self.log_weights, self.means, self.variances, self.axes
+        return [(weight, 0) for weight in own] if self.spec.num_classes else []
+
     def describe(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
         """Set the mixture.
 
@@ -193,6 +197,11 @@ class FiniteData(ExactTeacher):
         size = torch.Size(spec.sample_shape).numel()
         self.register_buffer("points", torch.zeros(config.count, size))
         self.register_buffer("classes", torch.zeros(config.count, dtype=torch.int64))
+
+    def renumber(self, order: list[int], names: list[str]) -> None:
+        super().renumber(order, names)
+        # The sample's class is a value here, and no place.
+        self.classes.copy_(torch.tensor(order).argsort().to(self.classes.device)[self.classes])
 
     def posterior_mean(self, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         """A softmax that sees some rows at a time: what it has seen is kept with its maximum."""

@@ -42,6 +42,9 @@ class FlowMatching(Teacher):
         self.network = build_network(config.network, spec.sample_shape, spec.sample_shape,
                                      timed=True, num_classes=spec.num_classes)
 
+    def class_weights(self) -> list[tuple[Tensor, int]]:
+        return self.network.class_weights()
+
     def path(self, time: Tensor) -> Path:
         return Path(time, 1 - time)
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from kdm_core.classes import match_classes
 from kdm_core.errors import KDMError, MismatchError
 from kdm_core.solvers import Path
 from kdm_core.solvers.guidance import GuidanceConfig
@@ -15,13 +16,23 @@ class Guided(Teacher):
 
     evaluations = 2
 
-    def __init__(self, teacher: Teacher, weak: Teacher, scale: float, labelled: bool) -> None:
-        """`labelled`: whether the weaker teacher is given the labels."""
+    def __init__(
+        self, teacher: Teacher, weak: Teacher, scale: float, classes: list[int] | None
+    ) -> None:
+        """`classes`: the weaker teacher's number of each class; None if it is given no labels."""
         super().__init__(teacher.config, teacher.spec)
-        self.teacher, self.weak, self.scale, self.labelled = teacher, weak, scale, labelled
+        self.teacher, self.weak, self.scale, self.classes = teacher, weak, scale, classes
         self.start, self.end = teacher.start, teacher.end
         self.lowest, self.highest = teacher.lowest, teacher.highest
         self.default_grid, self.ends_singular = teacher.default_grid, teacher.ends_singular
+
+    def of_weak(self, labels: Tensor | None) -> Tensor | None:
+        """The labels in the weaker teacher's numbers."""
+        if labels is None or self.classes is None:
+            return None
+        if self.classes == sorted(self.classes):
+            return labels
+        return torch.tensor([*self.classes, -1], device=labels.device)[labels]
 
     def path(self, time: Tensor) -> Path:
         return self.teacher.path(time)
@@ -36,11 +47,11 @@ class Guided(Teacher):
         return self.teacher.noise_scale(time)
 
     def denoise(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
-        weak = self.weak.denoise(x, time, labels if self.labelled else None)
+        weak = self.weak.denoise(x, time, self.of_weak(labels))
         return torch.lerp(weak, self.teacher.denoise(x, time, labels), self.scale)
 
     def velocity(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
-        weak = self.weak.velocity(x, time, labels if self.labelled else None)
+        weak = self.weak.velocity(x, time, self.of_weak(labels))
         return torch.lerp(weak, self.teacher.velocity(x, time, labels), self.scale)
 
 
@@ -70,7 +81,7 @@ def guided(
                            "(label_dropout 0). Sample it without guidance or with autoguidance "
                            "by a weaker or unconditional teacher.guide, or take a teacher that was "
                            "trained with label_dropout")
-        return Guided(teacher, teacher, config.scale, labelled=False)
+        return Guided(teacher, teacher, config.scale, classes=None)
     if weak is None:
         raise KDMError("pairs.guidance.kind: autoguidance needs a second, weaker teacher; "
                        "describe one under teacher.guide, or put its folder into the teacher's, as "
@@ -82,4 +93,8 @@ def guided(
         raise MismatchError("teacher.guide: it must have the teacher's sample shape, its classes "
                             "or none, and its kind of ODE (two denoisers, or two flow-matching "
                             "models); describe such a one")
-    return Guided(teacher, weak, config.scale, labelled=True)
+    # A guide without classes is given the labels, too, and makes nothing of them.
+    own = teacher.spec.label_names
+    classes = (match_classes(own, weak.spec.label_names, "teacher.guide", "the teacher")
+               if weak.spec.num_classes else list(range(len(own))))
+    return Guided(teacher, weak, config.scale, classes)
