@@ -59,6 +59,7 @@ class Stage:
 
     def note(self, message: str) -> None:
         """Say what was adapted, and keep the line for the report."""
+        message = printable(message)
         if message not in self.notes:
             self.notes.append(message)
             if is_first():  # of processes that train together, each meets the same

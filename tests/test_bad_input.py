@@ -87,7 +87,7 @@ def test_a_broken_image_whose_name_is_no_utf8(tmp_path: Path) -> None:
     code, output = run(project, "stages.prepare_data", PYTHONPATH=str(ROOT))
     assert code == 0, output
     note, = json.loads((project / "reports/timings/prepare_data.json").read_text())["notes"]
-    assert note == r"pictures: 20 images are used and 1 other files passed over (1 .txt): c\xfe.txt"
+    assert note == r"pictures: 20 images are used, 1 other file is passed over (1 .txt): c\xfe.txt"
 
 
 def test_a_typo_stops_every_stage_with_its_place(project: Path) -> None:

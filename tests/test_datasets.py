@@ -514,7 +514,7 @@ def test_a_folder_around_all_classes_is_entered(tmp_path: Path) -> None:
     assert [str(one.message) for one in said] == [
         f"data.path: the folders in {tmp_path / 'top'} are taken for the classes, since "
         f"{tmp_path.name} holds nothing else",
-        f"{tmp_path / 'top'}: 18 images are used and 2 other files passed over (1 .png, 1 .db): "
+        f"{tmp_path / 'top'}: 18 images are used, 2 other files are passed over (1 .png, 1 .db): "
         "1/._0.png, 2/Thumbs.db"]
 
 
@@ -522,8 +522,8 @@ def test_files_of_other_kinds_are_said(tmp_path: Path) -> None:
     fill(tmp_path, count=10)
     for number in range(90):
         (tmp_path / f"{number}.tif").write_bytes(b"")
-    with pytest.warns(Adapted, match=r"10 images are used and 90 other files passed over \(90 \.tif"
-                                     r"\): 0\.tif, 1\.tif, 2\.tif, …"):
+    with pytest.warns(Adapted, match=r"10 images are used, 90 other files are passed over "
+                                     r"\(90 \.tif\): 0\.tif, 1\.tif, 2\.tif, …"):
         load(source="folder", path=str(tmp_path))
 
 
@@ -751,15 +751,17 @@ JUNK = {"__MACOSX/._x.png": b"Mac OS X", "__MACOSX/top/._dataset.json": b"Mac OS
         "Thumbs.db": b"", "README.md": b"text", "empty/": b""}
 
 
-@pytest.mark.parametrize("place", ["{}", "top/{}", "./{}", "a/b/{}"])
-def test_a_zip_as_others_pack_it(place: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place, listed", [
+    ("{}", "{}"), ("top/{}", "{}"), ("top/{}", "top/{}"), ("./{}", "{}"), ("a/b/{}", "./{}")])
+def test_a_zip_as_others_pack_it(place: str, listed: str, tmp_path: Path) -> None:
     """With a folder around all, and with what systems leave beside the images."""
     path, labels = tmp_path / "x.zip", [number % 3 for number in range(10)]
-    make_zip(path, [[name, label] for name, label in zip(names_of(10), labels, strict=True)])
+    make_zip(path, [[listed.format(name), label]
+                    for name, label in zip(names_of(10), labels, strict=True)])
     rezip(path, place.format, {})
     clean = read_edm_zip(EdmZipConfig(source="edm_zip", path=str(path)))
     rezip(path, str, JUNK)
-    with pytest.warns(Adapted, match=r"x\.zip: 10 images are used and 7 other files passed over "
+    with pytest.warns(Adapted, match=r"x\.zip: 10 images are used, 7 other files are passed over "
                                      r"\(2 \.png, 2 without ending, .*__MACOSX/\._x\.png"):
         found = read_edm_zip(EdmZipConfig(source="edm_zip", path=str(path)))
     assert found.labels.tolist() == labels

@@ -391,7 +391,7 @@ def test_two_noises_of_one_image_are_refused(tmp_path: Path) -> None:
     np.save(folder / "noise.npy", MADE.noise)
     with pytest.raises(DataError, match=r"in/noise\.npy and .*/0\.npy both hold noise"):
         open_source(folder)
-    with pytest.warns(Adapted, match=r"and 24 other files passed over \(24 \.npy\)"):
+    with pytest.warns(Adapted, match=r"24 other files are passed over \(24 \.npy\)"):
         open_source(folder, noise=folder / "noise.npy")
     (folder / "noise.npy").unlink()
     (folder / "23.npy").unlink()
@@ -731,7 +731,7 @@ def test_tars_as_others_pack_them(tmp_path: Path) -> None:
         for path in sorted(folder.iterdir(), key=lambda path: (len(path.name), path.name)):
             archive.add(path, f"./v1.2/{path.name}")
         archive.add(folder, "./v1.2/more", recursive=False)
-    with pytest.warns(Adapted, match=r"in\.tar: 24 pairs are used and 4 other files passed over"):
+    with pytest.warns(Adapted, match=r"in\.tar: 24 pairs are used, 4 other files are passed over"):
         source = open_source(tmp_path / "in.tar")
     assert source.where(3).endswith("in.tar: ./v1.2/3")
     check(imported(source, tmp_path / "out"), labelled=False)

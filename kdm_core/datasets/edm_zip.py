@@ -32,8 +32,8 @@ MAX_LABELS = 256 * 2**20
 class EdmZipConfig(SplitConfig):
     """A zip with images of one size and a `dataset.json`: {"labels": [[name, class], …] or null}.
 
-    The images are PNG, JPEG, WebP or BMP. The names are those beside `dataset.json`, which may lie
-    in a folder. What else is in the zip is passed over; a line says so.
+    The images are PNG, JPEG, WebP or BMP; all may lie in a folder. What else is in the zip is
+    passed over, and a line says so.
     """
 
     source: Literal["edm_zip"]
@@ -76,7 +76,8 @@ def read_edm_zip(config: EdmZipConfig) -> LabelledImages:
         if found.labels is None:
             adapted(f"{path} holds no {LABELS}: its images have no labels")
         else:
-            labels = _labels(_read(archive, found.labels, MAX_LABELS, path), names, path)
+            root = PurePosixPath(found.labels.filename).parent
+            labels = _labels(_read(archive, found.labels, MAX_LABELS, path), names, root, path)
         files = _files(archive, [found.images[name] for name in names], path)
         images = stack_images(files, len(names), FORMATS)
     if labels is None:
@@ -148,8 +149,13 @@ def _files(
         yield f"{path}: {member.filename}", _read(archive, member, MAX_FILE, path)
 
 
-def _labels(content: bytes, names: list[str], path: Path) -> NDArray[np.int64] | None:
-    """The labels of the named images, from the text of dataset.json."""
+def _labels(
+    content: bytes, names: list[str], root: PurePosixPath, path: Path
+) -> NDArray[np.int64] | None:
+    """The labels of the named images, from the text of dataset.json, which lies in `root`.
+
+    It has the names as seen from there, or as they stand in the zip.
+    """
     place = f"{path}: {LABELS}"
     try:
         document: Any = json.loads(content)
@@ -174,6 +180,8 @@ def _labels(content: bytes, names: list[str], path: Path) -> NDArray[np.int64] |
             case _:
                 raise DataError(f"{place}: {str(entry)[:100]} is not [name, class], with the class "
                                 "an integer from 0")
+    if classes.keys() == {str(root / name) for name in names}:
+        return np.array([classes[str(root / name)] for name in names], dtype=np.int64)
     if different := sorted(classes.keys() ^ set(names)):
         problem = "has a label but is not in the zip" if different[0] in classes else "has no label"
         raise DataError(f"{place}: {different[0][:200]!r} {problem} ({len(classes)} labels, "

@@ -78,7 +78,8 @@ def pass_over(names: Sequence[str], used: int, what: str, place: str) -> None:
     if names:
         kinds = Counter(PurePosixPath(name).suffix.lower() or "without ending" for name in names)
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
-        adapted(f"{shown(place)}: {used} {what} are used and {len(names)} other files passed over "
+        files = "file is" if len(names) == 1 else "files are"
+        adapted(f"{shown(place)}: {used} {what} are used, {len(names)} other {files} passed over "
                 f"({counts}{', …' if len(kinds) > 5 else ''}): {some(names)}")
 
 
