@@ -8,9 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdm_core.classes import match_classes
 from kdm_core.datasets import open_dataset
+from kdm_core.datasets.base import DatasetInfo
 from kdm_core.errors import MismatchError
 from kdm_core.metrics.estimate import resampling
+from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import write_json
 from stages import paths
@@ -45,8 +48,8 @@ def evaluate(stage: Stage, name: str, workers: Engine) -> None:
     dataset, dataset_mark = open_dataset(paths.DATASET)
     models = open_models(stage, name)
     require_same_samples(dataset.info.samples, models.store.samples)
-    test = models.test
-    made = models.sample_student(test.noise, test.labels)
+    test = as_in_data(models.test, models.store.samples, dataset.info)
+    made = models.sample_student(test.noise, models.test.labels)
     config = stage.params.evaluation
     counts = resampling(len(made), config.bootstrap, stage.shared_seed("pairs"))
     samples = Samples(test, made, counts)
@@ -79,6 +82,18 @@ def require_same_samples(real: SampleSpec, made: SampleSpec) -> None:
         raise MismatchError(f"{paths.DATASET} has {real.kind} samples of shape {real.shape}, "
                             f"{paths.PAIRS} {made.kind} samples of shape {made.shape}: run `dvc "
                             "repro` from prepare_data on")
+
+
+def as_in_data(pairs: Pairs, made: SampleSpec, data: DatasetInfo) -> Pairs:
+    """The pairs, their labels in the numbers that the data's classes have.
+
+    Raises:
+        MismatchError: the pairs have other classes.
+    """
+    if not made.num_classes or not data.class_names:
+        return pairs
+    order = match_classes(made.label_names, data.class_names, str(paths.DATASET), "the pairs")
+    return pairs._replace(labels=torch.tensor(order, device=pairs.labels.device)[pairs.labels])
 
 
 def note_costs(stage: Stage, results: Results, models: Models) -> None:

@@ -7,7 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdm_core.classes import require_order
 from kdm_core.datasets import Dataset, on_board
+from kdm_core.datasets.base import DatasetInfo
 from kdm_core.errors import MismatchError, at_most
 from kdm_core.losses.perceptual import LPIPS
 from kdm_core.metrics.classifier import ClassifierExtractor, load_classifier
@@ -120,7 +122,7 @@ def measure_images(
     warn(results, len(samples.made))
     if folder is not None:
         measure_labels(stage, results, cache, sets, samples,
-                       bool(dataset.info.samples.num_classes))
+                       dataset.info)
 
 
 def warn(results: Results, n: int) -> None:
@@ -181,10 +183,12 @@ def measure_features(
 
 def measure_labels(
     stage: Stage, results: Results, cache: FeatureCache, sets: dict[Who, Tensor],
-    samples: Samples, conditional: bool,
+    samples: Samples, data: DatasetInfo,
 ) -> None:
     """Whether the classifier sees the class that was asked for, and the teacher's."""
     model, mark = load_classifier(paths.REFERENCE)
+    require_order(model.spec.label_names, data.class_names, str(paths.REFERENCE),
+                  str(paths.DATASET))
     extractor = ClassifierExtractor(model.to(stage.device), mark)
     labels = samples.test.labels.numpy()
     classes = {}
@@ -192,7 +196,7 @@ def measure_labels(
         found = cache.get(extractor, sets[who]).probabilities
         assert found is not None
         classes[who] = found
-        if conditional:
+        if data.samples.num_classes:
             results.figures[who]["label_accuracy"] = label_accuracy(found, labels, samples.counts)
     results.figures["student"]["label_agreement"] = label_agreement(
         classes["student"], classes["teacher"], samples.counts)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from kdm_core.classes import match_classes, rearrange
 from kdm_core.errors import MismatchError
 from kdm_core.serialization import fingerprint, read_model
 from kdm_core.students.model import KDM
@@ -39,6 +40,7 @@ def start_at_teacher(student: KDM, folder: Path) -> tuple[int, str]:
                             "taken; use init: random")
     theirs = {name.removeprefix(NETWORK): value for name, value in weights.items()
               if name.startswith(NETWORK)}
+    order = shared_classes(student, config["samples"]["label_names"], "init: teacher")
     taken = 0
     for part in (student.noise_encoder, student.data_encoder, student.decoder):
         if part is not None:
@@ -46,6 +48,8 @@ def start_at_teacher(student: KDM, folder: Path) -> tuple[int, str]:
             fitting = {name: theirs[name] for name, value in own.items()
                        if name in theirs and theirs[name].shape == value.shape}
             part.network.load_state_dict(fitting, strict=False)
+            if order != sorted(order):
+                rearrange(part.network.class_weights(), order)
             taken += sum(value.numel() for value in fitting.values())
     total = sum(parameter.numel() for parameter in student.parameters())
     if taken < 0.1 * total:
@@ -71,9 +75,23 @@ def start_at_student(student: KDM, other: KDM, place: str) -> str:
         f"{section}.{name} (here {a!r}, there {b!r})"
         for section, mine, theirs in (("model", student.config, other.config),
                                       ("samples", student.spec, other.spec))
-        for (name, a), (_, b) in zip(mine, theirs, strict=True) if a != b]
+        for (name, a), (_, b) in zip(mine, theirs, strict=True)
+        if a != b and not (name == "label_names" and len(a) == len(b))]
     if differences:
         raise MismatchError(f"init: {place} is a student of another architecture: "
                             + "; ".join(differences))
+    order = shared_classes(student, other.spec.label_names, f"init: {place}")
     student.load_state_dict(other.state_dict())
+    if order != sorted(order):
+        rearrange(student.class_weights(), order)
     return fingerprint({}, other.state_dict())
+
+
+def shared_classes(student: KDM, theirs: list[str], who: str) -> list[int]:
+    """The number that each of the student's classes has in another model; none if one has none.
+
+    Raises:
+        MismatchError: it is not sure which class is which.
+    """
+    own = student.spec.label_names
+    return match_classes(own, theirs, who, "the pairs") if len(own) == len(theirs) else []

@@ -160,6 +160,13 @@ class KDM(nn.Module):
         student was distilled from; None for uniformly."""
         return self.provenance.get("label_weights")
 
+    def class_weights(self) -> list[tuple[Tensor, int]]:
+        """As of `kdm_core.networks.base.Network`: those of all its networks, and C_μ."""
+        parts = [self.noise_encoder, self.data_encoder, self.decoder]
+        found = [weight for part in parts if part is not None
+                 for weight in part.network.class_weights()]
+        return found + ([(self.control.weight, 0)] if self.control is not None else [])
+
     def known(self, labels: Labels | None, like: Tensor) -> Tensor | None:
         """Labels (B,) int64 for a batch such as `like`, on its device; None without classes.
 

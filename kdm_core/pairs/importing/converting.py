@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdm_core.classes import find_order
 from kdm_core.errors import DataError
 from kdm_core.pairs.importing.source import PairSource, RawPairs
 from kdm_core.pairs.spec import StoreSpec
@@ -34,7 +35,16 @@ def convert(
         sample = as_float(sample).numpy()
     elif sample.dtype != np.uint8:
         sample = to_uint8(as_float(sample)).numpy()
-    return Block(noise.astype(spec.noise_dtype), sample, raw.label, rows)
+    return Block(noise.astype(spec.noise_dtype), sample, numbered(source, spec, raw.label), rows)
+
+
+def numbered(
+    source: PairSource, spec: StoreSpec, labels: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Labels in the store's numbers, which are the teacher's."""
+    order, _ = find_order(source.label_names, spec.samples.label_names)
+    assert order is not None, "the import was planned for these classes"
+    return np.array(order, np.int64)[labels] if order != sorted(order) else labels
 
 
 def require_finite(source: PairSource, raw: RawPairs, rows: NDArray[np.int64]) -> None:

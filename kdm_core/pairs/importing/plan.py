@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
+from kdm_core.classes import match_classes
 from kdm_core.config import Config
 from kdm_core.datasets.base import RENUMBER, absent, have
 from kdm_core.errors import DataError, MismatchError, adapted
@@ -125,10 +126,11 @@ def describe_samples(
         raise MismatchError(f"--teacher: it makes samples of kind {made.kind} and shape "
                             f"{made.shape}, the pairs are of kind {found.kind} and shape "
                             f"{found.shape}")
-    # Files without names of classes tell only the largest that occurs.
+    # Files without names of classes tell only the largest that occurs. `convert` does the rest.
     if found.num_classes > made.num_classes or bool(found.num_classes) != bool(made.num_classes):
         raise MismatchError(f"--teacher: it takes {made.num_classes} labels, the pairs have "
                             f"{found.num_classes}")
+    match_classes(found.label_names, made.label_names, "--teacher", "the pairs")
     return made
 
 
