@@ -355,6 +355,14 @@ def test_unfit_npz_is_refused(arrays: dict[str, Any], message: str, tmp_path: Pa
         load(source="npz", path=str(tmp_path / "x.npz"))
 
 
+def test_arrays_in_column_order_are_read(tmp_path: Path) -> None:
+    images = random_images(20, 3, 8, 8)
+    np.savez(tmp_path / "x.npz", np.asfortranarray(np.moveaxis(images, 1, -1)), np.arange(20) % 2)
+    data = load(source="npz", path=str(tmp_path / "x.npz"))
+    assert rows(np.concatenate([data.train_samples, data.test_samples])) == rows(images)
+    assert data.info.class_names == ["0", "1"]
+
+
 def test_unsigned_labels_without_names_are_numbered(tmp_path: Path) -> None:
     labels = np.arange(20, dtype=np.uint8) % 2
     np.savez(tmp_path / "x.npz", images=random_images(20, 8, 8), y=labels)

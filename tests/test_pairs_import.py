@@ -280,6 +280,48 @@ def test_flat_images_are_no_points(tmp_path: Path) -> None:
         open_source(tmp_path / "in.npz")
 
 
+def test_classes_that_only_the_teacher_knows(tmp_path: Path) -> None:
+    """The ways out of labels 1 … 5: other numbers, or a teacher of six classes."""
+    points = np.random.default_rng(2).normal(size=(COUNT, 2)).astype(np.float32)
+    noise = np.random.default_rng(3).standard_normal((COUNT, 2)).astype(np.float32)
+    np.savez(tmp_path / "in.npz", points, MADE.labels + 1, noise=noise)
+    source = open_source(tmp_path / "in.npz")
+    with pytest.raises(DataError, match="class 0 has no pairs: number the classes.*or give the te"):
+        plan_import(source, CONFIG)
+    teacher = gaussian(PLANE.model_copy(update={"label_names": [*"abcdef"]}), 0)
+    with pytest.warns(Adapted, match=r"class 0 \(a\) has no pairs"):
+        plan = plan_import(source, CONFIG, KnownTeacher(teacher, "f" * 64))
+    assert plan.spec.samples.label_names == [*"abcdef"]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_numbers_in_lists_begin_with_0(tmp_path: Path, first: int) -> None:
+    folder = write_pngs(tmp_path / "in", lambda i: f"{i:02}.png")
+    (folder / "dataset.json").write_text(json.dumps(
+        {"labels": [[f"{i:02}.png", int(MADE.labels[i]) + first] for i in range(COUNT)]}))
+    source = open_source(folder)
+    if first:
+        with pytest.raises(DataError, match="class 0 has no pairs: number the classes"):
+            plan_import(source, CONFIG)
+    else:
+        check(imported(source, tmp_path / "out"))
+
+
+def test_channels_and_range_on_the_command_line(tmp_path: Path) -> None:
+    made = Made((3, 16, 3))
+    np.savez(tmp_path / "in.npz", images=(made.floats + 1) / 2, noise=made.noise)
+    arguments = ["import", tmp_path / "in.npz", tmp_path / "out", "--test", 4, "--validation", 3,
+                 "--shard", 8, "--chunk", 4]
+    for option in (["--channels", "first"], ["--sample-range", "unit"]):
+        result = kdm(*arguments)
+        assert result.exit_code == 1 and f"say {option[0]}" in result.stderr
+        arguments += option
+    result = kdm(*arguments)
+    assert result.exit_code == 0, result.output
+    np.testing.assert_array_equal(
+        PairStore.open(tmp_path / "out").read(range(COUNT)).sample, made.images)
+
+
 def test_every_class_has_pairs_to_train_on(tmp_path: Path) -> None:
     path = tmp_path / "in.npz"
 

@@ -49,7 +49,8 @@ def read_npz(config: NpzConfig) -> LabelledImages:
                                        and (inner[0] in USUAL or inner[2] in USUAL)):
         raise DataError(f"{where}: images of type {found.dtype} and shape {found.shape}, expected "
                         "uint8 (0 to 255) and (n, H, W), (n, H, W, C) or (n, C, H, W), with C = 1 "
-                        "or 3: save them so")
+                        "or 3: save them so; (images * 255).round().astype('uint8') makes them of "
+                        "floats in [0, 1]")
     if found.nbytes > MAX_VALUES:
         raise DataError(f"{where} is larger than {MAX_VALUES} bytes: use fewer or smaller images")
     channels = find_channels(inner, config.channels, where, "data.channels:")
