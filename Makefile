@@ -19,7 +19,7 @@ help:  ## this list
 
 setup: $(VENV)/.ready  ## the virtual environment, with pinned and hashed dependencies
 
-$(VENV)/.ready: $(wildcard $(LOCK)/*.lock) pyproject.toml
+$(VENV)/.ready: $(wildcard $(LOCK)/*.lock) pyproject.toml kdm_core/vision.py
 	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON): install Python 3.11 or newer" >&2; exit 1; }
 	@echo "setting up $(VENV) (a few minutes the first time)"
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,7 @@ $(VENV)/.ready: $(wildcard $(LOCK)/*.lock) pyproject.toml
 	$(PIP) -r $(LOCK)/base.lock -r $(LOCK)/torchcfm.lock
 	$(PIP) --no-build-isolation -r $(LOCK)/weights.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m kdm_core.vision
 	@touch $@
 
 lock:  ## resolve the dependencies anew (needs uv)
