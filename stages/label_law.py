@@ -39,8 +39,8 @@ def with_law(
     try:
         wanted = law_of_data(spec)
     except DataError as error:
-        raise ParamsError(f"params.yaml: pairs.labels: to draw labels as the data has them: "
-                          f"{error}; or set it to uniform") from error
+        raise ParamsError("params.yaml: pairs.labels: labels are to be drawn as the data has "
+                          f"them, and {error}; or set it to uniform") from error
     stage.say(f"labels are drawn {law_in_words(wanted)}, as the data has them")
     return wanted
 

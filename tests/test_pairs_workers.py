@@ -40,11 +40,11 @@ def write_teacher(project: Path, broken: bool = False) -> None:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with a teacher, as if its first stages had run."""
+    """A project with a teacher, and without the data that it has the labels of."""
     folder = make_project(tmp_path_factory.mktemp("workers") / "project")
     write_teacher(folder)
     edit(folder, lambda values: values["pairs"].update(
-        solver={"kind": "heun", "steps": 30}, train=1500))
+        solver={"kind": "heun", "steps": 30}, train=1500, labels="uniform"))
     return folder
 
 
