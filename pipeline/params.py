@@ -48,7 +48,7 @@ from kdm_core.teachers.guidance import guided
 from kdm_core.training.config import TrainingConfig
 from kdm_core.training.distributed import check_batch
 from kdm_core.weights import WeightsSources
-from pipeline.execution import ExecutionParams
+from pipeline.execution import ExecutionParams, TorchrunTraining, TrainingEngine
 from pipeline.other_names import hint
 from pipeline.schema_errors import describe
 
@@ -482,7 +482,8 @@ class Params(Config):
         if student.losses.adversarial:
             yield where, partial(on_meta, check_adversary, student.losses.adversary, spec)
         if isinstance(self.pairs, PairsConfig):
-            yield where, partial(check_batch_of, self.pairs.train, student.training)
+            yield where, partial(check_batch_of, self.pairs.train, student.training,
+                                 *processes_of(self.execution.training))
             if student.shuffle_buffer is not None:
                 yield where, partial(check_window, self.pairs, student.shuffle_buffer,
                                      student.training.batch)
@@ -565,9 +566,17 @@ def check_plan_of(pairs: PairsConfig, model: TrainableConfig, spec: SampleSpec) 
     check_plan(pairs, teacher)
 
 
-def check_batch_of(count: int, training: TrainingConfig) -> None:
+def processes_of(engine: TrainingEngine) -> list[int]:
+    """How many processes may train a student, as far as the parameters tell."""
+    if not isinstance(engine, TorchrunTraining) or engine.nproc_per_node is None:
+        return [1]
+    least, most = engine.nodes
+    return [engine.nproc_per_node * machines for machines in range(least, most + 1)]
+
+
+def check_batch_of(count: int, training: TrainingConfig, *processes: int) -> None:
     """Make sure that batches of so many samples can be cut as a training asks for."""
-    check_batch(min(training.batch, count), training.accumulate, 1, most=count)
+    check_batch(min(training.batch, count), training.accumulate, *processes or (1,), most=count)
 
 
 def check_window(pairs: PairsConfig, window: int, batch: int) -> None:

@@ -17,6 +17,7 @@ from kdm_core.metrics.compare import (
     Reference,
     compare_features,
     compare_points,
+    left_out,
     reference_of,
     reliability,
 )
@@ -35,6 +36,9 @@ from stages.execution.tasks import Engine, Folder
 from stages.progress import Progress
 from stages.results import Results, Who
 from stages.runner import Stage
+
+WHOSE: dict[Who, str] = {"teacher": "the teacher's samples", "student": "the student's samples",
+                         "real": "held-out real data"}
 
 
 class Samples(NamedTuple):
@@ -75,10 +79,10 @@ def measure_points(stage: Stage, results: Results, dataset: Dataset, samples: Sa
 def measure_lpips(stage: Stage, results: Results, samples: Samples) -> None:
     """LPIPS between teacher and student, by all networks that are asked for."""
     config = stage.params.evaluation
-    n = at_most("evaluation.lpips_pairs", config.lpips_pairs, len(samples.made), "test pairs")
-    if not n or not config.lpips:
+    if not config.lpips_pairs or not config.lpips:
         results.absent.append("LPIPS was left out (evaluation.lpips, evaluation.lpips_pairs)")
         return
+    n = at_most("evaluation.lpips_pairs", config.lpips_pairs, len(samples.made), "test pairs")
     counts = resampling(n, config.bootstrap, stage.shared_seed("pairs"))
     results.conditions |= {"lpips_n": n, "lpips_resolution": config.lpips_resolution}
     teacher, student = (x[:n].to(stage.device) for x in (samples.test.samples, samples.made))
@@ -172,6 +176,8 @@ def measure_features(
     n = len(features.features)
     counts = shared if who != "real" else resampling(n, len(shared), stage.shared_seed("real"))
     found = compare_features(features, reference, counts, stage.shared_seed("subset"))
+    results.absent += [f"{extractor.name}, {WHOSE[who]}: {reason}"
+                       for reason in left_out(features, reference)]
     results.figures[who] |= {extractor.metric_names[name]: estimate
                              for name, estimate in found.estimates.items()}
     if found.extrapolation is not None:

@@ -267,7 +267,12 @@ def test_two_test_pairs_have_the_figures_that_there_can_be(kind: str) -> None:
     assert found["student"]["mse"]["n"] == 2
     distance = "fd_classifier" if kind == "image" else "sliced_wasserstein"
     assert found["student"][distance]["value"] >= 0
-    assert "recall_classifier" not in found["student"]  # it takes six
+    if kind == "image":
+        assert "recall_classifier" not in found["student"]
+        assert ("classifier, the student's samples: no precision, recall, density or coverage, "
+                "which take 6 samples of either side: there are 2 and 60") in found["absent"]
+        assert ("classifier, the student's samples: no score, which takes 10 samples: there are 2"
+                ) in found["absent"]
     wanted = ["evaluation.timing_images: 16 are asked for, and there are 2 test pairs: these are "
               "used"]
     if kind == "image":

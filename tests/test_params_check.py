@@ -149,6 +149,14 @@ def test_a_batch_of_all_there_is_has_advice_that_works() -> None:
     assert check(lambda values: change(values, 1998))[0] == 0
 
 
+def test_a_batch_that_processes_cannot_share() -> None:
+    def change(values: Any) -> None:
+        values["execution"]["training"] = {"engine": "torchrun", "nproc_per_node": 3}
+
+    assert "students.kdm.training.batch: 64 samples cannot be shared equally by 3 processes" \
+        in problems(change)
+
+
 def test_labels_that_a_teacher_does_not_take() -> None:
     def change(values: Any) -> None:
         values["data"]["conditional"] = False

@@ -130,6 +130,21 @@ def compare_features(
     return Comparison(estimates, extrapolation)
 
 
+def left_out(made: Features, reference: Reference) -> list[str]:
+    """Which figures `compare_features` has not of such a set, and why; but for fd_infinity, of
+    which `reliability` says so."""
+    reasons, n = [], len(made.features)
+    if made.probabilities is not None and n < SPLITS:
+        reasons.append(f"no score, which takes {SPLITS} samples: there are {n}")
+    if reference.features is None:
+        reasons.append("no kernel distance, precision, recall, density or coverage, which take "
+                       f"features: {reference.name} has their mean and covariance alone")
+    elif min(n, reference.n) <= DENSITY_K:
+        reasons.append(f"no precision, recall, density or coverage, which take {DENSITY_K + 1} "
+                       f"samples of either side: there are {n} and {reference.n}")
+    return reasons
+
+
 def compare_neighbourhoods(
     made: NDArray[np.floating], reference: Reference, counts: Counts, seed: int
 ) -> dict[str, Estimate]:
