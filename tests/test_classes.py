@@ -2,6 +2,8 @@
 
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,8 +12,10 @@ from torch import Tensor
 
 from kdm_core.classes import SHOWN, find_order, match_classes, rearrange, require_order
 from kdm_core.compute import seeded
+from kdm_core.datasets.base import DatasetInfo
 from kdm_core.errors import Adapted, MismatchError
 from kdm_core.importers import FolderSource, ModuleSource, import_guide, import_teacher
+from kdm_core.importers.module import ModuleFlow
 from kdm_core.networks import AnyNetworkConfig, build_network
 from kdm_core.networks.base import Network
 from kdm_core.networks.dhariwal_unet import DhariwalUNetConfig
@@ -25,6 +29,7 @@ from kdm_core.networks.unet import UNetConfig
 from kdm_core.operators import DenseConfig
 from kdm_core.pairs.importing import ImportConfig, KnownTeacher, open_source, plan_import
 from kdm_core.pairs.importing.converting import convert
+from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.samples import SampleSpec
 from kdm_core.solvers.guidance import GuidanceConfig
 from kdm_core.students.initialise import start_at_student, start_at_teacher
@@ -41,6 +46,8 @@ from kdm_core.teachers import (
     save_teacher,
 )
 from kdm_core.teachers.exact import fit_data, fit_mixture
+from stages.evaluate import as_in_data
+from stages.stored_pairs import require_teacher
 
 MLP = MLPConfig(kind="mlp", width=8, blocks=1)
 NAMES = ["zero", "one", "two"]
@@ -129,7 +136,8 @@ NETWORKS: dict[str, AnyNetworkConfig] = {
         "block_out_channels": [8], "layers_per_block": 1, "down_block_types": ["DownBlock2D"],
         "up_block_types": ["UpBlock2D"]}),
     "torchcfm": TorchCFMUNetConfig(kind="torchcfm_unet", num_channels=32, channel_mult=[1],
-                                   num_res_blocks=1, attention_resolutions=[8]),
+                                   num_res_blocks=1, attention_resolutions=[8],
+                                   num_head_channels=32),
 }
 
 
@@ -139,6 +147,8 @@ def test_every_network_can_be_given_another_order(name: str) -> None:
         network = build_network(NETWORKS[name], (1, 8, 8), (1, 8, 8), timed=True,
                                 num_classes=3).eval().requires_grad_(False)
         stir(network)
+        for weight, _ in network.class_weights():
+            weight += 5 * torch.randn_like(weight)
     x, time = torch.randn(3, 1, 8, 8), torch.full((3,), 0.5)
     before = network(x, time, torch.tensor(ORDER))
     assert not torch.allclose(before, network(x, time, torch.arange(3)), atol=1e-4)
@@ -229,7 +239,7 @@ class Labelled(torch.nn.Module):
 
 def test_a_file_without_names_is_said_to_be_in_the_data_s_order() -> None:
     source = ModuleSource(source="module", factory="tests.test_classes:Labelled", trust_code=True,
-                          kind="flow_matching")
+                          model=ModuleFlow(kind="flow_matching"))
     with pytest.warns(Adapted, match=r"does not say what its 3 classes are.*\[zero, one, two\]"):
         assert import_teacher(source, spec(NAMES)).spec.label_names == NAMES
     with warnings.catch_warnings():
@@ -239,7 +249,7 @@ def test_a_file_without_names_is_said_to_be_in_the_data_s_order() -> None:
 
 def test_a_module_of_others_cannot_be_numbered_anew(tmp_path: Path) -> None:
     source = ModuleSource(source="module", factory="tests.test_classes:Labelled", trust_code=True,
-                          kind="flow_matching")
+                          model=ModuleFlow(kind="flow_matching"))
     with pytest.warns(Adapted):
         save_teacher(tmp_path, import_teacher(source, spec(NAMES)))
     folder = FolderSource(source="folder", folder=str(tmp_path), trust_code=True)
@@ -282,6 +292,18 @@ def test_a_student_starts_at_its_teacher_s_classes_by_name(tmp_path: Path) -> No
     assert torch.equal(own, theirs[ORDER])
 
 
+def test_figures_of_labels_are_of_the_data_s_classes() -> None:
+    pairs = Pairs(torch.zeros(3, 2), torch.zeros(3, 2), torch.arange(3))
+    data = DatasetInfo(source="npz", samples=spec(TURNED), class_names=TURNED, train=9, test=9)
+    with pytest.warns(Adapted, match="by name"):
+        found = as_in_data(pairs, spec(NAMES), data)
+    assert [TURNED[label] for label in found.labels] == NAMES
+    assert as_in_data(pairs, spec(TURNED), data) is not None
+    assert as_in_data(pairs, spec([]), data) is pairs
+    with pytest.raises(MismatchError, match=r"\[two, zero, one\].*\[a, b, c\]"):
+        as_in_data(pairs, spec([*"abc"]), data)
+
+
 def test_imported_pairs_get_the_teacher_s_numbers(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     noise, labels = rng.standard_normal((40, 2)).astype(np.float32), np.arange(40) % 3
@@ -299,3 +321,21 @@ def test_imported_pairs_get_the_teacher_s_numbers(tmp_path: Path) -> None:
     other = KnownTeacher(make_teacher("denoiser", [*"abc"]), "f" * 64)
     with pytest.raises(MismatchError, match=r"\[a, b, c\].*\[two, zero, one\]"):
         plan_import(source, config, other)
+
+
+def test_stored_pairs_keep_their_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their labels follow from the seed, so another order is refused and not mapped."""
+    store = SimpleNamespace(location="pairs.zarr", spec=SimpleNamespace(
+        samples=spec(TURNED), guidance=None, teacher=None,
+        known_solver=SimpleNamespace(kind="heun")))
+    stage: Any = SimpleNamespace(say=lambda message: None, params=SimpleNamespace(
+        trusts_code=False, check_against=lambda spec: None))
+    monkeypatch.setattr("stages.stored_pairs.paths.TEACHER", tmp_path)
+    save_teacher(tmp_path, make_teacher("denoiser", NAMES))
+    with pytest.raises(MismatchError, match=r"\[two, zero, one\].*\[zero, one, two\]"):
+        require_teacher(stage, cast(Any, store))
+    store.spec.samples = spec(NUMBERS)
+    with pytest.warns(Adapted, match="mere numbers"):
+        require_teacher(stage, cast(Any, store))

@@ -116,7 +116,8 @@ WRONG: list[tuple[Any, str]] = [
     (2.9, "2.9 is no label"), ([0, 1, 2, 2.9], "2.9 is no label"), (torch.zeros(4), "float32"),
     (np.zeros(4), "float64"), (True, "True is no label"), ([True] * 4, "True is no label"),
     (torch.ones(4, dtype=torch.bool), "bool"), (np.bool_(True), "bool"),
-    ([], "given for 4 samples"), ([0], "given for 4 samples"), (torch.eye(4)[:, :3].long(), "given"),
+    ([], "given for 4 samples"), ([0], "given for 4 samples"),
+    (torch.eye(4)[:, :3].long(), "given"),
     ("x", "no class 'x'"), (["a", "b", "c", "x"], "no class 'x'"), ({0, 1}, "is no label"),
     (b"a", "is no label"), ([None] * 4, "None is no label"), ([[0]] * 4, "is no label"),
 ]
@@ -142,7 +143,7 @@ def test_labels_are_drawn_where_noise_is(student: KDM) -> None:
 def test_an_unconditional_student_takes_none() -> None:
     plain = make_student(spec=POINTS)
     x = torch.zeros(3, 2)
-    assert torch.equal(plain.generate(x), plain(x))
+    assert torch.equal(plain.generate(x, None, "fp32"), plain(x))
     for labels in (0, "a", [0, 0, 0], torch.zeros(3, dtype=torch.int64)):
         with pytest.raises(KDMError, match="takes none"):
             plain.generate(x, labels)

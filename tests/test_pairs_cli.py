@@ -194,7 +194,8 @@ def test_subset() -> None:
     assert kdm("subset", "p", "--out", "t", "--mask", "keep.zarr", "--kept").exit_code == 0
     assert PairStore.open("t").spec.count == PAIRS - 1
     refused(kdm("subset", "p", "--out", "u", "--kept"), "p has no mask of its own")
-    refused(kdm("subset", "p", "--out", "u", "--labels", "c"), "no class 'c'; the classes are [a, b]")
+    refused(kdm("subset", "p", "--out", "u", "--labels", "c"),
+            "no class 'c'; the classes are [a, b]")
     refused(kdm("subset", "p", "--out", "u", "--indices", "3-5"), "'3-5' is no range")
     refused(kdm("subset", "p", "--out", "u", "--indices", "0:36"), "0 to 35, and not 0:36")
     assert "splits" in kdm("subset", "p", "--out", "u", "--split", "tset").stderr

@@ -63,6 +63,14 @@ def test_arrays_are_those_of_the_library() -> None:
         assert np.array_equal(file["samples"], wanted)
 
 
+def test_classes_are_called_by_their_names() -> None:
+    for labels, out in (("c,a", "names.npz"), ("2,0", "numbers.npz")):
+        done("sample", "mine", "--n", "4", "--out", out, "--labels", labels, "--device", "cpu")
+    with np.load("names.npz") as names, np.load("numbers.npz") as numbers:
+        assert names["labels"].tolist() == [2, 0, 2, 0]
+        assert np.array_equal(names["samples"], numbers["samples"])
+
+
 def test_arrays_without_labels() -> None:
     done("sample", "points", "--n", "5", "--out", "x.npz")
     with np.load("x.npz") as file:
