@@ -44,7 +44,7 @@ class Commands(TyperGroup):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("always", Adapted)
-                warnings.showwarning = partial(show_warning, warnings.showwarning)
+                warnings.showwarning = partial(show_warning, warnings.showwarning, set())
                 return super().invoke(ctx)
         except KDMError as error:
             typer.echo(f"error: {error}", err=True)
@@ -55,11 +55,14 @@ class Commands(TyperGroup):
 
 
 def show_warning(
-    former: Callable[..., None], message: Warning | str, category: type[Warning], *rest: Any
+    former: Callable[..., None], shown: set[str], message: Warning | str,
+    category: type[Warning], *rest: Any,
 ) -> None:
-    """An adaptation as one line; other warnings as Python shows them."""
+    """An adaptation as one line, once; other warnings as Python shows them."""
     if issubclass(category, Adapted):
-        typer.echo(f"note: {message}", err=True)
+        if str(message) not in shown:
+            typer.echo(f"note: {message}", err=True)
+        shown.add(str(message))
     else:
         former(message, category, *rest)
 

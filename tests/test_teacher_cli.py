@@ -157,3 +157,12 @@ def test_a_command_that_imports_a_module_says_how_to_trust_it(folder: Path) -> N
                   "--set", "model={kind: flow_matching}")
     assert "set --set trust_code=true" not in refused.stderr  # reads like a slip
     assert "--set trust_code=true" in refused.stderr
+
+
+def test_steps_that_are_left_out_are_said_once(folder: Path) -> None:
+    save_teacher(Path("mine"), discrete())
+    drawn = kdm("sample", "mine", "--out", "a.png", "--solver", "dpmpp_2m", "--steps", "100")
+    assert drawn.exit_code == 0, drawn.output
+    assert "98 evaluations each" in drawn.stdout
+    assert drawn.stderr.count("note: ") == 1
+    assert "of the 100 steps of the grid karras, 2 begin and end at the same" in drawn.stderr

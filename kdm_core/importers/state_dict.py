@@ -142,4 +142,5 @@ def _read_torch(path: Path) -> Any:
             raise DataError(f"{path} asks for {refused[1]}, which is no tensor and could run code: "
                             "save `model.state_dict()` alone, best as .safetensors") from error
         raise DataError(f"{path} is neither a .safetensors file nor one of torch.save, or damaged "
-                        f"({type(error).__name__}): fetch it again") from error
+                        f"({type(error).__name__}): fetch it again, or choose the teacher.source "
+                        "that fits it") from error
