@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from kdm_core.datasets import open_dataset
 from kdm_core.metrics.extractors import ReferenceConfig, VGG16Config, build_extractor
-from kdm_core.metrics.features import FeatureCache
+from kdm_core.metrics.features import Extractor, FeatureCache
 from kdm_core.serialization import write_json
 from kdm_core.studies import run_studies
 from kdm_core.studies.base import Subject
@@ -59,9 +60,13 @@ def features(stage: Stage, models: Models) -> Callable[[Tensor], NDArray[np.floa
         return None
     trained = stage.params.reference.classifier is not None
     config = ReferenceConfig(kind="classifier") if trained else VGG16Config(kind="vgg16")
-    extractor = build_extractor(config, {}, stage.device, paths.REFERENCE)
-    cache = FeatureCache(paths.FEATURES)
-    return lambda images: cache.get(extractor, to_uint8(images)).features
+    stored = FeatureCache(paths.FEATURES)
+
+    @cache  # when a study asks for it first: without any, no weights are needed
+    def extractor() -> Extractor:
+        return build_extractor(config, {}, stage.device, paths.REFERENCE)
+
+    return lambda images: stored.get(extractor(), to_uint8(images)).features
 
 
 if __name__ == "__main__":

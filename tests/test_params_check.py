@@ -16,9 +16,13 @@ from kdm_core.networks import MLPConfig
 from kdm_core.pairs.sampling import PairsConfig, plan_store
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
+from kdm_core.students.model import KDM, save_student
+from kdm_core.studies import StudiesConfig
 from kdm_core.teachers import DenoiserConfig, build_teacher, save_teacher
 from pipeline.checks import fit
+from pipeline.checks.inputs import needed_weights
 from pipeline.cli import app
+from pipeline.params import parse_params
 from tests.imports import ROOT
 
 SMOKE = YAML(typ="safe").load(ROOT / "presets/smoke.yaml")
@@ -195,6 +199,46 @@ def test_a_teacher_of_other_images() -> None:
     assert check(put("teacher", teacher([1, 8, 8])))[0] == 0
 
 
+def test_cifar10_without_its_batches() -> None:
+    Path("batches").mkdir()
+    change = put("data", {"source": "cifar10", "path": "batches", "conditional": True})
+    assert "batches/data_batch_1 is missing" in problems(change)
+    Path("archive").write_bytes(b"something else")
+    change = put("data", {"source": "cifar10", "path": "archive", "conditional": True})
+    assert "archive is not a readable .tar.gz" in problems(change)
+
+
+def test_a_start_at_a_student_of_another_architecture() -> None:
+    model = parse_params(SMOKE).students["kdm"].model
+    save_student(Path("theirs"), KDM(model, SampleSpec(kind="image", shape=[1, 8, 8])), {})
+    change = put("students.kdm.init", "theirs")
+    assert check(change)[0] == 0
+
+    def larger(values: Any) -> None:
+        change(values)
+        values["students"]["kdm"]["model"]["latent"] = 64
+
+    assert "students.kdm.init: theirs is a student of another architecture (model.latent)" \
+        in problems(larger)
+
+
+@pytest.mark.parametrize("factory", ["nowhere:build", "mine:nothing"])
+def test_a_module_that_is_not_there_is_named(factory: str) -> None:
+    Path("mine.py").write_text("")
+    said = problems(put("teacher", {"source": "module", "factory": factory, "trust_code": True,
+                                    "model": {"kind": "flow_matching"}}))
+    assert f"teacher.factory: {factory}" in said
+
+
+def test_without_studies_no_weights_are_needed() -> None:
+    values = copy.deepcopy(SMOKE)
+    values["reference"] = {"classifier": None}
+    values["evaluation"] = {"extractors": [], "lpips": []}
+    assert "vgg16" in needed_weights(parse_params(values))
+    values["studies"] = dict.fromkeys(StudiesConfig.model_fields)
+    assert needed_weights(parse_params(values)) == {}
+
+
 def test_statistics_of_other_features() -> None:
     np.savez("s.npz", mu=np.zeros(3), sigma=np.eye(3))
     change = put("evaluation.statistics", {"classifier": "s.npz"})
@@ -215,9 +259,9 @@ def test_pairs_of_other_samples() -> None:
 
 
 def test_code_is_run_only_where_it_is_trusted() -> None:
-    Path("mine.py").write_text("open('owned', 'w')\ndef keep(samples, labels): return 3\n")
-    rules = {"rules": ["mine:keep"]}
+    Path("rules_of_mine.py").write_text("open('owned', 'w')\ndef keep(samples, labels): return 3\n")
+    rules = {"rules": ["rules_of_mine:keep"]}
     assert "filter.trust_code: true" in problems(put("filter", rules))
     assert not Path("owned").exists()
-    assert "mine:keep" in problems(put("filter", rules | {"trust_code": True}))
+    assert "rules_of_mine:keep" in problems(put("filter", rules | {"trust_code": True}))
     assert Path("owned").exists()

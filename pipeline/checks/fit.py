@@ -1,5 +1,6 @@
 """Check of the data, and of all that must suit them: what prepare_data and later stages find."""
 
+import tarfile
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +16,8 @@ from kdm_core.datasets import (
     NpzConfig,
     load_dataset,
 )
-from kdm_core.errors import KDMError
+from kdm_core.datasets.cifar10 import TEST, TRAIN
+from kdm_core.errors import DataError, KDMError
 from kdm_core.metrics.extractors import ExtractorConfig, ReferenceConfig
 from kdm_core.metrics.extractors.inception import Inception, InceptionConfig
 from kdm_core.metrics.extractors.vgg16 import VGG16, VGG16Config
@@ -23,13 +25,14 @@ from kdm_core.metrics.frechet import read_statistics
 from kdm_core.pairs.location import local_path
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
+from kdm_core.students.model import KDM
 from pipeline.checks.finding import Finding, ok, problem, warning
 from pipeline.checks.inputs import sources
 from pipeline.params import Params, StoredPairs
 
 SECONDS_OF_FILES = 1000
 """Images that are read in a second or a few."""
-SECONDS_OF_BYTES = {"npz": 2**30, "edm_zip": 2**25}
+SECONDS_OF_BYTES = {"npz": 2**30, "edm_zip": 2**28}
 
 
 def check_fit(params: Params) -> list[Finding]:
@@ -51,6 +54,7 @@ def check_fit(params: Params) -> list[Finding]:
     found = [problem("parameters", text, "")
              for text in params.problems_with(info.samples, info)]
     found += check_statistics(params, absent)
+    found += check_starts(params, absent)
     later = []
     parts: dict[str, Callable[[SampleSpec], None]] = {
         "filter.rules": params.check_rules, "teacher": params.check_teacher,
@@ -85,6 +89,27 @@ def check_statistics(params: Params, absent: set[str]) -> list[Finding]:
         if size != (expected := dimensions(config, params) or size):
             found.append(problem(where, f"{path} is of {size} dimensions, the extractor's features "
                                  f"have {expected}", "give statistics of its own features"))
+    return found
+
+
+def check_starts(params: Params, absent: set[str]) -> list[Finding]:
+    """Whether students that others start at, and which are on this machine, are of the same
+    architecture."""
+    found = []
+    for name, student in params.students.items():
+        where = f"students.{name}.init"
+        if student.init in ("random", "teacher") or where in absent or not Path(
+                student.init).is_dir():
+            continue
+        try:
+            other = KDM.from_pretrained(student.init).config
+        except KDMError as error:
+            found.append(problem(where, str(error), ""))
+            continue
+        if differing := [key for key, value in student.model if getattr(other, key) != value]:
+            found.append(problem(where, f"{student.init} is a student of another architecture "
+                                 f"(model.{', model.'.join(differing)})",
+                                 "take over its model, or start at random"))
     return found
 
 
@@ -130,6 +155,7 @@ def look(params: Params) -> DatasetInfo | None:
         return DatasetInfo(source=config.source, samples=SampleSpec(kind="points", shape=[2]),
                            class_names=[], train=config.train, test=config.test)
     if isinstance(config, Cifar10Config):
+        require_batches(Path(config.path))
         spec = SampleSpec(kind="image", shape=[3, 32, 32],
                           label_names=CLASSES if config.conditional else [])
         return DatasetInfo(source=config.source, samples=spec, class_names=CLASSES,
@@ -148,6 +174,19 @@ def look(params: Params) -> DatasetInfo | None:
         if Path(config.path).stat().st_size > SECONDS_OF_BYTES[kind]:
             return None
     return load_dataset(config, params.seed).info
+
+
+def require_batches(path: Path) -> None:
+    """Make sure that the six files of CIFAR-10, if something is there, might be.
+
+    Raises:
+        DataError: they are not.
+    """
+    if path.is_dir():
+        if missing := [name for name in (*TRAIN, TEST) if not (path / name).is_file()]:
+            raise DataError(f"{path / missing[0]} is missing or not a file: supply it")
+    elif path.exists() and not tarfile.is_tarfile(path):
+        raise DataError(f"{path} is not a readable .tar.gz: fetch it again")
 
 
 def link_first(folder: Path, excerpt: Path) -> bool:

@@ -85,7 +85,8 @@ def needed_weights(params: Params) -> dict[str, tuple[str, bool]]:
         if weights := weights_name(config):
             found[weights] = ("evaluation.extractors", False)
     images = params.data.source != "checkerboard"
-    if images and params.reference.classifier is None:
+    studied = (params.studies.semantics, params.studies.vicinity, params.studies.memorisation)
+    if images and params.reference.classifier is None and any(studied):
         found["vgg16"] = ("studies", True)
     if images and params.evaluation.lpips_pairs:
         found |= {NETS[net]: ("evaluation.lpips", True) for net in params.evaluation.lpips}
