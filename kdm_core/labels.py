@@ -75,7 +75,7 @@ def as_numbers(labels: Any, names: Sequence[str]) -> Tensor:
         array = np.asarray(labels)
         if array.dtype.kind in "iu":
             return torch.from_numpy(array.astype(np.int64))
-        if array.dtype.kind not in "UO":
+        if array.dtype.kind not in "UOT":
             raise KDMError(f"labels: an array of {array.dtype} has no labels; give integers "
                            "(labels.astype(int) of whole numbers) or names of classes")
         labels = array.tolist()
@@ -102,7 +102,7 @@ def as_number(label: object, names: Sequence[str]) -> int:
         raise KDMError(f"labels: {repr(label)[:50]} is no label; give integers or names of "
                        f"classes, which are {shown(names)}") from None
     if not -(2**63) <= number < 2**63:
-        raise KDMError(f"labels: there is no class {number:.3g}: they are numbered 0 to "
+        raise KDMError("labels: there is no class of a number so large: they are numbered 0 to "
                        f"{len(names) - 1}")
     return number
 
@@ -144,7 +144,7 @@ def parse_classes(text: str, names: Sequence[str], where: str = "--labels") -> l
         KDMError: there is no such class, or there are none at all; near names are told.
     """
     if not names:
-        raise KDMError(f"{where}: there are no classes here; leave it out")
+        raise KDMError(f"{where}: this takes none, since there are no classes; leave them out")
     if text in names:
         return [named_class(text, names, where)]
     parts = [part.strip() for row in csv.reader([text], skipinitialspace=True) for part in row]
@@ -152,3 +152,15 @@ def parse_classes(text: str, names: Sequence[str], where: str = "--labels") -> l
         raise KDMError(f"{where}: '{text}' has an empty entry; give names or numbers of classes, "
                        "such as 0,1,2")
     return [named_class(part, names, where) for part in parts]
+
+
+def in_turn(text: str, n: int, names: Sequence[str], where: str = "--labels") -> list[int]:
+    """The classes that a command line names, as one label for each of n samples, in turn.
+
+    Raises:
+        KDMError: as `parse_classes`, or there are fewer samples than labels.
+    """
+    found = parse_classes(text, names, where)
+    if len(found) > n:
+        raise KDMError(f"{where}: {len(found)} labels for {n} samples; raise --n")
+    return [found[index % len(found)] for index in range(n)]

@@ -34,10 +34,13 @@ class StudentError(KDMError):
 @app.command()
 def info(source: Source, revision: Revision = None) -> None:
     """Say what a student is."""
+    from kdm_core.classes import shown
+
     student, fingerprint = load(source, revision)
     spec = student.spec
     parameters = sum(p.numel() for p in student.parameters())
-    labels = f"{spec.num_classes} labels" if spec.num_classes else "no labels"
+    labels = (f"{spec.num_classes} labels {shown(spec.label_names)}" if spec.num_classes
+              else "no labels")
     moduli = student.operator.eigenvalues().abs()
     typer.echo(f"{student.config.operator.kind} operator on {student.config.latent} dimensions, "
                f"eigenvalues of modulus {moduli.min():.3f} to {moduli.max():.3f}\n"
@@ -67,11 +70,12 @@ def sample(
 ) -> None:
     """Sample a student into a picture, a folder of pictures, or arrays."""
     from kdm_core.compute import resolve_device
+    from kdm_core.labels import in_turn
 
     where = resolve_device(device)
     student, _ = load(source, revision)
     write = writer(student, out, n)
-    classes = in_turn(labels, n, student.spec.label_names)
+    classes = in_turn(labels, n, student.spec.label_names) if labels else None
     drawn = Draw(student.to(where), n, seed, classes, batch, precision, steps)
     write(drawn)
     typer.echo(f"{out}: {n} samples of seed {seed}, on {where}")
@@ -177,24 +181,6 @@ def card_of_run(
     if evaluation is not None and evaluation["conditions"]["student"] != fingerprint:
         evaluation = None
     return model_card(student, fingerprint, pairs, evaluation, title, license)
-
-
-def in_turn(text: str, n: int, names: list[str]) -> list[int] | None:
-    """`0,1,2` or names of classes as one label for each of n samples, in turn.
-
-    Raises:
-        KDMError: the student knows no such labels.
-    """
-    from kdm_core.labels import parse_classes
-
-    if not text:
-        return None
-    if not names:
-        raise StudentError("--labels: this student takes none; leave them out")
-    found = parse_classes(text, names)
-    if len(found) > n:
-        raise StudentError(f"--labels: {len(found)} labels for {n} samples; raise --n")
-    return [found[index % len(found)] for index in range(n)]
 
 
 class Draw:

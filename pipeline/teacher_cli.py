@@ -68,6 +68,9 @@ def import_(
                        shape=[int(number) for number in numbers], sigma_data=sigma_data,
                        label_names=class_names(labels))
     teacher = build_source(parse(SourceParams, block, "this command line"), given)
+    if "," in labels and teacher.spec.label_names != given.label_names:
+        raise TeacherError(f"--labels: {given.num_classes} names, and the model takes "
+                           f"{teacher.spec.num_classes} labels; name all of them, or none")
     fingerprint = save_teacher(out, teacher)
     typer.echo(f"{out}: {describe(teacher)}\nfingerprint {fingerprint}")
 
@@ -108,7 +111,7 @@ def sample(
     from kdm_core.compute import resolve_device
     from kdm_core.figures.scatter import noise_map
     from kdm_core.figures.tiles import tiles
-    from kdm_core.labels import parse_classes
+    from kdm_core.labels import in_turn
     from kdm_core.noise import draw
     from kdm_core.solvers import SolverConfig
     from kdm_core.solvers.guidance import GuidanceConfig
@@ -124,8 +127,7 @@ def sample(
     spec = teacher.spec
     noise, classes = draw(seed, range(n), spec.sample_shape, "float32", spec.num_classes)
     if labels:
-        called = parse_classes(labels, spec.label_names)
-        classes = np.resize(np.array(called, np.int64), n)
+        classes = np.array(in_turn(labels, n, spec.label_names), np.int64)
     given = torch.from_numpy(classes).to(where) if spec.num_classes else None
     found = teacher.sample(torch.from_numpy(noise).to(where), given, chosen)
     made = found.state.cpu().numpy()
@@ -164,10 +166,13 @@ def parse_option(text: str) -> tuple[str, Any]:
 
 def describe(teacher: Any) -> str:
     """A teacher in one line."""
+    from kdm_core.classes import shown
+
     spec = teacher.spec
     network = getattr(teacher.config, "network", None)
     parameters = sum(p.numel() for p in teacher.parameters())
-    labels = f"{spec.num_classes} labels" if spec.num_classes else "no labels"
+    labels = (f"{spec.num_classes} labels {shown(spec.label_names)}" if spec.num_classes
+              else "no labels")
     if spec.num_classes and teacher.label_dropout is not None:
         labels += f" (label_dropout {teacher.label_dropout:g})"
     return (f"{teacher.config.kind}{f' of a {network.kind}' if network else ''}, "

@@ -132,10 +132,10 @@ NETWORKS: dict[str, AnyNetworkConfig] = {
                                    attention=[]),
     "edm2": EDM2UNetConfig(kind="edm2_unet", channels=8, multipliers=[1], blocks=1, attention=[]),
     "diffusers": DiffusersUNetConfig(kind="diffusers_unet", arguments={
-        "in_channels": 1, "out_channels": 1, "num_class_embeds": 3, "norm_num_groups": 8,
+        "in_channels": 1, "out_channels": 1, "num_class_embeds": 3, "norm_num_groups": 4,
         "block_out_channels": [8], "layers_per_block": 1, "down_block_types": ["DownBlock2D"],
         "up_block_types": ["UpBlock2D"]}),
-    "torchcfm": TorchCFMUNetConfig(kind="torchcfm_unet", num_channels=32, channel_mult=[1],
+    "torchcfm": TorchCFMUNetConfig(kind="torchcfm_unet", num_channels=64, channel_mult=[1],
                                    num_res_blocks=1, attention_resolutions=[8],
                                    num_head_channels=32),
 }

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from kdm_core import KDM
 from kdm_core.errors import Adapted, KDMError
-from kdm_core.labels import as_labels, parse_classes
+from kdm_core.labels import as_labels, in_turn, parse_classes
 from kdm_core.operators import ContinuousConfig
 from kdm_core.samples import SampleSpec
 from kdm_core.students.export import Sampler
 from kdm_core.students.trajectory import refine
-from pipeline.student_cli import in_turn
 from pipeline.teacher_cli import class_names
 from tests.test_student_use import IMAGES, POINTS, make_student
 
@@ -112,7 +111,7 @@ def test_one_meaning_in_all_functions(student: KDM, call: str) -> None:
 
 WRONG: list[tuple[Any, str]] = [
     (3, "are 0 to 2, found 3"), (-1, "found -1"), ([0, 1, 2, 3], "found 0 to 3"),
-    (torch.tensor([0, 0, 0, 10]), "found 0 to 10"), (10**30, "no class"),
+    (torch.tensor([0, 0, 0, 10]), "found 0 to 10"), (10**30, "no class"), (10**400, "no class"),
     (2.9, "2.9 is no label"), ([0, 1, 2, 2.9], "2.9 is no label"), (torch.zeros(4), "float32"),
     (np.zeros(4), "float64"), (True, "True is no label"), ([True] * 4, "True is no label"),
     (torch.ones(4, dtype=torch.bool), "bool"), (np.bool_(True), "bool"),

@@ -68,6 +68,24 @@ def test_import_look_and_sample_an_edm_pickle(folder: Path) -> None:
         assert picture.size == (2 * 96 + 2, 2 * 96 + 2)  # two rows of two, twelve times as large
 
 
+def test_classes_are_named_and_called_by_name(folder: Path) -> None:
+    shape = (3, 8, 8)
+    with seeded(0):
+        network = build_network(SONG, shape, shape, timed=True, num_classes=2).eval()
+    Path("net.pkl").write_bytes(edm_pickle(network, shape, classes=2))
+    made = kdm("import", "net.pkl", "--kind", "edm", "--out", "mine", "--labels", "cat,dog")
+    assert made.exit_code == 0 and "2 labels [cat, dog]" in made.stdout
+    for labels, out in (("dog,cat", "names.png"), ("1,0", "numbers.png"), ("cat", "cats.png")):
+        drawn = kdm("sample", "mine", "--n", "2", "--out", out, "--steps", "2", "--labels", labels)
+        assert drawn.exit_code == 0, drawn.output
+    pictures = [Path(f"{name}.png").read_bytes() for name in ("names", "numbers", "cats")]
+    assert pictures[0] == pictures[1] != pictures[2]
+    refused = kdm("sample", "mine", "--n", "2", "--out", "x.png", "--labels", "dig")
+    assert refused.exit_code == 1 and "near are dog" in refused.stderr
+    refused = kdm("import", "net.pkl", "--kind", "edm", "--out", "x", "--labels", "a,b,c")
+    assert refused.exit_code == 1 and "3 names, and the model takes 2" in refused.stderr
+
+
 def test_what_the_file_does_not_say_is_given(folder: Path) -> None:
     with seeded(0):
         network = build_network(MLPConfig(kind="mlp", width=16, blocks=1), (2,), (2,), timed=True)
