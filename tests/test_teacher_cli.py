@@ -72,6 +72,8 @@ def test_classes_are_named_and_called_by_name(folder: Path) -> None:
     shape = (3, 8, 8)
     with seeded(0):
         network = build_network(SONG, shape, shape, timed=True, num_classes=2).eval()
+        for parameter in network.parameters():  # some are zero at first
+            parameter.data += 0.1 * torch.randn_like(parameter)
     Path("net.pkl").write_bytes(edm_pickle(network, shape, classes=2))
     made = kdm("import", "net.pkl", "--kind", "edm", "--out", "mine", "--labels", "cat,dog")
     assert made.exit_code == 0 and "2 labels [cat, dog]" in made.stdout
