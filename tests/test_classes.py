@@ -1,6 +1,7 @@
 """Classes are known by their names, wherever two things that have classes meet."""
 
 import warnings
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -46,6 +47,7 @@ from kdm_core.teachers import (
     save_teacher,
 )
 from kdm_core.teachers.exact import fit_data, fit_mixture
+from pipeline.params import Params
 from stages.evaluate import as_in_data
 from stages.stored_pairs import require_teacher
 
@@ -328,10 +330,11 @@ def test_stored_pairs_keep_their_numbers(
 ) -> None:
     """Their labels follow from the seed, so another order is refused and not mapped."""
     store = SimpleNamespace(location="pairs.zarr", spec=SimpleNamespace(
-        samples=spec(TURNED), guidance=None, teacher=None,
-        known_solver=SimpleNamespace(kind="heun")))
+        samples=spec(TURNED), guidance=None, teacher=None, states=[],
+        splits={"test": 2, "validation": 2, "train": 1}, known_solver=SimpleNamespace(kind="heun")))
     stage: Any = SimpleNamespace(say=lambda message: None, params=SimpleNamespace(
-        trusts_code=False, check_against=lambda spec: None))
+        trusts_code=False, check_against=lambda spec: None,
+        check_stored=partial(Params.check_stored, SimpleNamespace(students={}))))
     monkeypatch.setattr("stages.stored_pairs.paths.TEACHER", tmp_path)
     save_teacher(tmp_path, make_teacher("denoiser", NAMES))
     with pytest.raises(MismatchError, match=r"\[two, zero, one\].*\[zero, one, two\]"):

@@ -152,7 +152,7 @@ def test_altered_weights_are_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "saying"), [
-    (["--device", "gpu"], "--device: 'gpu' is not available"),
+    (["--device", "gpu"], "--device: 'gpu' is no device"),
     (["--steps", "2000"], "--steps: 2000 steps with offset 0 leave the teacher's 1000"),
     (["--solver", "dopri5"], "--solver: the teacher's velocity is not finite"),
     (["--guidance", "2"], "--guidance needs a teacher that takes labels"),
