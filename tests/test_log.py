@@ -16,7 +16,7 @@ from stages import log, paths, progress
 from stages.progress import Progress
 from stages.reporting import conditions
 from stages.reporting.records import Timing
-from stages.runner import Stage
+from stages.runner import Stage, is_first
 from tests.project import copy_project, environment
 
 PROGRAM = """
@@ -152,3 +152,14 @@ def test_what_the_library_adapts_is_a_line_and_a_note(
     timing = Timing.model_validate_json((paths.TIMINGS / "prepare_data.json").read_text())
     assert conditions.adaptations({"prepare_data": timing}) == {
         "notes": {"prepare_data": "10 files of 100 are used"}}
+
+
+def test_of_processes_that_train_together_the_first_one_says_it(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert is_first()  # of no others
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a-training")
+    assert not is_first()
+    monkeypatch.setenv("RANK", "0")
+    assert is_first()
