@@ -161,7 +161,8 @@ def test_overrides_that_cannot_be_used(tmp_path: Path) -> None:
         ({"students": {"new": {"init": "random"}}}, "students.new.model: is missing"),
         ({"studies": {"semantics": {"least": 9}}}, "studies.semantics.least"),
         # Valid as parts, and not together.
-        ({"pairs": {"test": 2}}, "studies.semantics"),
+        ({"teacher": {"label_dropout": 0.1}, "data": {"conditional": False}},
+         "teacher.label_dropout"),
     ):
         with pytest.raises(ParamsError, match=message):
             override(file, wrong)
