@@ -29,3 +29,8 @@ class SampleSpec(Config):
     @property
     def sample_shape(self) -> tuple[int, ...]:
         return tuple(self.shape)
+
+
+Source = Literal["teacher", "pairs"]
+"""What a student is looked at beside: its teacher, or pairs of which nobody knows who made them."""
+SOURCE_NAMES: dict[Source, str] = {"teacher": "teacher", "pairs": "stored pairs"}

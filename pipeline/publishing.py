@@ -27,18 +27,29 @@ def publish_report(reports: Path) -> None:
     """The metrics and a link to the report, as artifacts of the flow run."""
     report = json.loads((reports / "report.json").read_text(encoding="utf-8"))
     create_table_artifact(metrics_table(report), key="kdm-metrics",
-                          description=f"Students beside their teacher on {report['dataset']}")
+                          description=f"Students beside {beside(report)} on {report['dataset']}")
     create_link_artifact((reports / "report.html").as_uri(), link_text="report.html",
                          key="kdm-report", description="The report, as one HTML file")
 
 
+def beside(report: dict[str, Any]) -> str:
+    """What the students of a report were measured beside."""
+    return "the pairs that they learned from" if report.get("pairs") else "their teacher"
+
+
 def metrics_table(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row a metric, one column a model; null where a model does not have the metric."""
-    models = {"teacher": report["teacher"],
+    """The verdicts, then one row a metric; a column a model, null where it has no such figure."""
+    source = "pairs" if report.get("pairs") else "teacher"
+    models = {source: report[source],
               **{f"student {name}": figures for name, figures in report["students"].items()}}
+    words = report.get("verdicts", {})
+    said = {source: words.get(source),
+            **{f"student {name}": one for name, one in words.get("students", {}).items()}}
     metrics = dict.fromkeys(metric for figures in models.values() for metric in figures)
-    return [{"metric": metric, **{name: figures.get(metric) for name, figures in models.items()}}
-            for metric in metrics]
+    return [{"metric": "verdict",
+             **{name: (said.get(name) or {}).get("word") for name in models}},
+            *({"metric": metric, **{name: figures.get(metric) for name, figures in models.items()}}
+              for metric in metrics)]
 
 
 def publish_changes(changes: list[Change]) -> None:

@@ -93,7 +93,31 @@ def survey() -> dict[str, Any]:
         "pairs": None if pairs is None else pairs._asdict(),
         "left_s": sum(row.left_s or 0 for row in to_do),
         "left_unknown": [row.stage for row in to_do if row.left_s is None],
+        "verdicts": verdicts(rows),
     }
+
+
+def verdicts(rows: list[Row]) -> dict[str, dict[str, Any]]:
+    """What evaluations came to, by student: the words on it and on its teacher, and whether they
+    are of what there is now.
+
+    Raises:
+        DataError: the metrics of an evaluation are damaged.
+    """
+    found = {}
+    for row in rows:
+        stage, _, name = row.stage.partition("@")
+        path = Path(f"reports/metrics/evaluate/{name}.json")
+        if stage != "evaluate" or not path.is_file():
+            continue
+        try:
+            words = json.loads(path.read_bytes()).get("verdicts", {})
+            if words:
+                found[name] = {str(who): str(word) for who, word in words.items()} | {
+                    "current": row.state == "done"}
+        except (ValueError, AttributeError) as error:
+            raise DataError(f"{path} is damaged ({error}): delete it") from error
+    return found
 
 
 def describe(standing: "Standing", params: Any) -> Row:
@@ -197,7 +221,27 @@ def render(document: dict[str, Any]) -> str:
         shards = f" ({pairs['shards_done']} of {pairs['shards']} shards)" if pairs["shards"] else ""
         lines += ["", f"pairs      {pairs['done']:,} of {pairs['total']:,}{shards} in "
                       f"{pairs['location']}"]
-    return "\n".join([*lines, f"time left  {time_left(document)}"])
+    lines.append(f"time left  {time_left(document)}")
+    if document["verdicts"]:
+        lines += ["", *tell(document["verdicts"])]
+    return "\n".join(lines)
+
+
+def tell(found: dict[str, dict[str, Any]]) -> list[str]:
+    """A line on what was learned from and one on each student; the report says why."""
+    from kdm_core.samples import SOURCE_NAMES
+
+    words: dict[str, str] = {}
+    for name, own in found.items():
+        stale = "" if own["current"] else " (of an earlier run)"
+        for source, known_as in SOURCE_NAMES.items():
+            if source in own:
+                words.setdefault(known_as, f"{own[source]}{stale}")
+        words[name] = f"{own['student']}{stale}"
+    width = max(map(len, words))
+    return [f"verdict    {name:{width}}  "
+            + (typer.style(word, fg=typer.colors.RED) if word.startswith("failed") else word)
+            for name, word in words.items()]
 
 
 def time_left(document: dict[str, Any]) -> str:

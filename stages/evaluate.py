@@ -28,9 +28,9 @@ from stages.measuring import (
     measure_points,
 )
 from stages.models import Models, open_models
-from stages.results import Results, Who
+from stages.results import Results
 from stages.runner import Stage, run
-from stages.speed import Speed, measure_speed
+from stages.speed import measure_speed
 
 PICTURED = {"image": 64, "points": 4000}
 """Samples that are kept for the report's pictures."""
@@ -54,11 +54,12 @@ def evaluate(stage: Stage, name: str, workers: Engine) -> None:
     counts = resampling(len(made), config.bootstrap, stage.shared_seed("pairs"))
     samples = Samples(test, made, counts)
     results = Results({
-        "n": len(made), "dataset": dataset_mark, "teacher": models.teacher_mark,
-        "student": models.student_mark, "pairs": models.store.fingerprint,
-        "device": str(stage.device), "precision": models.store.precision,
-        "seed": stage.params.seed, "bootstrap": config.bootstrap,
-    })
+        "n": len(made), "dataset": dataset_mark, "student": models.student_mark,
+        "pairs": models.store.fingerprint, "device": str(stage.device),
+        "precision": models.store.precision, "seed": stage.params.seed,
+        "bootstrap": config.bootstrap,
+    }, models.source)
+    note_source(results, models)
     # Before the work, so that the time of a run that does not come to its end counts.
     folder, _ = stage.work_folder(results.conditions, config.model_dump())
     measure_pairs(results, samples)
@@ -70,6 +71,17 @@ def evaluate(stage: Stage, name: str, workers: Engine) -> None:
     compare_labels(stage, results, dataset, models)
     note_costs(stage, results, models)
     write_results(stage, name, folder / "result", results, models, made)
+
+
+def note_source(results: Results, models: Models) -> None:
+    """Which teacher the student is measured beside, or why there is none."""
+    if models.source == "teacher":
+        results.conditions["teacher"] = models.teacher_mark
+        return
+    results.absent.append(
+        "nobody wrote down which teacher made these pairs, so the student is measured beside their "
+        "samples alone: evaluations, speed and size of a teacher, and ratios to its figures, are "
+        "left out. `kdm pairs import --teacher DIR --solver KIND` checks a teacher and notes it")
 
 
 def require_same_samples(real: SampleSpec, made: SampleSpec) -> None:
@@ -97,11 +109,11 @@ def as_in_data(pairs: Pairs, made: SampleSpec, data: DatasetInfo) -> Pairs:
 
 
 def note_costs(stage: Stage, results: Results, models: Models) -> None:
-    """Evaluations, speed and size of both models."""
+    """Evaluations, speed and size of both models, as far as both are known."""
     speeds = measure_speed(models, stage.params.evaluation.timing_images)
-    sides: dict[Who, tuple[torch.nn.Module, Speed]] = {
-        "teacher": (models.teacher, speeds[0]), "student": (models.student, speeds[1])}
-    for who, (model, speed) in sides.items():
+    of: dict[str, torch.nn.Module] = {"teacher": models.teacher, "student": models.student}
+    for who, speed in speeds.items():
+        model = of[who]
         results.cost(who, "nfe", speed.nfe)
         results.cost(who, "images_per_s", speed.images_per_s)
         results.cost(who, "parameters", sum(p.numel() for p in model.parameters()))
@@ -115,7 +127,7 @@ def write_results(
     eigenvalues = torch.view_as_real(models.student.operator.eigenvalues())
     result.mkdir(exist_ok=True)
     write_json(result / "evaluation.json", results.document())
-    arrays: dict[str, Any] = {"noise": test.noise[:keep], "teacher": test.samples[:keep],
+    arrays: dict[str, Any] = {"noise": test.noise[:keep], models.source: test.samples[:keep],
                               "student": made[:keep], "labels": test.labels[:keep],
                               "eigenvalues": eigenvalues}
     np.savez(result / "samples.npz", **{key: value.numpy() for key, value in arrays.items()})
@@ -124,6 +136,8 @@ def write_results(
     stage.write_timing()
     stage.say(", ".join(f"{key} {estimate.value:.4g}"
                         for key, estimate in results.figures["student"].items()))
+    for who, verdict in results.verdicts().items():
+        stage.say(f"{name if who == 'student' else who}: {verdict.word} ({'; '.join(verdict.why)})")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kdm_core.figures.grid import image_grid
 from kdm_core.figures.scatter import noise_map
-from kdm_core.samples import SampleSpec
+from kdm_core.samples import SOURCE_NAMES, SampleSpec, Source
 from kdm_core.serialization import write_atomic
 
 
@@ -24,8 +24,14 @@ def save_figure(path: Path, figure: Figure) -> None:
     write_atomic(path, render(figure))
 
 
-def comparison(spec: SampleSpec, teacher: Tensor, student: Tensor) -> Figure:
-    """Samples (n, *spec.shape) of one student beside its teacher's from the same noise."""
-    theirs, made = teacher.cpu().numpy(), student.cpu().numpy()
-    return (image_grid(theirs, made) if spec.kind == "image"
-            else noise_map(theirs, {"student": made}))
+def comparison(
+    spec: SampleSpec, teacher: Tensor, student: Tensor, source: Source = "teacher"
+) -> Figure:
+    """Samples (n, *spec.shape) of one student beside its teacher's from the same noise.
+
+    Args:
+        source: "pairs" where nobody knows the teacher.
+    """
+    theirs, made, name = teacher.cpu().numpy(), student.cpu().numpy(), SOURCE_NAMES[source]
+    return (image_grid(theirs, made, name) if spec.kind == "image"
+            else noise_map(theirs, {"student": made}, source=name))

@@ -1,10 +1,12 @@
 """What an evaluation measures of images and points, noted in its results."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kdm_core.classes import require_order
@@ -21,10 +23,17 @@ from kdm_core.metrics.compare import (
     reference_of,
     reliability,
 )
-from kdm_core.metrics.estimate import Counts, resampling
+from kdm_core.metrics.estimate import Counts, Estimate, resampling
 from kdm_core.metrics.features import Extractor, FeatureCache, Features
 from kdm_core.metrics.frechet import read_statistics
-from kdm_core.metrics.paired import label_accuracy, label_agreement, paired_lpips, paired_mse
+from kdm_core.metrics.paired import (
+    coincidence,
+    label_accuracy,
+    label_agreement,
+    paired_lpips,
+    paired_mse,
+)
+from kdm_core.metrics.spread import within_class_variance
 from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.serialization import file_sha256, read_json
 from kdm_core.values import to_uint8
@@ -38,7 +47,7 @@ from stages.results import Results, Who
 from stages.runner import Stage
 
 WHOSE: dict[Who, str] = {"teacher": "the teacher's samples", "student": "the student's samples",
-                         "real": "held-out real data"}
+                         "pairs": "the stored pairs", "real": "held-out real data"}
 
 
 class Samples(NamedTuple):
@@ -57,23 +66,63 @@ class Samples(NamedTuple):
 
 
 def measure_pairs(results: Results, samples: Samples) -> None:
-    """MSE between teacher and student."""
+    """MSE between teacher and student, and how much the samples of each vary."""
     mse = paired_mse(samples.test.samples, samples.made, samples.counts)
     results.figures["student"] |= {"mse": mse.matched, "mse_permuted": mse.permuted}
+    sets: dict[Who, Tensor] = {results.source: samples.test.samples, "student": samples.made}
+    for who, found in sets.items():
+        results.figures[who]["spread"] = within_class_variance(
+            found, samples.test.labels, samples.counts)
 
 
 def measure_points(stage: Stage, results: Results, dataset: Dataset, samples: Samples) -> None:
     """Distances to real points that no training has seen, and the share on the board."""
     config = stage.params.evaluation
     real = np.asarray(dataset.test_samples)
+    # As many as there are of the others, on which the figures depend.
+    others = np.asarray(dataset.train_samples[: len(samples.made)])
     results.conditions |= {"reference": "test split", "reference_n": len(real),
-                           "projections": config.projections}
-    sets: dict[Who, Tensor] = {"teacher": samples.test.samples, "student": samples.made}
-    for who, points in sets.items():
-        results.figures[who] |= compare_points(
-            points.numpy(), real, samples.counts, stage.shared_seed("projections"),
-            config.projections, on_board)
+                           "projections": config.projections,
+                           "real": "train split", "real_n": len(others)}
+    sets = {results.source: samples.test.samples.numpy(), "student": samples.made.numpy(),
+            "real": others}
+
+    def measure(who: Who, counts: Counts) -> dict[str, Estimate]:
+        return compare_points(sets[who][: counts.shape[1]], real, counts,
+                              stage.shared_seed("projections"), config.projections, on_board)
+
+    measure_beside_real(stage, results, samples, measure)
     results.compare("sliced_wasserstein")
+
+
+def measure_beside_real(
+    stage: Stage, results: Results, samples: Samples,
+    measure: Callable[[Who, Counts], dict[str, Estimate]],
+) -> None:
+    """Note the figures of the sets of both models and of other real samples.
+
+    Of real samples there may be fewer, and figures of sets of different size cannot be compared:
+    then all are measured once more, of as many samples as there are real ones.
+
+    Args:
+        measure: the figures of the first n samples of a set, given counts (B, n).
+    """
+    n, n_real = len(samples.made), results.conditions["real_n"]
+    models: tuple[Who, ...] = (results.source, "student")
+    for who in models:
+        results.figures[who] |= measure(who, samples.counts)
+    beside = results.figures
+    if 2 <= n_real < n:
+        shared = resampling(n_real, len(samples.counts), stage.shared_seed("pairs"))
+        beside = results.at_equal_n
+        for who in models:
+            beside.setdefault(who, {}).update(measure(who, shared))
+    if n_real < 2:
+        results.absent.append(f"other real data beside the models: the {results.conditions['real']}"
+                              f" has {n_real} samples, and two are the least")
+        return
+    apart = resampling(n_real, len(samples.counts), stage.shared_seed("real"))
+    beside.setdefault("real", {}).update(measure("real", apart))
 
 
 def measure_lpips(stage: Stage, results: Results, samples: Samples) -> None:
@@ -104,7 +153,8 @@ def measure_images(
     reference = torch.from_numpy(np.array(splits[config.reference]))
     # Of the real images no more than of the others: the figures depend on how many there are.
     real = torch.from_numpy(np.array(splits[held_out][: len(samples.made)]))
-    sets: dict[Who, Tensor] = {"teacher": to_uint8(samples.test.samples),
+    results.conditions |= {"real": f"{held_out} split", "real_n": len(real)}
+    sets: dict[Who, Tensor] = {results.source: to_uint8(samples.test.samples),
                                "student": to_uint8(samples.made), "real": real}
     cache = FeatureCache(paths.FEATURES)
     folder = Folder(paths.REFERENCE) if stage.params.reference.classifier is not None else None
@@ -119,9 +169,8 @@ def measure_images(
             continue
         source = FeatureSource(extractor, origin, cache, workers)
         against = reference_for(stage, results, source, reference)
-        for who, images in sets.items():
-            features = source(images, who)
-            measure_features(stage, results, extractor, features, against, who, samples.counts)
+        features = {who: source(images, who) for who, images in sets.items()}
+        measure_features(stage, results, extractor, features, against, samples)
         results.compare(extractor.metric_names["fd"])
     warn(results, len(samples.made))
     if folder is not None:
@@ -169,22 +218,26 @@ def reference_for(
 
 
 def measure_features(
-    stage: Stage, results: Results, extractor: Extractor, features: Features,
-    reference: Reference, who: Who, shared: Counts,
+    stage: Stage, results: Results, extractor: Extractor, features: dict[Who, Features],
+    reference: Reference, samples: Samples,
 ) -> None:
-    """All figures of one set in one extractor's features."""
-    n = len(features.features)
-    counts = shared if who != "real" else resampling(n, len(shared), stage.shared_seed("real"))
-    found = compare_features(features, reference, counts, stage.shared_seed("subset"))
-    results.absent += [f"{extractor.name}, {WHOSE[who]}: {reason}"
-                       for reason in left_out(features, reference)]
-    results.figures[who] |= {extractor.metric_names[name]: estimate
-                             for name, estimate in found.estimates.items()}
-    if found.extrapolation is not None:
-        line = found.extrapolation
-        results.extrapolation.setdefault(extractor.name, {})[who] = {
-            "n": [round(n) for n in line.n], "fd": line.distances,
-            "infinite": line.infinite.value}
+    """All figures of the sets in one extractor's features."""
+
+    def measure(who: Who, counts: Counts) -> dict[str, Estimate]:
+        found = compare_features(features[who].first(counts.shape[1]), reference, counts,
+                                 stage.shared_seed("subset"))
+        if found.extrapolation is not None and counts is samples.counts:
+            line = found.extrapolation
+            results.extrapolation.setdefault(extractor.name, {})[who] = {
+                "n": [round(n) for n in line.n], "fd": line.distances,
+                "infinite": line.infinite.value}
+        return {extractor.metric_names[name]: estimate
+                for name, estimate in found.estimates.items()}
+
+    for who, own in features.items():
+        results.absent += [f"{extractor.name}, {WHOSE[who]}: {reason}"
+                           for reason in left_out(own, reference)]
+    measure_beside_real(stage, results, samples, measure)
 
 
 def measure_labels(
@@ -196,13 +249,24 @@ def measure_labels(
     require_order(model.spec.label_names, data.class_names, str(paths.REFERENCE),
                   str(paths.DATASET))
     extractor = ClassifierExtractor(model.to(stage.device), mark)
+    results.classifier = read_json(paths.REFERENCE / "reference.json")["accuracy"]
     labels = samples.test.labels.numpy()
     classes = {}
-    for who in ("teacher", "student"):
+    both: tuple[Who, ...] = (results.source, "student")
+    for who in both:
         found = cache.get(extractor, sets[who]).probabilities
         assert found is not None
         classes[who] = found
         if data.samples.num_classes:
-            results.figures[who]["label_accuracy"] = label_accuracy(found, labels, samples.counts)
-    results.figures["student"]["label_agreement"] = label_agreement(
-        classes["student"], classes["teacher"], samples.counts)
+            results.figures[who] |= {
+                "label_accuracy": label_accuracy(found, labels, samples.counts),
+                "label_accuracy_chance": by_chance(found.argmax(axis=1), labels)}
+    theirs, own = (classes[who] for who in both)
+    results.figures["student"] |= {
+        "label_agreement": label_agreement(own, theirs, samples.counts),
+        "label_agreement_chance": by_chance(own.argmax(axis=1), theirs.argmax(axis=1))}
+
+
+def by_chance(a: NDArray[np.integer], b: NDArray[np.integer]) -> Estimate:
+    """The agreement of classes (n,) that chance would give."""
+    return Estimate(coincidence(a, b), np.empty(0), len(a))

@@ -11,6 +11,7 @@ from kdm_core.errors import DivergedError
 from kdm_core.pairs.reading.whole import Pairs, read_split
 from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import PairStore
+from kdm_core.samples import Source
 from kdm_core.students.model import KDM, load_student
 from kdm_core.teachers import Teacher, load_sampled
 from kdm_core.values import from_uint8, to_uint8
@@ -33,6 +34,11 @@ class Models(NamedTuple):
     test: Pairs
     teacher_mark: str
     student_mark: str
+
+    @property
+    def source(self) -> Source:
+        """Whose samples the student's are measured beside."""
+        return self.store.source
 
     def sample_teacher(self, noise: Tensor, labels: Tensor) -> Tensor:
         """Samples (n, *shape) on the CPU of noise (n, *shape), as the pairs were made."""

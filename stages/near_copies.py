@@ -70,7 +70,7 @@ def caption(space: Space, numbers: dict[str, float | int], name: str, images: bo
     rule = (f"at most {config.threshold:g} times as far from a training sample as training samples "
             "are from the nearest other one in the median" if config.threshold is not None else
             f"the {100 * (config.quantile or 0):g} % that are nearest to a training sample")
-    look = ("Samples of the teacher, each above the training image nearest to it: the nearest, the "
+    look = ("Samples of the pairs, each above the training image nearest to it: the nearest, the "
             "last that are left out and the first that are kept, as far as this reason goes. Where "
             "the last ones left out only look alike, the limit is too high; where the first kept "
             "ones look the same, it is too low. " if images else "")

@@ -21,6 +21,7 @@ from stages.reporting.metrics import by_rank
 from stages.reporting.page import render
 from stages.reporting.pictures import Embedded, Picture
 from stages.reporting.records import PICTURES, FindingRecord, Timing
+from stages.reporting.verdicts import verdicts
 from stages.runner import Stage, run
 
 
@@ -64,12 +65,14 @@ def draw(
     """The run's own figures, in the order in which they are shown."""
     curves = {name: reading.read_curves(name, f"train_student@{name}") for name in samples}
     drawn = [pictures.samples(info, samples),
-             pictures.curves(reading.read_teacher_curves(), curves),
+             # Of pairs of unknown origin the teacher here may be any.
+             pictures.curves(reading.read_teacher_curves() if document.source == "teacher" else {},
+                             curves),
              pictures.eigenvalues(samples)]
     limits = {name: document.extrapolation[name] for name in by_rank(document.extractors)
               if name in document.extrapolation}
     if limits:
-        drawn.append(pictures.limits(limits))
+        drawn.append(pictures.limits(limits, document.source))
     return drawn
 
 
@@ -128,7 +131,8 @@ def content(
         "document": document,
         "lead": lead(info, stage.params.students, document),
         "headlines": headlines(document),
-        "overview": table.overview(run, document.extractors),
+        "verdicts": verdicts(document),
+        "overviews": table.overviews(run, document.extractors),
         "sections": table.sections(document),
         "conditions": conditions.lines(
             document.conditions | ({"extractors": marks} if marks else {})),

@@ -4,16 +4,25 @@ from math import isfinite
 from typing import Any, Literal
 
 from kdm_core.metrics.estimate import Estimate, certain, ratio
+from kdm_core.metrics.verdict import Evidence, Verdict, judge
+from kdm_core.samples import Source
 
-Who = Literal["teacher", "student", "real"]
+Who = Literal["teacher", "pairs", "student", "real"]
+Figures = dict[str, Estimate]
 
 
 class Results:
-    """Figures of the teacher, the student and real samples that neither is compared with.
+    """Figures of the student, of what it learned from, and of real samples that neither is
+    compared with.
 
     Attributes:
-        figures: by whom, by the figure's name.
-        ratios: of distances, the student's over the teacher's.
+        source: "teacher", or "pairs" where nobody knows which teacher made them.
+        figures: by whom, by the figure's name; all of sets of one size, but for `lpips_…`.
+        at_equal_n: those that depend on the number of samples once more, of as many samples as
+            there are real ones; empty where there are as many, and `figures` has theirs, too.
+        ratios: of distances, the student's over the teacher's; none without a known teacher.
+        distances: names of the figures that are distances to real samples.
+        classifier: how often the run's classifier is right about held-out real images.
         extractors: what is known of each extractor, by its name.
         extrapolation: by extractor and by whom, Fréchet distances at several n.
         absent: a line for each thing that could not be measured, and what to do about it.
@@ -21,9 +30,13 @@ class Results:
         conditions: of all figures.
     """
 
-    def __init__(self, conditions: dict[str, Any]) -> None:
-        self.figures: dict[Who, dict[str, Estimate]] = {"teacher": {}, "student": {}, "real": {}}
-        self.ratios: dict[str, Estimate] = {}
+    def __init__(self, conditions: dict[str, Any], source: Source) -> None:
+        self.source = source
+        self.figures: dict[Who, Figures] = {source: {}, "student": {}, "real": {}}
+        self.at_equal_n: dict[Who, Figures] = {}
+        self.ratios: Figures = {}
+        self.distances: list[str] = []
+        self.classifier: float | None = None
         self.extractors: dict[str, dict[str, Any]] = {}
         self.extrapolation: dict[str, dict[str, Any]] = {}
         self.absent: list[str] = []
@@ -35,23 +48,42 @@ class Results:
         self.figures[who][name] = certain(value)
 
     def compare(self, name: str) -> None:
-        """Note the ratio of student and teacher in a figure that both have, where there is one."""
+        """Note a distance, and the ratio of student and teacher in it, where there is one."""
+        self.distances.append(name)
+        if self.source == "pairs":
+            return
         found = ratio(self.figures["student"][name], self.figures["teacher"][name])
         if found is not None:
             self.ratios[name] = found
 
     def leave_out_undefined(self) -> None:
         """Take out figures that are no finite numbers, which JSON has not, and say so."""
-        for who, figures in (*self.figures.items(), ("ratio", self.ratios)):
+        fewer = [(f"{who}, fewer samples", one) for who, one in self.at_equal_n.items()]
+        for who, figures in (*self.figures.items(), *fewer, ("ratio", self.ratios)):
             for name in [name for name, one in figures.items() if not defined(one)]:
                 n = figures.pop(name).n
                 self.absent.append(f"{name} ({who}): it has no finite value with {n:,} samples")
+
+    def beside_real(self, who: Who) -> Figures:
+        """Figures of a set of as many samples as the real ones are."""
+        return (self.at_equal_n or self.figures).get(who, {})
+
+    def verdicts(self) -> dict[str, Verdict]:
+        """On the student, and on what it learned from."""
+        recalls = [one["metrics"]["recall"] for one in self.extractors.values()]
+        return judge(Evidence(
+            source=self.source, given=self.figures[self.source], student=self.figures["student"],
+            ratios=self.ratios, given_at_n=self.beside_real(self.source),
+            real=self.beside_real("real"), distances=self.distances, recalls=recalls,
+            classifier=self.classifier))
 
     def document(self) -> dict[str, Any]:
         """Everything, as JSON can hold it."""
         self.leave_out_undefined()
         return {
+            "verdicts": {who: one._asdict() for who, one in self.verdicts().items()},
             **{who: described(figures) for who, figures in self.figures.items()},
+            "at_equal_n": {who: described(figures) for who, figures in self.at_equal_n.items()},
             "ratios": described(self.ratios),
             "extractors": self.extractors,
             "extrapolation": self.extrapolation,
@@ -60,10 +92,11 @@ class Results:
             "conditions": self.conditions,
         }
 
-    def values(self) -> dict[str, dict[str, float]]:
-        """The bare figures, which DVC compares between experiments."""
-        return {who: {name: estimate.value for name, estimate in figures.items()}
-                for who, figures in self.figures.items() if figures}
+    def values(self) -> dict[str, Any]:
+        """The verdicts' words and the bare figures, which DVC compares between experiments."""
+        return {"verdicts": {who: one.word for who, one in self.verdicts().items()},
+                **bare(self.figures),
+                **({"at_equal_n": bare(self.at_equal_n)} if self.at_equal_n else {})}
 
 
 def defined(estimate: Estimate) -> bool:
@@ -71,7 +104,12 @@ def defined(estimate: Estimate) -> bool:
     return all(map(isfinite, (estimate.value, *(estimate.interval() or ()))))
 
 
-def described(figures: dict[str, Estimate]) -> dict[str, dict[str, Any]]:
+def bare(sets: dict[Who, Figures]) -> dict[str, dict[str, float]]:
+    return {who: {name: estimate.value for name, estimate in figures.items()}
+            for who, figures in sets.items() if figures}
+
+
+def described(figures: Figures) -> dict[str, dict[str, Any]]:
     return {name: {"value": estimate.value, "interval": estimate.interval(),
                    "n": estimate.n or None}
             for name, estimate in figures.items()}

@@ -47,8 +47,9 @@ def take(stage: Stage, config: StoredPairs) -> None:
 
 def write_metrics(spec: StoreSpec) -> None:
     """What DVC compares of pairs: what they are, and not how they came about."""
+    known = spec.nfe is not None and spec.source == "teacher"
     write_json(paths.METRICS / "sample_pairs.json",
-               {"pairs": spec.count} | ({} if spec.nfe is None else {"nfe": spec.nfe}))
+               {"pairs": spec.count} | ({"nfe": spec.nfe} if known else {}))
 
 
 def require_complete(source: PairStore) -> None:
@@ -67,7 +68,7 @@ def require_teacher(stage: Stage, source: PairStore) -> None:
     """Make sure that the pairs are those of the teacher in data/teacher, or might be, and suffice.
 
     Raises:
-        MismatchError: they are not, or nobody knows how the teacher was solved.
+        MismatchError: they are not, or nobody knows how that teacher was solved.
         ParamsError: they are not what the students of params.yaml need.
     """
     spec = source.spec
@@ -75,11 +76,12 @@ def require_teacher(stage: Stage, source: PairStore) -> None:
                                         done=True)
     stage.params.check_against(teacher.spec)
     stage.params.check_stored(spec, teacher.spec)
-    solver = spec.known_solver
     if spec.teacher is None:
-        stage.say("nobody wrote down which teacher made these pairs; the one of this project is "
-                  f"measured with {solver.kind}")
-    elif (spec.teacher, spec.guide) != (mark, guide):
+        stage.note("nobody wrote down which teacher made these pairs: students are measured beside "
+                   "the pairs' own samples, and not beside the teacher of this project")
+        return
+    _ = spec.known_solver  # with which evaluations solve it again
+    if (spec.teacher, spec.guide) != (mark, guide):
         raise MismatchError(
             f"{source.location} was made by the teacher {marks(spec.teacher, spec.guide)}, and "
             f"{paths.TEACHER} is {marks(mark, guide)}: take over the teacher, too "

@@ -51,7 +51,8 @@ def describe(stage: Stage, name: str, models: Models) -> Subject:
         train_samples=dataset.train_samples, sample_teacher=models.sample_teacher,
         sample_student=models.sample_student, features=features(stage, models),
         eigenvalues=models.student.operator.eigenvalues().numpy(),
-        seed=stage.shared_seed("studies"), name=name, sample_latent=models.sample_latent)
+        seed=stage.shared_seed("studies"), name=name, sample_latent=models.sample_latent,
+        source=models.source)
 
 
 def features(stage: Stage, models: Models) -> Callable[[Tensor], NDArray[np.float32]] | None:

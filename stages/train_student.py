@@ -16,6 +16,7 @@ from kdm_core.pairs.reading.batches import PairReader
 from kdm_core.pairs.reading.readers import open_reader
 from kdm_core.pairs.reading.whole import read_split
 from kdm_core.pairs.store import PairStore
+from kdm_core.samples import Source
 from kdm_core.serialization import write_json
 from kdm_core.students.initialise import start_at_student, start_at_teacher
 from kdm_core.students.model import KDM, save_student
@@ -125,7 +126,7 @@ def distil(stage: Stage, name: str) -> None:
             fit(task, checkpoint, key, say=lambda message: None)
             return
         waiting = Waiting(stage.device)
-        last = train(stage, task, name, checkpoint, key, waiting)
+        last = train(stage, task, name, checkpoint, key, waiting, spec.source)
     law = {} if spec.label_weights is None else {"label_weights": spec.label_weights}
     fingerprint = save_student(folder / "result", task.ema.shadow, {
         "pairs": spec.fingerprint, "pairs_read": reader.order.count, "teacher": spec.teacher,
@@ -164,7 +165,8 @@ def initialise(stage: Stage, student: KDM, config: StudentParams) -> dict[str, A
 
 
 def train(
-    stage: Stage, task: StudentTask, name: str, checkpoint: Path, key: str, waiting: Waiting
+    stage: Stage, task: StudentTask, name: str, checkpoint: Path, key: str, waiting: Waiting,
+    source: Source,
 ) -> Record:
     """Run the loop with progress, curves and, now and then, a grid of held-out samples.
 
@@ -183,7 +185,7 @@ def train(
         shown = time.monotonic()
         best = task.ema.shadow
         made = best.generate(noise, task.labels(labels), task.config.precision)
-        curves.picture("samples.png", render(comparison(best.spec, samples, made)))
+        curves.picture("samples.png", render(comparison(best.spec, samples, made, source)))
 
     with Progress(name, steps * batch, "pair") as progress:
 

@@ -1,5 +1,6 @@
 """The stages `evaluate` and `study` on small models, and what they make of bad input."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from math import inf, nan
@@ -16,9 +17,17 @@ from kdm_core.datasets import Dataset, open_dataset, save_dataset
 from kdm_core.datasets.base import assemble, unlabelled
 from kdm_core.datasets.checkerboard import sample_board
 from kdm_core.errors import Adapted, DataError, DivergedError, KDMError, MismatchError
-from kdm_core.metrics.classifier import Classifier, ClassifierConfig, save_classifier
+from kdm_core.metrics.classifier import (
+    Classifier,
+    ClassifierConfig,
+    ClassifierExtractor,
+    load_classifier,
+    save_classifier,
+)
 from kdm_core.metrics.estimate import Estimate, certain
-from kdm_core.metrics.features import extract
+from kdm_core.metrics.features import FeatureCache, extract
+from kdm_core.metrics.frechet import fit_gaussian, frechet_distance
+from kdm_core.pairs.reading.whole import read_split
 from kdm_core.pairs.sampling import plan_store, sample_pairs
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
@@ -26,6 +35,7 @@ from kdm_core.serialization import read_json, write_json
 from kdm_core.students.model import KDM, load_student, save_student
 from kdm_core.studies import StudiesConfig
 from kdm_core.teachers import build_teacher, load_teacher, save_teacher
+from kdm_core.values import to_uint8
 from pipeline.params import load_params
 from stages import evaluate, paths, study
 from stages.models import open_models
@@ -65,8 +75,12 @@ def write_params(kind: str, **evaluation: Any) -> None:
         YAML(typ="safe", pure=True).dump(values, file)
 
 
-def write_run(kind: str) -> Dataset:
-    """What the stages before leave, made by models that were not trained."""
+def write_run(kind: str, known: bool = True) -> Dataset:
+    """What the stages before leave, made by models that were not trained.
+
+    Args:
+        known: whether the pairs say which teacher made them.
+    """
     write_params(kind)
     generator = np.random.default_rng(0)
     if kind == "image":
@@ -86,8 +100,10 @@ def write_run(kind: str) -> Dataset:
             write_json(paths.REFERENCE / "reference.json", {"accuracy": 0.9, "accuracy_n": 30})
         teacher = build_teacher(params.teacher.model, spec).eval()  # type: ignore[union-attr]
         mark = save_teacher(paths.TEACHER, teacher)
-        store = PairStore.create(paths.PAIRS, plan_store(params.pairs, teacher, mark, None, 1, CPU),
-                                 {})
+        plan = plan_store(params.pairs, teacher, mark, None, 1, CPU)
+        if not known:
+            plan = plan.model_copy(update={"teacher": None, "nfe": None})
+        store = PairStore.create(paths.PAIRS, plan, {})
         sample_pairs(store, teacher, CPU)
         for name, config in params.students.items():
             save_student(paths.STUDENTS / name, KDM(config.model, spec), {})
@@ -118,9 +134,14 @@ def test_images_are_compared_in_all_ways() -> None:
                    "coverage_classifier"}
     costs = {"nfe", "images_per_s", "parameters"}
     pairs = {"mse", "mse_permuted", "lpips_vgg", "lpips_vgg_permuted", "label_agreement"}
-    assert set(found["real"]) == in_features - {"fd_infinity_classifier"}  # 30 are too few
-    assert set(found["teacher"]) == in_features | costs | {"label_accuracy"}
-    assert set(found["student"]) == in_features | costs | pairs | {"label_accuracy"}
+    classes = {"label_accuracy", "label_accuracy_chance"}
+    beside = in_features - {"fd_infinity_classifier"}  # 30 are too few
+    assert found["real"] == {}
+    assert {who: set(one) for who, one in found["at_equal_n"].items()} == {
+        "teacher": beside, "student": beside, "real": beside}
+    assert set(found["teacher"]) == in_features | costs | classes | {"spread"}
+    assert set(found["student"]) == (in_features | costs | pairs | classes
+                                     | {"spread", "label_agreement_chance"})
     for who in ("teacher", "student"):
         for name, figure in found[who].items():
             if name in in_features | pairs:
@@ -139,7 +160,72 @@ def test_images_are_compared_in_all_ways() -> None:
     # DVC compares bare numbers.
     flat = read_json(paths.METRICS / "evaluate" / "kdm.json")
     assert flat["student"]["fd_classifier"] == distances[0]
+    assert flat["verdicts"] == {who: one["word"] for who, one in found["verdicts"].items()}
+    assert "real" not in flat and set(flat["at_equal_n"]) == {"teacher", "student", "real"}
     assert dataset.info.train == 60
+
+
+def test_figures_beside_real_ones_are_those_of_as_many_samples() -> None:
+    """The dataset has 30 held-out images, the models 40: their figures of 30 are what a run with 30
+    test pairs measures."""
+    write_run("image")
+    found = run_evaluation()
+    assert found["conditions"]["real"] == "test split" and found["conditions"]["real_n"] == 30
+    features = FeatureCache(paths.FEATURES)
+    classifier = ClassifierExtractor(*load_classifier(paths.REFERENCE))
+    dataset = open_dataset(paths.DATASET)[0]
+    first = read_split(PairStore.open(paths.PAIRS), "test", CPU).samples[:30]
+    train, made = (features.get(classifier, images).features for images in (
+        torch.from_numpy(np.array(dataset.train_samples)), to_uint8(first)))
+    wanted = frechet_distance(fit_gaussian(made), fit_gaussian(train))
+    distance = found["at_equal_n"]["teacher"]["fd_classifier"]
+    assert distance["value"] == pytest.approx(wanted) and distance["n"] == 30
+    assert distance["value"] != found["teacher"]["fd_classifier"]["value"]
+    low, high = found["at_equal_n"]["student"]["fd_classifier"]["interval"]
+    assert low < found["at_equal_n"]["student"]["fd_classifier"]["value"] < high
+
+
+@pytest.mark.parametrize("kind", ["image", "points"])
+def test_models_that_learned_nothing_have_failed(kind: str) -> None:
+    write_run(kind)
+    verdicts = run_evaluation()["verdicts"]
+    assert {who: one["word"] for who, one in verdicts.items()} == {
+        "teacher": "failed", "student": "failed"}
+    assert "times that of other real data" in verdicts["teacher"]["why"][0]
+    why = " ".join(verdicts["student"]["why"])
+    assert "% of that of permuted pairs" in why and "its teacher failed" in why
+
+
+@pytest.mark.parametrize("kind", ["image", "points"])
+def test_of_pairs_of_unknown_origin_nothing_is_told_of_a_teacher(kind: str) -> None:
+    """The teacher that lies in data/teacher may be any."""
+    write_run(kind, known=False)
+    found = run_evaluation()
+    assert "teacher" not in found and "teacher" not in found["conditions"]
+    assert found["ratios"] == {} and "teacher" not in found["at_equal_n"]
+    assert not {"nfe", "images_per_s", "parameters"} & set(found["pairs"])
+    assert found["student"]["nfe"]["value"] == 1 and found["student"]["images_per_s"]["value"] > 0
+    [line] = [line for line in found["absent"] if "which teacher made these pairs" in line]
+    assert "kdm pairs import --teacher" in line
+    assert set(found["verdicts"]) == {"pairs", "student"}
+    assert "teacher" not in " ".join(found["verdicts"]["student"]["why"])
+    flat = read_json(paths.METRICS / "evaluate" / "kdm.json")
+    assert "teacher" not in flat and "teacher" not in flat["verdicts"]
+
+
+def test_studies_of_pairs_of_unknown_origin_do_not_ask_a_teacher() -> None:
+    write_run("image", known=False)
+    stage = Stage("study@kdm")
+    with stage.noting():
+        study.main(stage, "kdm")
+    studies = read_studies(["kdm"])
+    assert studies is not None
+    assert [one.finding.name for one in studies["kdm"]] == ["grids", "semantics", "spectrum",
+                                                            "memorisation"]
+    for one in studies["kdm"]:
+        assert "eacher" not in json.dumps(one.finding.model_dump()), one.finding.name
+    left_out = [note.split(":")[0] for note in stage.notes if "nobody knows" in note]
+    assert left_out == ["studies.vicinity", "studies.interpolation"]
 
 
 def test_the_reference_may_be_the_test_split() -> None:
@@ -175,6 +261,9 @@ def test_points_are_compared() -> None:
     assert {"sliced_wasserstein", "energy_distance", "on_support", "mse"} <= set(found["student"])
     assert set(found["ratios"]) == {"sliced_wasserstein"}
     assert found["conditions"]["reference_n"] == 30 and not found["extractors"]
+    # Of the 60 other real points as many as are compared, and so in one place.
+    assert found["real"]["sliced_wasserstein"]["n"] == 40 and found["at_equal_n"] == {}
+    assert found["conditions"]["real"] == "train split"
 
 
 def test_absent_weights_are_told_and_nothing_takes_their_place(
@@ -281,7 +370,7 @@ def test_two_test_pairs_have_the_figures_that_there_can_be(kind: str) -> None:
 
 
 def test_a_figure_without_a_finite_value_is_absent_and_named() -> None:
-    results = Results({})
+    results = Results({}, "teacher")
     results.figures["student"] = {"good": certain(1.0), "bad": Estimate(nan, np.empty(0), 2),
                                   "wide": Estimate(1.0, np.array([1.0, inf]), 3)}
     document = results.document()

@@ -146,7 +146,8 @@ def check_artifacts(served: Served, run: str) -> None:
     artifacts = served.artifacts(run)
     table = artifacts["kdm-metrics"]
     assert table["type"] == "table"
-    for column in ("teacher", "student kdm", "student kdm-f", "fd_classifier", "images_per_s"):
+    for column in ("verdict", "teacher", "student kdm", "student kdm-f", "fd_classifier",
+                   "images_per_s"):
         assert column in table["data"]
     link = artifacts["kdm-report"]
     assert (served.project / "reports" / "report.html").as_uri() in link["data"]

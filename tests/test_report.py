@@ -33,6 +33,7 @@ from tests.report_project import (
     finished,
     make_report,
     measured,
+    of_unknown_origin,
     undrawn,
     write_project,
 )
@@ -110,7 +111,12 @@ def test_json_has_all_figures(kind: str, made: dict[str, Made]) -> None:
 
 def test_json_keeps_counts_extrapolation_and_lines(made: dict[str, Made]) -> None:
     document = made["image"].json
-    assert document["counts"]["real"] == {"label_accuracy": 360}
+    equal = document["at_equal_n"]
+    assert equal["n"] == 360 and equal["real"]["fd_vgg16"] == 3.1
+    assert equal["teacher"]["fd_vgg16"] == 5.1 and equal["students"]["kdm"]["fd_vgg16"] == 6.1
+    assert equal["intervals"]["students"]["kdm-f"].keys() == equal["students"]["kdm-f"].keys()
+    assert document["verdicts"]["students"]["kdm"]["word"] == "close"
+    assert document["verdicts"]["teacher"] == IMAGE["verdicts"]["teacher"]
     assert document["counts"]["students"]["kdm"]["lpips_vgg"] == 200
     assert document["extrapolation"]["vgg16"]["students"]["kdm-f"] == (
         IMAGE["extrapolation"]["vgg16"]["student"])
@@ -123,7 +129,8 @@ def test_json_keeps_counts_extrapolation_and_lines(made: dict[str, Made]) -> Non
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_json_is_read_back(kind: str, made: dict[str, Made]) -> None:
-    students = [model for model in models(made[kind].document) if model.role == "student"]
+    students = [model for model in models(made[kind].document)
+                if model.role == "student" and model.n == 500]
     assert [model.name for model in students] == list(STUDENTS)
     for key, one in RESULTS[kind]["student"].items():
         figure = students[0].figures[key]
@@ -191,17 +198,116 @@ def test_published_statistics_are_not_told_as_no_samples(undrawn: None) -> None:
     assert "with 0 real" not in page
 
 
-def test_real_samples_and_teacher_stand_beside_the_students(made: dict[str, Made]) -> None:
+def test_real_samples_stand_beside_as_many_of_each_model(made: dict[str, Made]) -> None:
     document = made["image"].document
-    found = table.overview([("", models(document))], document.extractors)
-    assert [line.model.text for line in found.lines] == ["teacher", *STUDENTS,
-                                                         "held-out real data"]
+    found, beside = table.overviews([("", models(document))], document.extractors)
+    assert [line.model.text for line in found.lines] == ["teacher", *STUDENTS]
+    assert [line.model.text for line in beside.lines] == ["teacher", *STUDENTS,
+                                                          "held-out real data"]
+    assert found.title == "500 samples of each"
+    assert beside.title == "360 samples of each, as many as there are other real ones"
     assert [metric.key for metric in found.metrics] == [
         "fd_vgg16", "fd_infinity_vgg16", "kd_vgg16", "lpips_vgg", "precision_vgg16",
         "recall_vgg16", "nfe", "images_per_s"]
     orders = {line.model.text: [cell.order for cell in line.cells] for line in found.lines}
     assert orders["kdm"][0] == 5.0 and orders["teacher"][3] is None
-    assert orders["held-out real data"][-2:] == [None, None]
+    assert [line.cells[0].order for line in beside.lines] == [5.1, 6.1, 6.1, 3.1]
+    for one in table.sections(document):
+        assert ("held-out real data" in [model.text for model in one.models]) == (
+            "360 samples of each" in one.title)
+
+
+def test_real_samples_of_another_number_are_not_in_the_models_column(
+    made: dict[str, Made]
+) -> None:
+    """As reports have it that were made before the models were measured at that number, too."""
+    values = {**made["image"].json, "real": {"fd_vgg16": 3.1},
+              "counts": {"real": {"fd_vgg16": 360}}}
+    values.pop("at_equal_n")
+    values["conditions"] = {key: value for key, value in values["conditions"].items()
+                            if key != "real_n"}
+    document = Document.model_validate(values, strict=False)
+    models_, real = table.overviews([("", models(document))], document.extractors)
+    assert [line.model.text for line in models_.lines] == ["teacher", *STUDENTS]
+    assert [line.model.text for line in real.lines] == ["held-out real data"]
+    assert "no counterpart" in real.title
+
+
+def test_as_many_real_samples_stand_in_the_same_table(made: dict[str, Made]) -> None:
+    document = made["points"].document
+    [found] = table.overviews([("", models(document))], document.extractors)
+    assert [line.model.text for line in found.lines] == ["teacher", *STUDENTS,
+                                                         "real data, train split"]
+    assert found.title == ""
+
+
+def failed(results: dict[str, Any]) -> dict[str, Any]:
+    """The same of a student that learned nothing."""
+    word = {"word": "failed", "why": ["its MSE is 100.0 % of that of permuted pairs",
+                                      "its recall is gone"], "unknown": []}
+    return {**results, "verdicts": {**results["verdicts"], "student": word}}
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("kind", KINDS)
+def test_verdicts_open_the_page(kind: str) -> None:
+    write_project(kind)
+    page = make_report()
+    head = page[page.index("<h1>"):page.index("class=\"lead\"")]
+    assert head.count("<li>") == 1 + len(STUDENTS)
+    assert re.findall(r'class="verdict (\w+)">([^<]+)<', head) == [
+        ("good", "passed"), *[("good", "close")] * 2]
+    for line in RESULTS[kind]["verdicts"]["student"]["why"]:
+        assert line.replace("'", "&#39;") in head
+    assert "Could not be judged: its recall" in head
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_students_that_failed_no_ratio_is_shown(kind: str) -> None:
+    write_project(kind, failed(RESULTS[kind]))
+    page = make_report()
+    assert "30×" not in page and "12×" not in page and not re.search(r"\d×", page)
+    head = page[page.index("<h1>"):page.index("<h2")]
+    assert "was to be distilled into 2 students" in head and "dimensions, failed)" in head
+    assert head.count('class="verdict bad">failed') == 2 and "its recall is gone" in head
+    assert re.findall("<dd>(.*?)</dd>", head) == ["failed"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_student_that_failed_leaves_the_others_their_ratios() -> None:
+    write_project("image")
+    change_evaluation("kdm-f", verdicts__student=failed(IMAGE)["verdicts"]["student"],
+                      ratios__fd_vgg16=measured(0.5, 0.05), student__images_per_s=measured(9e9))
+    page = make_report()
+    head = page[page.index("<h1>"):page.index("<h2")]
+    assert re.findall("<dd>(.*?)</dd>", head) == ["35 → 1", "30×", "1.25×"]
+    assert head.count("; without kdm-f, which failed") == 2 and "0.50×" not in page
+    assert "was distilled into 2 students" in head
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_pairs_of_unknown_origin_nothing_is_told_of_a_teacher(kind: str) -> None:
+    write_project(kind, of_unknown_origin(RESULTS[kind]), studies=False)
+    page = make_report()
+    visible = page[page.index("<h1>"):page.index("<h2 id=\"conditions\"")]
+    texts = re.sub(r'src="data:[^"]*"', "", visible)
+    assert [line for line in texts.splitlines() if "eacher" in line] == []
+    assert "Pairs of noise and" in visible and "of which nobody wrote down who made them" in visible
+    assert not re.search(r"\d×", visible) and "stored pairs" in visible
+    document = read_json(Path("reports/report.json"))
+    assert document["teacher"] == {} and document["ratios"] == {}
+    assert "teacher" not in document["verdicts"] and "teacher" not in document["conditions"]
+    assert document["pairs"].keys() == of_unknown_origin(RESULTS[kind])["pairs"].keys()
+    assert not any("speedup" in one for one in document["students"].values())
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_evaluation_is_beside_a_teacher_or_pairs() -> None:
+    write_project("points")
+    change_evaluation("kdm", pairs={"on_support": measured(0.9)})
+    with pytest.raises(DataError, match="teacher and pairs"):
+        make_report()
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -421,3 +527,21 @@ def test_any_number_and_interval_can_be_written(value: float, width: float) -> N
     low, high = json.loads(re.sub(r"(?<=\d),(?=\d)", "", text.interval(value, value + width))
                            .replace("−", "-"))
     assert low <= high and low == pytest.approx(value, abs=0.051 * width + 6e-4)
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("unknown", [False, True])
+def test_prefects_table_has_the_verdicts(unknown: bool) -> None:
+    from pipeline.publishing import beside, metrics_table
+
+    write_project("points", of_unknown_origin(RESULTS["points"]) if unknown else None,
+                  studies=False)
+    make_report()
+    report = read_json(Path("reports/report.json"))
+    first, *others = metrics_table(report)
+    source = "pairs" if unknown else "teacher"
+    assert first == {"metric": "verdict", source: "passed",
+                     **{f"student {name}": "not judged" if unknown else "close"
+                        for name in STUDENTS}}
+    assert all(set(row) == set(first) for row in others)
+    assert ("teacher" in beside(report)) != unknown

@@ -35,16 +35,17 @@ def show(browser: Chrome, folder: Path, width: int = 1200) -> None:
     browser.get((folder / "reports/report.html").as_uri())
 
 
-def order(browser: Chrome) -> list[str]:
-    """The models as the chief table lists them."""
-    return [cell.text for cell in
-            browser.find_elements("css selector", "table.sortable tbody th")]
+def order(browser: Chrome, table: int = 0) -> list[str]:
+    """The models as a chief table lists them."""
+    found = browser.find_elements("css selector", "table.sortable")[table]
+    return [cell.get_attribute("data-order") or "" for cell in
+            found.find_elements("css selector", "tbody th")]
 
 
-def heading(browser: Chrome, key: str) -> WebElement:
-    """The button by which the chief table is sorted by a figure."""
-    return browser.find_element(
-        "xpath", f"//table[contains(@class, 'sortable')]//th[.//code[text()='{key}']]//button")
+def heading(browser: Chrome, key: str, table: int = 0) -> WebElement:
+    """The button by which a chief table is sorted by a figure."""
+    found = browser.find_elements("css selector", "table.sortable")[table]
+    return found.find_element("xpath", f".//th[.//code[text()='{key}']]//button")
 
 
 @pytest.mark.parametrize("kind", ["image", "points"])
@@ -76,24 +77,29 @@ def test_table_sorts_by_click_and_keyboard(folder: Path, browser: Chrome) -> Non
     make_report()
     show(browser, folder)
     kdm, kdm_f, real = *STUDENTS, "held-out real data"
-    assert order(browser) == ["teacher", kdm, kdm_f, real]
+    assert order(browser) == ["teacher", kdm, kdm_f]
+    assert order(browser, 1) == ["teacher", kdm, kdm_f, real]
     distance = heading(browser, "fd_vgg16")
     distance.click()
-    assert order(browser) == [real, kdm_f, "teacher", kdm]  # 3.1, 3.5, 4, 5
+    assert order(browser) == [kdm_f, "teacher", kdm]  # 3.5, 4, 5
     cell = distance.find_element("xpath", "..")
     assert cell.get_attribute("aria-sort") == "ascending"
     distance.send_keys(Keys.ENTER)
-    assert order(browser) == [kdm, "teacher", kdm_f, real]
+    assert order(browser) == [kdm, "teacher", kdm_f]
     assert cell.get_attribute("aria-sort") == "descending"
     heading(browser, "precision_vgg16").send_keys(Keys.SPACE)  # the higher, the better
-    assert order(browser) == [kdm_f, real, "teacher", kdm]
+    assert order(browser) == [kdm_f, "teacher", kdm]
     assert cell.get_attribute("aria-sort") is None
     # Those without a figure come last, whichever the direction.
     for first in ([kdm_f, kdm], [kdm, kdm_f]):
         heading(browser, "lpips_vgg").click()
         assert order(browser)[:2] == first
     browser.find_element("css selector", "table.sortable thead .name button").click()
-    assert order(browser) == [real, kdm, kdm_f, "teacher"]
+    assert order(browser) == [kdm, kdm_f, "teacher"]
+    # A table by itself.
+    heading(browser, "fd_vgg16", 1).send_keys(Keys.ENTER)
+    assert order(browser, 1) == [real, "teacher", kdm, kdm_f]  # 3.1, 5.1, 6.1, 6.1
+    assert order(browser) == [kdm, kdm_f, "teacher"]
     assert browser.get_log("browser") == []
 
 
@@ -109,6 +115,19 @@ def test_wide_table_scrolls_within_itself_on_a_phone(
     assert name.rect["x"] - scroll.rect["x"] < 5  # it stays in sight
 
 
+def test_verdicts_are_seen_first(finished: dict[str, Path], browser: Chrome) -> None:
+    for width in (1200, 390):
+        show(browser, finished["image"], width)
+        found = browser.find_elements("css selector", ".verdicts .verdict")
+        assert [one.text for one in found] == ["passed", "close", "close"]
+        top = browser.find_element("css selector", ".headlines").rect["y"]
+        assert all(one.is_displayed() and one.rect["y"] < top for one in found)
+        folded = browser.find_elements("css selector", ".verdicts details small")
+        assert folded and not folded[0].is_displayed()
+        browser.find_element("css selector", ".verdicts summary").click()
+        assert folded[0].is_displayed()
+
+
 def test_page_is_whole_without_its_script(
     finished: dict[str, Path], browser: Chrome
 ) -> None:
@@ -117,7 +136,7 @@ def test_page_is_whole_without_its_script(
         show(browser, finished["image"])
         assert not browser.find_elements("tag name", "button")
         assert browser.find_element("css selector", "table.sortable").is_displayed()
-        assert len(order(browser)) == 4
+        assert len(order(browser)) == 3 and len(order(browser, 1)) == 4
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 

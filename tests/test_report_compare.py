@@ -1,5 +1,6 @@
 """`kdm report compare`: runs in folders, git revisions and DVC experiments side by side."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -50,7 +51,9 @@ def test_runs_of_folders_and_files(finished: dict[str, Path]) -> None:
     result = compare("a", "b/reports/report.json")
     assert result.exit_code == 0, result.output
     told = page()
-    assert told.count('scope="row" class="name"') == 4 + 3  # teachers, students, real samples
+    # Teachers and students; then as many of them, and real samples, at the number of these.
+    assert told.count('scope="row" class="name"') == 3 + 2 + 4 + 4
+    assert told.count("<small>close</small>") == 3 and told.count("<small>passed</small>") == 2
     assert told.count("<img") == 2 and "b/reports/report.json" in told
     assert "The runs differ" not in told
     assert len(told) < 4e6
@@ -58,6 +61,7 @@ def test_runs_of_folders_and_files(finished: dict[str, Path]) -> None:
 
 def test_conditions_that_differ_are_warned_of(finished: dict[str, Path]) -> None:
     def change(document: dict[str, Any]) -> None:
+        document["n"] = 400
         document["conditions"] |= {"n": 400, "teacher": "f" * 64}
         document["extractors"]["classifier"]["fingerprint"] = "another"
 
@@ -67,6 +71,11 @@ def test_conditions_that_differ_are_warned_of(finished: dict[str, Path]) -> None
     told = page()
     assert "500 in a, 400 in b" in told and "can only be compared for n → ∞" in told
     assert "compared with its own teacher" in told
+    # Nor do figures of 500 and of 400 samples stand in one column.
+    titles = re.findall("<h3>(.*?)</h3>", told)
+    assert titles[:3] == ["500 samples of each",
+                          "360 samples of each, as many as there are other real ones",
+                          "400 samples of each"]
     assert "figures in features of classifier cannot be compared" in told
     assert "figures in features of vgg16 cannot" not in told
 
@@ -76,10 +85,25 @@ def test_students_of_different_data_stand_apart(finished: dict[str, Path]) -> No
     place(finished["points"], "b")
     assert compare("a", "b").exit_code == 0
     told = page()
-    assert told.count('class="overview sortable"') == 2
-    assert "They are of 2 data sets, which stand apart" in told
+    assert told.count('class="overview sortable"') == 3
+    assert "They are of 2 data sets" in told and "stand apart" in told
     digits, board = told.index("On digits"), told.index("On checkerboard")
     assert told.index("fd_vgg16", digits) < board < told.index("sliced_wasserstein")
+
+
+def test_distances_to_other_real_samples_stand_apart(finished: dict[str, Path]) -> None:
+    """As of runs of which one has `evaluation.reference: test`."""
+
+    def change(document: dict[str, Any]) -> None:
+        for extractor in document["extractors"].values():
+            extractor |= {"reference": "test split", "reference_n": 360}
+
+    place(finished["image"], "a")
+    place(finished["image"], "b", change)
+    assert compare("a", "b").exit_code == 0
+    titles = re.findall("<h2>(.*?)</h2>", page())
+    assert [title.split(", ")[-1] for title in titles] == ["beside its train split",
+                                                           "beside its test split"]
 
 
 @pytest.mark.parametrize(("content", "problem"), [
@@ -160,6 +184,6 @@ def test_page_in_a_browser(finished: dict[str, Path], folder: Path, browser: Chr
     assert browser.get_log("browser") == []
     browser.find_element("xpath", "//th[.//code[text()='fd_vgg16']]//button").click()
     rows = browser.find_elements("css selector", "table.sortable tbody tr")
-    assert rows[0].find_element("tag name", "th").text == "kdm"
+    assert rows[0].find_element("tag name", "th").text == "kdm\nclose"
     assert rows[0].find_element("tag name", "td").text == "b"
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click import unstyle
 from ruamel.yaml import YAML
 from typer.testing import CliRunner, Result
 
 from kdm_core.errors import DataError, KDMError
 from kdm_core.pairs.reference import Reference
+from pipeline import status_cli
 from pipeline.cli import app
 from pipeline.unfinished import kept_work, pairs_there
 from stages import paths, status
@@ -293,6 +295,28 @@ def test_running_then_killed_then_failed(
     row = rows()[STAGE]
     assert row["state"] == "failed" and "pairs.states: 40 states cannot be kept" in row["error"]
     assert row["error"] in done.stderr
+
+
+def test_verdicts_are_told(folder: Path) -> None:
+    """Those that the evaluations left, and which of them are of an earlier run."""
+    metrics = folder / "reports/metrics/evaluate"
+    metrics.mkdir(parents=True)
+    for name, words in {"a": {"teacher": "passed", "student": "failed"},
+                        "b": {"pairs": "passed", "student": "poor"}}.items():
+        (metrics / f"{name}.json").write_text(json.dumps({"verdicts": words, "student": {}}))
+    (metrics / "old.json").write_text(json.dumps({"student": {"mse": 1.0}}))
+    rows = [status_cli.Row(f"evaluate@{name}", state, "")
+            for name, state in (("a", "done"), ("b", "stale"), ("old", "done"), ("c", "never run"))]
+    found = status_cli.verdicts(rows)
+    assert found == {"a": {"teacher": "passed", "student": "failed", "current": True},
+                     "b": {"pairs": "passed", "student": "poor", "current": False}}
+    told = [" ".join(line.split()) for line in map(unstyle, status_cli.tell(found))]
+    assert told == ["verdict teacher passed", "verdict a failed",
+                    "verdict stored pairs passed (of an earlier run)",
+                    "verdict b poor (of an earlier run)"]
+    (metrics / "a.json").write_text("[]")
+    with pytest.raises(DataError, match="a.json is damaged"):
+        status_cli.verdicts(rows)
 
 
 def test_looking_does_not_disturb_a_run(project: Path) -> None:

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -20,8 +21,10 @@ from kdm_core.errors import DataError, KDMError, MismatchError
 from kdm_core.networks import MLPConfig, NetworkConfig, UNetConfig
 from kdm_core.noise import draw
 from kdm_core.operators import DenseConfig, FactorisedConfig, OperatorConfig
+from kdm_core.pairs.spec import StoreSpec
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import fingerprint
+from kdm_core.solvers import FixedSolver
 from kdm_core.students.card import model_card
 from kdm_core.students.model import StudentConfig, load_student, save_student
 from tests.project import ROOT
@@ -392,6 +395,40 @@ def test_a_card_says_what_is_known_and_no_more() -> None:
     assert "fd\\_classifier, a distance to real samples, is 1.50 times its teacher's" in full
     assert "5,000 samples are fewer" in full
     assert "2.0 % of that of samples of different noise" in full and "In 1.0 % of cases" in full
+
+
+VERDICT = {"word": "failed", "why": ["its MSE is 100.0 % of that of permuted pairs"],
+           "unknown": ["its recall, for want of features"]}
+
+
+def test_a_card_opens_with_the_verdict() -> None:
+    student = make_student()
+    card = model_card(student, "f" * 64, evaluation=EVALUATION | {"verdicts": {"student": VERDICT}})
+    opening = card[card.index("# One-step student"):card.index("## Use")]
+    assert opening.index("**Verdict: failed**") < opening.index("A Koopman distillation model")
+    assert "- its MSE is 100.0 % of that of permuted pairs" in opening
+    assert "- could not be judged: its recall, for want of features" in opening
+    assert "Verdict" not in model_card(student, "f" * 64, evaluation=EVALUATION)
+
+
+def test_a_card_of_pairs_of_unknown_origin_tells_nothing_of_a_teacher() -> None:
+    student = make_student()
+    student.provenance = {**PROVENANCE, "teacher": None}
+    spec = StoreSpec(
+        samples=IMAGES, teacher=None, noise_seed=None, noise_dtype="float16", noise_scale=80.0,
+        sample_dtype="uint8", solver=FixedSolver(kind="heun", steps=18), times=[], nfe=None,
+        compute_batch=4, precision="fp32", splits={"test": 2, "validation": 2, "train": 4321},
+        chunk=4, shard=8)
+    evaluation = {key: value for key, value in EVALUATION.items() if key != "teacher"} | {
+        "pairs": {"fd_classifier": figure(0.2), "on_support": figure(0.9)}, "ratios": {},
+        "student": EVALUATION["student"] | {"on_support": figure(0.8)},
+        "absent": ["nobody wrote down who made these pairs"]}
+    card = model_card(student, "f" * 64, spec, evaluation)
+    assert re.findall("[^\n]*eacher[^\n]*", card) == ["- teacher: unknown"]
+    assert "heun" not in card and "adaptive" not in card and "4,321" in card
+    assert "distilled from pairs of noise and samples of which nobody wrote down" in card
+    assert "| | stored pairs | student |" in card and "(stored pairs: 10.0 %)" in card
+    assert "- nobody wrote down who made these pairs" in card
 
 
 def test_the_three_lines_of_a_card_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

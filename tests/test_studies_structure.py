@@ -17,6 +17,7 @@ from kdm_core.errors import KDMError
 from kdm_core.figures.scatter import DARK as COLOURS
 from kdm_core.figures.scatter import cell_colours
 from kdm_core.figures.spectrum import spectrum as spectrum_panels
+from kdm_core.metrics.paired import coincidence
 from kdm_core.samples import SampleSpec
 from kdm_core.studies.base import Finding, Subject
 from kdm_core.studies.outliers import (
@@ -28,7 +29,6 @@ from kdm_core.studies.outliers import (
 from kdm_core.studies.semantics import (
     SemanticsConfig,
     agreement,
-    coincidence,
     discriminants,
     nearest_cell,
     nearest_others,
@@ -254,6 +254,10 @@ def test_planted_outliers_are_found_and_traced_to_their_causes() -> None:
     assert found["teacher_share"] == pytest.approx(4 / 6000)
     assert found["real_n"] == 6000 and found["real_share"] < 0.001
     assert found["expected_within_eps"] == pytest.approx(6000 * np.pi * 0.15**2 / 32)
+    # Of fewer real points more are outliers, for want of neighbours: they are no measure.
+    given = subject(PLANE, noise, teacher, student)
+    fewer = outliers(given._replace(train_samples=given.train_samples[:500]), OutliersConfig())
+    assert "real_share" not in fewer.numbers and "fewer real points" in fewer.caption
     for who in ("teacher", "student"):
         assert found[f"{who}_outliers_tail"] == found[f"{who}_outliers_boundary"] == 0.5
         assert found[f"{who}_outliers_either"] == 1

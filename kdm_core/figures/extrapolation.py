@@ -22,27 +22,31 @@ class Extrapolated(NamedTuple):
 
 
 def extrapolation(
-    extractors: Mapping[str, tuple[Extrapolated, Mapping[str, Extrapolated]]]
+    extractors: Mapping[str, tuple[Extrapolated, Mapping[str, Extrapolated]]],
+    source: str = "teacher",
 ) -> "Figure":
     """One panel an extractor: distance over 1/n, which is nearly linear (Chong and Forsyth, 2020).
 
     Args:
         extractors: by name, the teacher's distances and those of students by name, which are the
             same students everywhere.
+        source: what the teacher's line is called.
     """
     students = dict.fromkeys(name for _, found in extractors.values() for name in found)
-    colours = {"teacher": TEACHER, **student_colours(students)}
+    colours = student_colours(students)
     columns = 2 if len(extractors) > 1 else 1
     figure, axes = panels(len(extractors), columns, WIDTH, WIDTH / 2.2)
     with styled():
         for axis, (name, (teacher, found)) in zip(axes, extractors.items(), strict=True):
-            for model, line in {"teacher": teacher, **found}.items():
-                _line(axis, line, colours["teacher" if line is teacher else model])
+            _line(axis, teacher, TEACHER)
+            for model, line in found.items():
+                _line(axis, line, colours[model])
             axis.set_title(short(name, 24))
             _count_samples(axis, [teacher, *found.values()])
         handles = [axes[0].plot([], [], color=colour, marker="o", markersize=4,
-                                label=short(name, 20))[0] for name, colour in colours.items()]
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(colours), 4))
+                                label=short(name, 20))[0]
+                   for name, colour in [(source, TEACHER), *colours.items()]]
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 4))
         figure.supxlabel("samples n, on a scale of 1/n", fontsize="medium")
         figure.supylabel("Fréchet distance", fontsize="medium")
     return figure

@@ -32,7 +32,7 @@ Blocks = Sequence[Sequence[Row]]
 
 
 def teacher_student_grid(
-    teacher: Images, students: Mapping[str, Images], columns: int = 10
+    teacher: Images, students: Mapping[str, Images], columns: int = 10, source: str = "teacher"
 ) -> "Figure":
     """Blocks of rows, the teacher's on top and each student's below; a column is one noise.
 
@@ -40,12 +40,13 @@ def teacher_student_grid(
         teacher: (n, C, H, W) in [-1, 1].
         students: by name, images (n, C, H, W) of the same noise in the same order.
         columns: images a row.
+        source: what the teacher's rows are called.
     """
     from matplotlib.figure import Figure
 
-    colours = {"teacher": TEACHER, **student_colours(students)}
-    rows = [Row(short(name), colours[name], images)
-            for name, images in {"teacher": teacher, **students}.items()]
+    colours = student_colours(students)
+    rows = [Row(short(source), TEACHER, teacher),
+            *(Row(short(name), colours[name], images) for name, images in students.items())]
     blocks = [[row._replace(images=row.images[start : start + columns]) for row in rows]
               for start in range(0, len(teacher), columns)]
     # Placed by hand: the picture takes the width that the longest name leaves, and the figure is
@@ -60,13 +61,14 @@ def teacher_student_grid(
     return figure
 
 
-def image_grid(teacher: Images, student: Images) -> "Figure":
+def image_grid(teacher: Images, student: Images, source: str = "teacher") -> "Figure":
     """A compact grid of one student beside its teacher; both (n, C, H, W) in [-1, 1]."""
-    return teacher_student_grid(teacher, {"student": student}, columns=16)
+    return teacher_student_grid(teacher, {"student": student}, columns=16, source=source)
 
 
 def side_by_side(
-    teacher: Sequence[Images], student: Sequence[Images], name: str, classes: Sequence[str]
+    teacher: Sequence[Images], student: Sequence[Images], name: str, classes: Sequence[str],
+    source: str = "teacher",
 ) -> "Figure":
     """The teacher's images at the left, the student's of the same noise at the same places right.
 
@@ -75,6 +77,7 @@ def side_by_side(
         student: the same of the student.
         name: the student's.
         classes: a name for each row; empty for rows without.
+        source: what the teacher's side is called.
     """
     from matplotlib.figure import Figure
 
@@ -86,7 +89,7 @@ def side_by_side(
         height = picture_height(sides[0], (WIDTH - left) / 2 - 0.1)
         figure = Figure(figsize=(WIDTH, height + 0.35), layout="constrained")
         for axis, title, colour, blocks in zip(
-            figure.subplots(1, 2), ("teacher", short(name, 24)), (TEACHER, STUDENTS[0]), sides,
+            figure.subplots(1, 2), (source, short(name, 24)), (TEACHER, STUDENTS[0]), sides,
             strict=True,
         ):
             draw_rows(axis, blocks)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from kdm_core.figures.grid import Row, above_plots, draw_rows
 from kdm_core.figures.style import STUDENTS, TEACHER, short, styled
+from kdm_core.samples import SOURCE_NAMES, Source
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,8 +23,8 @@ class Neighbours(NamedTuple):
 
     Attributes:
         space: in which they are near.
-        pairs: of "student" and "teacher", images (n, C, H, W) in [-1, 1], and the training images
-            nearest to them.
+        pairs: of "student" and "teacher" (or "pairs"), images (n, C, H, W) in [-1, 1], and the
+            training images nearest to them.
     """
 
     space: str
@@ -34,7 +35,8 @@ class Distances(NamedTuple):
     """Distances to the nearest training image in one space.
 
     Attributes:
-        nearest: of "student", "teacher" and "train", (n,) each; training images to other ones.
+        nearest: of "student", "teacher" (or "pairs") and "train", (n,) each; training images to
+            other ones.
         ratio: near copies are closer than this times the median of "train".
     """
 
@@ -60,7 +62,8 @@ class Distances(NamedTuple):
 
 
 def nearest_training_images(
-    pictures: Sequence[Neighbours], distances: Mapping[str, Distances], name: str
+    pictures: Sequence[Neighbours], distances: Mapping[str, Distances], name: str,
+    source: Source = "teacher",
 ) -> "Figure":
     """The closest pairs in every space, a pair being one image above another; histograms below.
 
@@ -68,9 +71,10 @@ def nearest_training_images(
         pictures: one a space.
         distances: by space.
         name: the student's.
+        source: what the student stands beside.
     """
-    names = {"student": short(name), "teacher": "teacher"}
-    colours = {"student": STUDENTS[0], "teacher": TEACHER}
+    names = {"student": short(name), source: SOURCE_NAMES[source]}
+    colours = {"student": STUDENTS[0], source: TEACHER}
     blocks = [[[Row(names[who], colours[who], made), Row("nearest", REAL, real)]
                for who, (made, real) in picture.pairs.items()] for picture in pictures]
     figure, above, below = above_plots(blocks, len(distances), titled=True)

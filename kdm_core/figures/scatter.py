@@ -25,7 +25,8 @@ OFF = "#bbbbbb"
 
 
 def noise_map(
-    teacher: Points, students: Mapping[str, Points], noise: Points | None = None
+    teacher: Points, students: Mapping[str, Points], noise: Points | None = None,
+    source: str = "teacher",
 ) -> "Figure":
     """Panels of noise (if given), teacher and students, the same point in the same colour.
 
@@ -37,8 +38,9 @@ def noise_map(
         teacher: samples (n, 2).
         students: by name, samples (n, 2) of the same noise in the same order.
         noise: unit-variance noise (n, 2).
+        source: what the teacher's panel is called.
     """
-    clouds = {"teacher": teacher, **students}
+    clouds = [(source, teacher), *students.items()]
     extra = 0 if noise is None else 1
     count = len(clouds) + extra
     columns = 2 if count in (2, 4) else 3
@@ -47,7 +49,7 @@ def noise_map(
     with styled():
         if noise is not None:
             cloud(axes[0], "noise", noise, colours, NOISE_LIMIT)
-        for axis, (name, points) in zip(axes[extra:], clouds.items(), strict=True):
+        for axis, (name, points) in zip(axes[extra:], clouds, strict=True):
             board(axis)
             cloud(axis, name, points, colours, LIMIT)
     return figure

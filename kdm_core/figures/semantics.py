@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from kdm_core.figures.scatter import DARK, LIMIT, NOISE_LIMIT, Points, board, cloud
 from kdm_core.figures.style import WIDTH, panels, styled
 from kdm_core.figures.tiles import Images, mosaic
+from kdm_core.samples import SOURCE_NAMES, Source
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,19 +17,26 @@ if TYPE_CHECKING:
 
 View = tuple[Points, NDArray[np.integer[Any]]]
 """Points (n, 2), and the cluster of each (n,), which is the place of its colour in `DARK`."""
-TITLES = ("teacher", "student", "permuted")
 
 
-def point_clusters(noise: Points, sets: Sequence[View]) -> "Figure":
+def titles(source: Source) -> tuple[str, str, str]:
+    return SOURCE_NAMES[source], "student", "permuted"
+
+
+def point_clusters(
+    noise: Points, sets: Sequence[View], source: Source = "teacher"
+) -> "Figure":
     """Noise above samples, for teacher, student, and the teacher's samples permuted.
 
     Args:
         noise: (n, 2).
         sets: samples, in the order of their noise, and clusters of the three.
+        source: what the student stands beside.
     """
     figure, axes = panels(6, 3, WIDTH, WIDTH / 3 + 0.2)
     with styled():
-        for column, (title, (samples, clusters)) in enumerate(zip(TITLES, sets, strict=True)):
+        for column, (title, (samples, clusters)) in enumerate(
+                zip(titles(source), sets, strict=True)):
             colours = np.array(DARK)[clusters]
             cloud(axes[column], title, noise, colours, NOISE_LIMIT)
             board(axes[3 + column])
@@ -38,12 +46,15 @@ def point_clusters(noise: Points, sets: Sequence[View]) -> "Figure":
     return figure
 
 
-def image_clusters(views: Sequence[View], examples: Sequence[Images]) -> "Figure":
+def image_clusters(
+    views: Sequence[View], examples: Sequence[Images], source: Source = "teacher"
+) -> "Figure":
     """Noise along two directions, for teacher, student and permuted clusters; below, images.
 
     Args:
         views: noises in these coordinates and their clusters, for the three.
         examples: images (m, C, H, W) of each cluster, in [-1, 1], C 1 or 3.
+        source: what the student stands beside.
     """
     from matplotlib.figure import Figure
 
@@ -54,7 +65,7 @@ def image_clusters(views: Sequence[View], examples: Sequence[Images]) -> "Figure
         figure = Figure(figsize=(WIDTH, above + below), layout="constrained")
         rows = figure.add_gridspec(2, 1, height_ratios=(above, below))
         upper, lower = rows[0].subgridspec(1, len(views)), rows[1].subgridspec(1, len(examples))
-        for i, (title, view) in enumerate(zip(TITLES, views, strict=True)):
+        for i, (title, view) in enumerate(zip(titles(source), views, strict=True)):
             _map(figure.add_subplot(upper[i]), title, view)
         for i, images in enumerate(examples):
             _column(figure.add_subplot(lower[i]), images, DARK[i])

@@ -25,6 +25,11 @@ class Features(NamedTuple):
     features: NDArray[np.float32]
     probabilities: NDArray[np.float32] | None
 
+    def first(self, n: int) -> "Features":
+        """Those of the first n images."""
+        known = self.probabilities
+        return Features(self.features[:n], None if known is None else known[:n])
+
 
 class Extractor(Protocol):
     """Turns images into features.

@@ -90,6 +90,13 @@ def label_accuracy(
     return mean_estimate(probabilities.argmax(axis=1) == labels, counts)
 
 
+def coincidence(a: NDArray[np.integer], b: NDArray[np.integer]) -> float:
+    """How often classes (n,) and (m,), not negative, that are drawn at random from each agree."""
+    count = int(max(a.max(), b.max())) + 1
+    shares = [np.bincount(found, minlength=count) / len(found) for found in (a, b)]
+    return float(shares[0] @ shares[1])
+
+
 def label_agreement(
     a: NDArray[np.floating], b: NDArray[np.floating], counts: Counts
 ) -> Estimate:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from kdm_core.config import Config
 from kdm_core.errors import MismatchError
 from kdm_core.noise import draw
-from kdm_core.samples import SampleSpec
+from kdm_core.samples import SampleSpec, Source
 from kdm_core.serialization import fingerprint
 from kdm_core.solvers import SolverConfig
 from kdm_core.solvers.guidance import GuidanceConfig
@@ -155,6 +155,11 @@ class StoreSpec(Config):
                                 "others, there is no seed")
         return draw(self.noise_seed, indices, self.samples.sample_shape, self.noise_dtype,
                     self.samples.num_classes, self.label_weights)
+
+    @property
+    def source(self) -> Source:
+        """What a student of these pairs is looked at beside: the teacher, if it is known."""
+        return "pairs" if self.teacher is None else "teacher"
 
     @property
     def known_solver(self) -> SolverConfig:

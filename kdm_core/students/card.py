@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdm_core.pairs.spec import StoreSpec
+from kdm_core.samples import SOURCE_NAMES, Source
 from kdm_core.students.model import KDM
 
 CARD = "README.md"
@@ -27,14 +28,15 @@ def model_card(
         student: with its provenance, if it has one.
         fingerprint: of its folder.
         pairs: what it was distilled from; None leaves its solver and number of pairs out.
-        evaluation: what the evaluate stage measured: `teacher`, `student`, `ratios`, `warnings` and
+        evaluation: what the evaluate stage measured: `teacher` (or `pairs`, where nobody knows
+            which teacher made them), `student`, `ratios`, `verdicts`, `absent`, `warnings` and
             `conditions`.
         name: its title, and where the hub has it; None for a placeholder.
         license: one of the hub's identifiers (apache-2.0, …); None leaves the choice to the reader.
     """
     sections = [
         head(student, license),
-        f"# {name or 'One-step student'}\n\n{description(student)}",
+        f"# {name or 'One-step student'}\n\n{opening(student, evaluation)}",
         f"## Use\n\n{usage(student, name)}",
         f"## What it was distilled from\n\n{listing(origin(student, pairs))}",
         f"## Architecture\n\n{listing(architecture(student, fingerprint))}",
@@ -58,15 +60,36 @@ def head(student: KDM, license: str | None) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
+def opening(student: KDM, evaluation: Figures | None) -> str:
+    """What its figures come to, if there are any, and what it is."""
+    parts = [description(student)]
+    if evaluation is not None and "student" in evaluation.get("verdicts", {}):
+        parts.insert(0, verdict(evaluation["verdicts"]["student"]))
+    return "\n\n".join(parts)
+
+
+def verdict(found: Figures) -> str:
+    """The word on it, why, and what could not be judged."""
+    lines = [*found["why"], *(f"could not be judged: {line}" for line in found["unknown"])]
+    return "\n".join([f"**Verdict: {one_line(found['word'])}**", "",
+                      *(f"- {one_line(line)}" for line in lines)])
+
+
 def description(student: KDM) -> str:
     """What it makes of what, in two sentences."""
     spec = student.spec
     what = (f"images of {spec.shape[0]} × {spec.shape[1]} × {spec.shape[2]} (channels, height, "
             "width) in [-1, 1]" if spec.kind == "image" else f"points of {spec.shape[0]} numbers")
     given = f" and one of {spec.num_classes} labels" if spec.num_classes else ""
+    source = ("pairs of noise and samples of which nobody wrote down who made them"
+              if is_of_unknown_origin(student) else "a diffusion or flow-matching model")
     return (f"A Koopman distillation model: it makes {what} of Gaussian noise{given} in one "
-            "evaluation. It was distilled from a diffusion or flow-matching model with "
-            f"{LIBRARY}.")
+            f"evaluation. It was distilled from {source} with {LIBRARY}.")
+
+
+def is_of_unknown_origin(student: KDM) -> bool:
+    """Whether its record says that the teacher of its pairs is not known."""
+    return "teacher" in student.provenance and student.provenance["teacher"] is None
 
 
 def usage(student: KDM, name: str | None) -> str:
@@ -81,9 +104,12 @@ def usage(student: KDM, name: str | None) -> str:
 def origin(student: KDM, pairs: StoreSpec | None) -> dict[str, Any]:
     """The run's record, and how its pairs were made."""
     found: dict[str, Any] = dict(sorted(student.provenance.items()))
+    if is_of_unknown_origin(student):
+        found["teacher"] = "unknown"
     if pairs is not None:
+        found["pairs for training"] = f"{pairs.splits['train']:,}"
+    if pairs is not None and pairs.source == "teacher":
         found |= {
-            "pairs for training": f"{pairs.splits['train']:,}",
             "solver": pairs.known_solver.model_dump(exclude_none=True),
             "evaluations of the teacher a pair": pairs.nfe if pairs.nfe else "adaptive",
             "guidance": (pairs.guidance.model_dump(exclude_none=True) if pairs.guidance
@@ -122,13 +148,19 @@ def one_line(value: str) -> str:
     return "".join(f"\\{letter}" if letter in r"\`*_[]<>|#" else letter for letter in plain)
 
 
+def source_of(evaluation: Figures) -> Source:
+    """What the student was measured beside."""
+    return "pairs" if evaluation.get("pairs") else "teacher"
+
+
 def figures_table(evaluation: Figures) -> str:
     """Teacher and student side by side; a figure that one of them has not is left open."""
-    teacher, student = evaluation["teacher"], evaluation["student"]
-    names = [*teacher, *(key for key in student if key not in teacher)]
-    rows = [f"| {one_line(key)} | {cell(teacher.get(key))} | {cell(student.get(key))} |"
+    source = source_of(evaluation)
+    given, student = evaluation[source], evaluation["student"]
+    names = [*given, *(key for key in student if key not in given)]
+    rows = [f"| {one_line(key)} | {cell(given.get(key))} | {cell(student.get(key))} |"
             for key in names]
-    return "\n".join(["| | teacher | student |", "|---|---|---|", *rows])
+    return "\n".join([f"| | {SOURCE_NAMES[source]} | student |", "|---|---|---|", *rows])
 
 
 def cell(figure: Figures | None) -> str:
@@ -143,9 +175,11 @@ def cell(figure: Figures | None) -> str:
 
 def limitations(evaluation: Figures) -> list[str]:
     """What the figures say against the student, a sentence each."""
+    source = source_of(evaluation)
     teacher, student = ({key: figure["value"] for key, figure in evaluation[who].items()}
-                        for who in ("teacher", "student"))
-    found = []
+                        for who in (source, "student"))
+    its = "its teacher's" if source == "teacher" else "the stored"
+    found = [one_line(line) for line in evaluation.get("absent", []) if source == "pairs"]
     for key, figure in evaluation["ratios"].items():
         if figure["value"] > 1:
             found.append(f"Its {one_line(key)}, a distance to real samples, is "
@@ -153,14 +187,15 @@ def limitations(evaluation: Figures) -> list[str]:
                          f"{teacher[key]:.4g}).")
     if "mse" in student and "mse_permuted" in student:
         share = 100 * student["mse"] / student["mse_permuted"]
-        found.append("It does not give its teacher's sample of a noise exactly: the mean squared "
+        found.append(f"It does not give {its} sample of a noise exactly: the mean squared "
                      f"difference is {student['mse']:.4g}, {share:.1f} % of that of samples "
                      "of different noise.")
     if "label_agreement" in student and student["label_agreement"] < 1:
         share = 100 * (1 - student["label_agreement"])
         found.append(f"In {share:.1f} % of cases a classifier sees another class in its sample "
-                     "than in its teacher's of the same noise.")
+                     f"than in {its} one of the same noise.")
     if "on_support" in student and student["on_support"] < 1:
         found.append(f"{100 * (1 - student['on_support']):.1f} % of its points lie where there are "
-                     f"no data (teacher: {100 * (1 - teacher['on_support']):.1f} %).")
+                     f"no data ({SOURCE_NAMES[source]}: "
+                     f"{100 * (1 - teacher['on_support']):.1f} %).")
     return found + [one_line(line) for line in evaluation["warnings"]]

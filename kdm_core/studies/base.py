@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdm_core.errors import DataError, DivergedError, KDMError
-from kdm_core.samples import SampleSpec
+from kdm_core.samples import SOURCE_NAMES, SampleSpec, Source
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +36,7 @@ class Subject(NamedTuple):
         label_names: the classes that both are conditioned on; empty if on none.
         noise: (n, *shape), of unit variance.
         labels: (n,) int64; -1 where there are no classes.
-        teacher: samples (n, *shape).
+        teacher: samples (n, *shape), the teacher's or those of the pairs.
         student: samples (n, *shape) of the same noise in the same order.
         train_samples: the real training data (m, *shape), as at rest: uint8 images or float32.
         sample_teacher, sample_student: samples of other noise, however much at once.
@@ -47,6 +47,8 @@ class Subject(NamedTuple):
         name: the student's.
         sample_latent: samples of the student between two noises' latents, None if that is left
             out.
+        source: "pairs" where nobody knows which teacher made them: then `sample_teacher` is not to
+            be asked.
     """
 
     spec: SampleSpec
@@ -63,6 +65,17 @@ class Subject(NamedTuple):
     seed: int
     name: str
     sample_latent: SampleLatent | None = None
+    source: Source = "teacher"
+
+    @property
+    def beside(self) -> str:
+        """What the student is looked at beside, in words."""
+        return f"the {SOURCE_NAMES[self.source]}"
+
+    @property
+    def of_source(self) -> str:
+        """Its genitive."""
+        return f"{self.beside}’s" if self.source == "teacher" else f"{self.beside}’"
 
 
 class Finding(NamedTuple):

@@ -7,6 +7,7 @@ from torch import Tensor
 from kdm_core.config import Config
 from kdm_core.figures.grid import side_by_side
 from kdm_core.figures.tiles import Images
+from kdm_core.samples import SOURCE_NAMES
 from kdm_core.studies.base import Finding, Subject, mean_square
 
 
@@ -29,17 +30,18 @@ def grids(subject: Subject, config: GridsConfig) -> Finding:
     matched = mean_square(subject.teacher.numpy(), subject.student.numpy())
     permuted = mean_square(subject.teacher.numpy(), subject.student.roll(1, 0).numpy())
     figure = side_by_side(pick(subject.teacher, chosen), pick(subject.student, chosen),
-                          subject.name, classes)
+                          subject.name, classes, SOURCE_NAMES[subject.source])
     count = sum(map(len, chosen))
     order = ", one class a row" if classes else ""
     listed = f" ({', '.join(classes)})" if classes else ""
     return Finding(
-        name="grids", title="The same noise, two models", figure=figure,
-        alt=f"Two grids of {count} images each{order}{listed}: the teacher's at the left, those of "
-            f"{subject.name} at the right.",
+        name="grids", title="The same noise, two models" if subject.source == "teacher" else
+            "The same noise, stored and made anew", figure=figure,
+        alt=f"Two grids of {count} images each{order}{listed}: {subject.of_source} at the left, "
+            f"those of {subject.name} at the right.",
         caption=f"Images at the same place of both grids come from the same noise{order}; none "
                 "was chosen for its looks, and the student was not trained on the noise. Over "
-                f"{len(subject.noise)} such noises the mean squared error between the two models "
+                f"{len(subject.noise)} such noises the mean squared error between the two "
                 f"is {matched:.3g}, and {permuted:.3g} between images of different noise.",
         numbers={"n": len(subject.noise), "mse": matched, "mse_permuted": permuted})
 

@@ -41,7 +41,7 @@ def memorisation(subject: Subject, config: MemorisationConfig) -> Finding:
     train = as_float(subject.train_samples)
     n = at_most("studies.memorisation.samples", config.samples, len(subject.student), "test pairs")
     at_most("studies.memorisation.samples", config.samples, len(train), "training images")
-    made = {"student": subject.student[:n], "teacher": subject.teacher[:n]}
+    made = {"student": subject.student[:n], subject.source: subject.teacher[:n]}
     generator = np.random.default_rng(subject.seed)
     own = np.sort(generator.permutation(len(train))[: config.samples])
     pictures: list[Neighbours] = []
@@ -56,11 +56,11 @@ def memorisation(subject: Subject, config: MemorisationConfig) -> Finding:
             for who, samples in made.items()}))
     return Finding(
         name="memorisation", title="Nearest training images",
-        figure=nearest_training_images(pictures, found, subject.name),
-        alt=f"Pairs of an image of {subject.name} or of the teacher and the training image nearest "
-            f"to it, the closest {min(config.pairs, n)} in {' and in '.join(found)}; below, how "
-            "the distances to the nearest training image are distributed.",
-        caption=_caption(subject.name, found, len(made["student"]), len(train)),
+        figure=nearest_training_images(pictures, found, subject.name, subject.source),
+        alt=f"Pairs of an image of {subject.name} or of {subject.beside} and the training image "
+            f"nearest to it, the closest {min(config.pairs, n)} in {' and in '.join(found)}; "
+            "below, how the distances to the nearest training image are distributed.",
+        caption=_caption(subject, found, len(made["student"]), len(train)),
         numbers={"n": len(made["student"]), "train_n": len(train), "ratio": config.ratio,
                  **{f"{key}_{space}": value for space, distances in found.items()
                     for key, value in distances.numbers().items()}})
@@ -74,16 +74,17 @@ def closest(
     return samples[order].numpy(), train[torch.from_numpy(hits.place)[order]].numpy()
 
 
-def _caption(name: str, found: dict[str, Distances], n: int, train_n: int) -> str:
-    ratio = next(iter(found.values())).ratio
+def _caption(subject: Subject, found: dict[str, Distances], n: int, train_n: int) -> str:
+    ratio, source = next(iter(found.values())).ratio, subject.source
     said = "; ".join(
-        f"in {space} {distances.copies('student'):.1%} of the images of {name}, "
-        f"{distances.copies('teacher'):.1%} of the teacher's and {distances.copies('train'):.1%} "
-        f"of the training images, with median distances of {distances.median('student'):.3g}, "
-        f"{distances.median('teacher'):.3g} and {distances.median('train'):.3g}"
+        f"in {space} {distances.copies('student'):.1%} of the images of {subject.name}, "
+        f"{distances.copies(source):.1%} of {subject.of_source} and "
+        f"{distances.copies('train'):.1%} of the training images, with median distances of "
+        f"{distances.median('student'):.3g}, {distances.median(source):.3g} and "
+        f"{distances.median('train'):.3g}"
         for space, distances in found.items())
     return (f"The images nearest to any of the {train_n} training images, out of {n} of each "
-            "model, each above its training image. Pairs that look the same are copies; pairs that "
+            "set, each above its training image. Pairs that look the same are copies; pairs that "
             "only look alike are what a model that knows the data makes, too, and blurred images "
             "are near to everything. Near copies, closer to a training image than "
             f"{ratio:g} times the median distance of a training image to the nearest other one: "

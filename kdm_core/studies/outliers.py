@@ -10,6 +10,7 @@ from pydantic import Field
 from kdm_core.config import Config
 from kdm_core.errors import KDMError
 from kdm_core.figures.outliers import outlier_map
+from kdm_core.samples import SOURCE_NAMES
 from kdm_core.studies.base import Finding, Subject
 from kdm_core.studies.semantics import nearest_cell
 
@@ -69,15 +70,19 @@ def outliers(subject: Subject, config: OutliersConfig) -> Finding:
         raise KDMError(f"studies.outliers: samples of shape {subject.spec.shape} are no points of "
                        "the plane; leave this study out")
     noise = subject.noise.numpy()
-    samples = {"teacher": subject.teacher.numpy(), "student": subject.student.numpy()}
+    samples = {subject.source: subject.teacher.numpy(), "student": subject.student.numpy()}
     real = np.asarray(subject.train_samples[: len(noise)])
+    # Of fewer points more are outliers.
+    as_many = len(real) == len(noise)
     found = {name: find_outliers(points, config) for name, points in samples.items()}
     numbers: dict[str, Any] = {
         "n": len(noise), "eps": config.eps, "min_samples": config.min_samples,
         "expected_within_eps": len(noise) * pi * config.eps**2 / AREA,
-        "real_n": len(real), "real_share": float(find_outliers(real, config).mean()),
-        "shared": int((found["teacher"] & found["student"]).sum()),
-        "shared_expected": float(len(noise) * found["teacher"].mean() * found["student"].mean()),
+        **({"real_n": len(real), "real_share": float(find_outliers(real, config).mean())}
+           if as_many else {}),
+        "shared": int((found[subject.source] & found["student"]).sum()),
+        "shared_expected": float(
+            len(noise) * found[subject.source].mean() * found["student"].mean()),
     }
     for name, points in samples.items():
         mask = found[name]
@@ -87,12 +92,14 @@ def outliers(subject: Subject, config: OutliersConfig) -> Finding:
                                      strict=True):
                 numbers |= {f"{name}_{group}_{key}": value
                             for key, value in causes._asdict().items()}
-    figure = outlier_map(noise, {name: (points, nearest_cell(points), found[name])
+    shown = {subject.source: SOURCE_NAMES[subject.source], "student": "student"}
+    figure = outlier_map(noise, {shown[name]: (points, nearest_cell(points), found[name])
                                  for name, points in samples.items()})
     return Finding("outliers", "Outliers and where they come from",
-                   "The samples of teacher and student, and below them the noise, coloured by the "
-                   "cell that becomes of it; crosses mark outliers and the noise they come from.",
-                   caption(numbers), figure, numbers)
+                   f"The samples of {subject.beside} and the student, and below them the noise, "
+                   "coloured by the cell that becomes of it; crosses mark outliers and the noise "
+                   "they come from.",
+                   caption(subject, numbers), figure, numbers)
 
 
 def find_outliers(points: Points, config: OutliersConfig) -> Mask:
@@ -139,26 +146,36 @@ def boundary_distance(
     return nearest
 
 
-def caption(numbers: dict[str, Any]) -> str:
+def caption(subject: Subject, numbers: dict[str, Any]) -> str:
     """What to look at, and the numbers in words."""
+    source = subject.source
     given = (f"Crosses are samples that DBSCAN (radius {numbers['eps']:g}, at least "
              f"{numbers['min_samples']} samples) leaves out of all clusters: "
-             f"{numbers['teacher_outliers']} of {numbers['n']:,} of the teacher "
-             f"({numbers['teacher_share']:.2%}) and {numbers['student_outliers']} of the student "
+             f"{numbers[f'{source}_outliers']} of {numbers['n']:,} of {subject.beside} "
+             f"({numbers[f'{source}_share']:.2%}) and {numbers['student_outliers']} of the student "
              f"({numbers['student_share']:.2%}); {numbers['shared']} noises are outliers of both, "
-             f"where {numbers['shared_expected']:.2g} would be by chance. Of {numbers['real_n']:,} "
-             f"real points it leaves out {numbers['real_share']:.2%}: what exceeds that is not due "
-             f"to the density alone (about {numbers['expected_within_eps']:.0f} samples lie within "
-             "the radius on the board). Below, the same crosses over the noise: in the tails of "
-             "the Gaussian, or where two cells’ regions of noise meet?")
-    return " ".join([given, *(causes(numbers, name) for name in ("teacher", "student")
+             f"where {numbers['shared_expected']:.2g} would be by chance. {of_real(numbers)} "
+             f"(about {numbers['expected_within_eps']:.0f} samples lie within the radius on the "
+             "board). Below, the same crosses over the noise: in the tails of the Gaussian, "
+             "or where two cells’ regions of noise meet?")
+    whose = {source: subject.of_source, "student": "the student’s"}
+    return " ".join([given, *(causes(numbers, name, of) for name, of in whose.items()
                               if f"{name}_outliers_tail" in numbers)])
 
 
-def causes(numbers: dict[str, Any], name: str) -> str:
+def of_real(numbers: dict[str, Any]) -> str:
+    """What the same rule says of as many real points, if there are as many."""
+    if "real_n" not in numbers:
+        return ("There are fewer real points, of which the rule would leave out more for that "
+                "alone, so that they are no measure")
+    return (f"Of {numbers['real_n']:,} real points it leaves out {numbers['real_share']:.2%}: what "
+            "exceeds that is not due to the density alone")
+
+
+def causes(numbers: dict[str, Any], name: str, whose: str) -> str:
     of = {key.removeprefix(f"{name}_outliers_"): value for key, value in numbers.items()
           if key.startswith(f"{name}_outliers_")}
-    return (f"Of the {name}’s outliers {of['tail']:.0%} come from farther out than 95 % of the "
+    return (f"Of {whose} outliers {of['tail']:.0%} come from farther out than 95 % of the "
             f"other noises, {of['boundary']:.0%} from nearer to a boundary than 95 % of them, "
             f"{of['either']:.0%} from either (others: {numbers[f'{name}_others_either']:.0%}); "
             f"mean |noise| {of['radius']:.2f} against "

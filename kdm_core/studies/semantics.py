@@ -10,6 +10,7 @@ from torch import Tensor
 from kdm_core.config import Config
 from kdm_core.datasets.checkerboard import DARK, EDGES
 from kdm_core.figures.semantics import image_clusters, point_clusters
+from kdm_core.metrics.paired import coincidence
 from kdm_core.studies.base import Finding, Inapplicable, Subject
 
 if TYPE_CHECKING:
@@ -73,13 +74,13 @@ def semantics(subject: Subject, config: SemanticsConfig) -> Finding:
         "same_cluster": float((teacher == student).mean()),
         "same_cluster_chance": coincidence(teacher, student),
         "chance": coincidence(teacher, teacher),
-        "teacher": agreement(near, teacher), "student": agreement(near, student),
+        subject.source: agreement(near, teacher), "student": agreement(near, student),
         "permuted": agreement(near, shuffled),
     }
     if subject.spec.kind == "points":
         figure = point_clusters(noise, [
             (subject.teacher.numpy(), teacher), (subject.student.numpy(), student),
-            (subject.teacher[order].numpy(), shuffled)])
+            (subject.teacher[order].numpy(), shuffled)], subject.source)
     else:
         figure = draw_images(subject, config, teacher, student, shuffled, numbers)
     return Finding("semantics", "Clusters in noise space", alt(subject, numbers),
@@ -100,14 +101,16 @@ def draw_images(
     axes = {key: discriminants(noise[:half], clusters[:half], config.clusters)
             for key, clusters in (("teacher", teacher), ("permuted", shuffled))}
     views = []
-    for key, along, clusters in (("teacher", "teacher", teacher), ("student", "teacher", student),
-                                 ("permuted", "permuted", shuffled)):
+    for key, along, clusters in (
+        (subject.source, "teacher", teacher), ("student", "teacher", student),
+        ("permuted", "permuted", shuffled),
+    ):
         places, of = noise[half:] @ axes[along], clusters[half:]
         near = nearest_others(places, config.neighbours)
         numbers[f"{key}_discriminants"] = agreement(near, of)
         views.append((places[:, :2], of))
     examples = [subject.teacher[teacher == c][:4].numpy() for c in range(config.clusters)]
-    return image_clusters(views, examples)
+    return image_clusters(views, examples, subject.source)
 
 
 def find_clusters(subject: Subject, config: SemanticsConfig) -> tuple[Clusters, Clusters]:
@@ -169,42 +172,39 @@ def agreement(near: NDArray[np.int64], clusters: Clusters) -> float:
     return float((clusters[near] == clusters[:, None]).mean())
 
 
-def coincidence(a: Clusters, b: Clusters) -> float:
-    """How often clusters of either set that are drawn at random agree."""
-    count = int(max(a.max(), b.max())) + 1
-    shares = [np.bincount(c, minlength=count) / len(c) for c in (a, b)]
-    return float(shares[0] @ shares[1])
-
-
 def alt(subject: Subject, numbers: dict[str, Any]) -> str:
     if subject.spec.kind == "points":
-        return ("The noise plane, coloured by the cell of what teacher and student make of each "
-                "noise, and by cells that were permuted; below, the samples in these colours.")
+        return (f"The noise plane, coloured by the cell of the samples of {subject.beside} and of "
+                "the student, and by cells that were permuted; below, the samples in these "
+                "colours.")
     return (f"Noises along two directions, coloured by which of {numbers['clusters']} clusters of "
-            "images they become with the teacher, with the student, and permuted; below, images "
-            "of each cluster.")
+            f"images they become with {subject.beside}, with the student, and permuted; below, "
+            "images of each cluster.")
 
 
 def caption(subject: Subject, numbers: dict[str, Any]) -> str:
     """What to look at, and the numbers in words."""
     points = subject.spec.kind == "points"
-    looks = look_at_points() if points else look_at_images(subject, numbers)
+    looks = look_at_points(subject) if points else look_at_images(subject, numbers)
     text = ("{looks} Of the {neighbours} noises nearest to a noise, this share becomes a sample of "
-            "the same {unit}: {teacher:.0%} with the teacher, {student:.0%} with the student, "
+            "the same {unit}: {given:.0%} with {beside}, {student:.0%} with the student, "
             "{permuted:.0%} permuted, {chance:.0%} by chance.")
     if not points:
         text += (" Of those nearest along the most telling directions alone: "
-                 "{teacher_discriminants:.0%}, {student_discriminants:.0%} and "
+                 "{given_discriminants:.0%}, {student_discriminants:.0%} and "
                  "{permuted_discriminants:.0%} permuted.")
-    text += (" Teacher and student put {same_cluster:.0%} of the noises into the same {unit} "
+    text += (" Both put {same_cluster:.0%} of the noises into the same {unit} "
              "({same_cluster_chance:.0%} by chance).")
-    return text.format(looks=looks, unit="cell" if points else "cluster", **numbers)
+    given = {key.replace(subject.source, "given"): value for key, value in numbers.items()
+             if key.startswith(subject.source)}
+    return text.format(looks=looks, unit="cell" if points else "cluster", beside=subject.beside,
+                       **given, **numbers)
 
 
-def look_at_points() -> str:
+def look_at_points(subject: Subject) -> str:
     return ("A noise has the colour of the cell that its sample lies in or nearest to. Where there "
-            "is structure, a cell comes from one region of noise; at the right, the teacher’s "
-            "samples were permuted: there is none.")
+            "is structure, a cell comes from one region of noise; at the right, "
+            f"{subject.of_source} samples were permuted: there is none.")
 
 
 def look_at_images(subject: Subject, numbers: dict[str, Any]) -> str:
@@ -212,9 +212,9 @@ def look_at_images(subject: Subject, numbers: dict[str, Any]) -> str:
     classes = (" A class is an input and tells nothing of the noise, so the mean of each was "
                "subtracted first: clusters are of what varies within the classes."
                if subject.label_names else "")
-    return (f"The teacher’s images were divided by their {basis} into {numbers['clusters']} "
-            f"clusters (k-means), of which the first images are shown.{classes} Above are the "
-            "noises along the two directions that tell the clusters apart best, and each cluster’s "
-            "mean as a large dot; directions were found in one half of the noises and the other "
-            "is shown. Where dots lie apart, the noise has a say in the cluster; at the right, "
-            "clusters were permuted: it has none.")
+    return (f"{subject.of_source.capitalize()} images were divided by their {basis} into "
+            f"{numbers['clusters']} clusters (k-means), of which the first images are "
+            f"shown.{classes} Above are the noises along the two directions that tell the clusters "
+            "apart best, and each cluster’s mean as a large dot; directions were found in one half "
+            "of the noises and the other is shown. Where dots lie apart, the noise has a say in "
+            "the cluster; at the right, clusters were permuted: it has none.")

@@ -14,14 +14,13 @@ from stages.reporting.page import render
 from stages.reporting.pictures import Embedded, embed
 from stages.reporting.reading import first_problem
 from stages.reporting.records import ExtractorRecord
-from stages.reporting.table import Overview, overview
+from stages.reporting.table import Overview, overviews
 
 SAMPLES = ("samples.png", "scatter.png")
 """Of these two, a run has the one that fits its data."""
 CONCERNS = {
-    "n": "Fréchet distances, which shrink as n grows, can only be compared for n → ∞",
-    "reference": "distances to other real samples are other figures",
-    "reference_n": "distances to other real samples are other figures",
+    "n": "they stand in tables of their own: Fréchet distances shrink as n grows, and can only be "
+         "compared for n → ∞",
     "teacher": "each student is to be compared with its own teacher",
     "pairs": "the figures come from other noises",
     "lpips_resolution": "LPIPS cannot be compared",
@@ -44,7 +43,7 @@ class Run(NamedTuple):
 
 
 class Group(NamedTuple):
-    """The runs on one data set.
+    """The runs on one data set that were compared with the same real samples.
 
     Attributes:
         conditions: (label, one text a run), those that differ first.
@@ -53,7 +52,7 @@ class Group(NamedTuple):
 
     title: str
     runs: list[str]
-    overview: Overview
+    overviews: list[Overview]
     concerns: list[str]
     warnings: list[str]
     absent: list[str]
@@ -77,9 +76,19 @@ def compare(names: Sequence[str]) -> str:
     images = embed(dict(run.samples for run in runs if run.samples is not None))
     by_data: dict[Any, list[Run]] = {}
     for run in runs:
-        by_data.setdefault(run.document.conditions.get("dataset"), []).append(run)
+        by_data.setdefault((run.document.conditions.get("dataset"), real_samples(run.document)),
+                           []).append(run)
     groups = [describe(found, images) for found in by_data.values()]
     return render("comparison.html.j2", runs=list(names), groups=groups)
+
+
+def real_samples(document: Document) -> frozenset[tuple[Any, Any]]:
+    """Which real samples, and how many, the models were compared with: distances to others, or to
+    as many more, are other figures."""
+    found: list[tuple[Any, Any]] = [(one.reference, one.reference_n)
+                                    for one in document.extractors.values()]
+    conditions = document.conditions
+    return frozenset(found or [(conditions.get("reference"), conditions.get("reference_n"))])
 
 
 def open_run(name: str) -> Run:
@@ -140,16 +149,18 @@ def at_revision(revision: str) -> Read:
 
 
 def describe(runs: list[Run], images: Mapping[Path, Embedded]) -> Group:
-    """All about the runs on one data set."""
+    """All about the runs of one group."""
     extractors: dict[str, ExtractorRecord] = {}
     for run in runs:
         extractors = run.document.extractors | extractors
     told = [(run.name, run.document) for run in runs]
     document, mark = runs[0].document, runs[0].document.conditions.get("dataset")
+    beside = ", ".join(sorted(str(name) for name, _ in real_samples(document) if name))
     return Group(
-        title=f"{document.dataset} ({short(mark)})" if mark else document.dataset,
+        title=f"{document.dataset}{f' ({short(mark)})' if mark else ''}"
+              f"{f', beside its {beside}' if beside else ''}",
         runs=[run.name for run in runs],
-        overview=overview([(name, models(document)) for name, document in told], extractors),
+        overviews=overviews([(name, models(document)) for name, document in told], extractors),
         concerns=differences(runs),
         warnings=merge({name: document.warnings for name, document in told}),
         absent=merge({name: document.absent for name, document in told}),
@@ -173,14 +184,9 @@ def extractor_differences(name: str, runs: list[Run]) -> list[str]:
     """In what the runs that use an extractor differ in it."""
     found = {run.name: run.document.extractors[name] for run in runs
              if name in run.document.extractors}
-    lines = []
-    for field, text in (("fingerprint", "The features"), ("reference_n", "Real samples"),
-                        ("reference", "Real samples")):
-        values = {run: getattr(one, field) for run, one in found.items()}
-        if differ(values.values()):
-            lines.append(f"{text} of {name}: {told(values)}. So figures in features of {name} "
-                         "cannot be compared between these runs.")
-    return lines
+    values = {run: one.fingerprint for run, one in found.items()}
+    return [f"The features of {name}: {told(values)}. So figures in features of {name} cannot be "
+            "compared between these runs."] if differ(values.values()) else []
 
 
 def differ(values: Any) -> bool:

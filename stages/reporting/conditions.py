@@ -10,13 +10,14 @@ from kdm_core.errors import MismatchError
 from stages import paths
 from stages.reporting.records import Evaluation, Timing
 
-SAME = ("n", "dataset", "teacher", "pairs")
+SAME = ("n", "real_n", "dataset", "teacher", "pairs")
 """Conditions without which students cannot be set side by side."""
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "zarr", "dvc", "clean-fid",
             "lpips", "timm", "matplotlib")
 LABELS = {
     "n": "Noises compared, unseen in training", "reference": "Real samples compared with",
-    "reference_n": "Number of real samples", "dataset": "Data set’s fingerprint",
+    "reference_n": "Number of real samples", "real": "Other real samples",
+    "real_n": "Number of other real samples", "dataset": "Data set’s fingerprint",
     "teacher": "Teacher’s fingerprint", "pairs": "Pair store’s fingerprint",
     "students": "Students’ fingerprints", "extractors": "Extractors’ fingerprints",
     "bootstrap": "Bootstrap resamples", "lpips_n": "Pairs of LPIPS",

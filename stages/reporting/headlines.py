@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from kdm_core.datasets import DatasetInfo
 from pipeline.params import StudentParams
-from stages.reporting.document import Document
+from stages.reporting.document import Document, Values
 from stages.reporting.metrics import PLAIN, Metric, chief
 from stages.reporting.text import number, percent, times
 
@@ -21,36 +21,55 @@ def lead(info: DatasetInfo, students: Mapping[str, StudentParams], document: Doc
     """What was distilled, in one sentence."""
     unit = "image" if info.samples.kind == "image" else "point"
     kinds = [f"{name} ({config.model.operator.kind} Koopman operator on "
-             f"{config.model.latent} dimensions)" for name, config in students.items()]
+             f"{config.model.latent} dimensions{', failed' if document.failed(name) else ''})"
+             for name, config in students.items()]
     given = " of a given class" if info.samples.num_classes else ""
-    return (f"A teacher that evaluates its network {number(document.teacher['nfe'])} times for "
-            f"every {unit}{given} of “{info.source}” ({info.train:,} real {unit}s) was distilled "
-            f"into {'one student' if len(kinds) == 1 else f'{len(kinds)} students'} that "
+    data = f"“{info.source}” ({info.train:,} real {unit}s)"
+    known = document.source == "teacher"
+    what = (f"A teacher that evaluates its network {number(document.teacher['nfe'])} times for "
+            f"every {unit}{given} of {data} was" if known else
+            f"Pairs of noise and {unit}s of {data}, of which nobody wrote down who made them, were")
+    vain = "to be " if all(map(document.failed, students)) else ""
+    return (f"{what} {vain}distilled into "
+            f"{'one student' if len(kinds) == 1 else f'{len(kinds)} students'} that "
             f"{'needs' if len(kinds) == 1 else 'need'} a single evaluation: {', '.join(kinds)}.")
 
 
 def headlines(document: Document) -> list[Headline]:
-    """Cost, speed and quality, each as one number, or as two where students differ."""
-    students = document.students.values()
-    found = [
-        Headline(f"{number(document.teacher['nfe'])} → "
-                 f"{span(number, [one['nfe'] for one in students])}",
-                 "network evaluations a sample"),
-        Headline(span(times, [one["speedup"] for one in students]),
-                 "the teacher’s speed, measured side by side"),
-    ]
-    return [*found, *quality(document)]
+    """Cost, speed and quality, each as one number, or as two where students differ.
+
+    Students that failed are in none of them: what they are fast at is of no use.
+    """
+    students = {name: one for name, one in document.students.items() if not document.failed(name)}
+    if not students:
+        return [Headline("failed", "all students, for the reasons above; how fast they are says "
+                         "nothing then")]
+    left_out = [name for name in document.students if name not in students]
+    without = f"; without {', '.join(left_out)}, which failed" if left_out else ""
+    nfe = span(number, [one["nfe"] for one in students.values()])
+    if document.source == "teacher":
+        found = [Headline(f"{number(document.teacher['nfe'])} → {nfe}",
+                          "network evaluations a sample"),
+                 Headline(span(times, [one["speedup"] for one in students.values()]),
+                          f"the teacher’s speed, measured side by side{without}")]
+    else:
+        found = [Headline(nfe, "network evaluations a sample"),
+                 Headline(span(number, [one["images_per_s"] for one in students.values()]),
+                          f"samples a second{without}")]
+    return [*found, *(one._replace(text=f"{one.text}{without}")
+                      for one in quality(document, students))]
 
 
-def quality(document: Document) -> list[Headline]:
+def quality(document: Document, students: Mapping[str, Values]) -> list[Headline]:
     """The first distance to real samples as a multiple of the teacher's; else the first share."""
-    present = {key for figures in document.students.values() for key in figures}
+    present = {key for figures in students.values() for key in figures}
     for metric in chief(document.extractors, present):
-        ratios = [own[metric.key] for own in document.ratios.values() if metric.key in own]
+        ratios = [document.ratios[name][metric.key] for name in students
+                  if metric.key in document.ratios.get(name, {})]
         if ratios:
             return [Headline(span(times, ratios), f"the teacher’s {named(metric)} to real "
                              "samples (lower is better)")]
-    shares = [one["mse"] / one["mse_permuted"] for one in document.students.values()
+    shares = [one["mse"] / one["mse_permuted"] for one in students.values()
               if one.get("mse_permuted")]
     return [Headline(span(percent, shares), "of the MSE with mixed-up noises (lower is better)")
             ] if shares else []

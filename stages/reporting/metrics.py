@@ -66,18 +66,22 @@ GENUINE = {"fd": "FID", "fd_infinity": "FID, n\u00a0→\u00a0∞", "kd": "KID", 
 
 PLAIN = dict([
     _metric("lpips_vgg", "LPIPS (VGG)", "lower",
-            "Perceptual difference of student and teacher; below it, its share of the difference "
-            "when noises are mixed up."),
+            "Perceptual difference of the student’s samples to those that it learned from, of the "
+            "same noise; below it, its share of the difference when noises are mixed up."),
     _metric("lpips_alex", "LPIPS (AlexNet)", "lower",
             "The same with another network."),
     _metric("mse", "MSE", "lower",
-            "Mean squared difference of student and teacher; below it, its share of the "
-            "difference when noises are mixed up."),
+            "Mean squared difference of the student’s samples to those that it learned from, of "
+            "the same noise; below it, its share of the difference when noises are mixed up."),
     _metric("label_agreement", "Same class", "higher",
             "Share of noises for which the classifier sees one class in both images.", share=True),
     _metric("label_accuracy", "Right class", "higher",
             "Share of images that the classifier takes for the class that was asked for.",
             share=True),
+    _metric("spread", "Variance within a class", "",
+            "Mean over all values of their variance around the mean of the class, or of all "
+            "samples where there are no classes: a student should have that of the samples that it "
+            "learned from."),
     _metric("on_support", "On the board", "higher",
             "Share of points that lie on the dark cells, where all real points lie.", share=True),
     _metric("sliced_wasserstein", "Sliced Wasserstein distance", "lower",
@@ -93,9 +97,10 @@ PLAIN = dict([
 ])
 
 SECTIONS = {
-    "Teacher and student from the same noise": ("lpips_vgg", "lpips_alex", "mse",
+    "From the same noise": ("lpips_vgg", "lpips_alex", "mse",
                                                 "label_agreement"),
     "Labels": ("label_accuracy",),
+    "Variety": ("spread",),
     "Points": ("on_support", "sliced_wasserstein", "energy_distance"),
     "Cost": ("nfe", "images_per_s", "parameters"),
 }

@@ -17,6 +17,7 @@ from kdm_core.figures.extrapolation import Extrapolated, extrapolation
 from kdm_core.figures.grid import teacher_student_grid
 from kdm_core.figures.scatter import noise_map
 from kdm_core.figures.spectrum import spectrum
+from kdm_core.samples import SOURCE_NAMES, Source
 from stages.reporting.document import Extrapolations
 from stages.reporting.reading import Samples
 from stages.reporting.records import Extrapolation
@@ -49,31 +50,33 @@ def samples(info: DatasetInfo, drawn: Mapping[str, Samples]) -> Picture:
     """What fits the data: pictures of images, maps of points."""
     first = next(iter(drawn.values()))
     made = {name: one.student for name, one in drawn.items()}
-    students = " and ".join(drawn)
+    students, source = " and ".join(drawn), SOURCE_NAMES[first.source]
     if info.samples.kind == "image":
         return Picture(
-            "samples", "Samples", f"Rows of images of the teacher and, below, of {students}.",
+            "samples", "Samples", f"Rows of images of the {source} and, below, of {students}.",
             "A column is one noise, which none was trained on: each student’s image should be the "
-            "teacher’s above it. The images are the first ones, not chosen.",
-            teacher_student_grid(first.teacher[:GRID_IMAGES],
-                                 {name: images[:GRID_IMAGES] for name, images in made.items()}))
+            "one at the top. The images are the first ones, not chosen.",
+            teacher_student_grid(first.given[:GRID_IMAGES],
+                                 {name: images[:GRID_IMAGES] for name, images in made.items()},
+                                 source=source))
     return Picture(
-        "scatter", "Where noise goes", f"Points of the noise, the teacher and {students}, "
+        "scatter", "Where noise goes", f"Points of the noise, the {source} and {students}, "
         "coloured by cell.",
-        "Every point has the colour of the cell in which the teacher’s sample of that noise "
-        "lies (gray: off the dark cells). The noise panel shows which region of noise becomes "
-        "which cell; a student that makes the same map has the teacher’s colours in the "
-        "teacher’s cells.",
-        noise_map(first.teacher, made, first.noise))
+        "Every point has the colour of the cell in which the sample of that noise lies in the "
+        f"panel “{source}” (gray: off the dark cells). The noise panel shows which region of noise "
+        "becomes which cell; a student that makes the same map has the same colours in the same "
+        "cells.",
+        noise_map(first.given, made, first.noise, source))
 
 
 def curves(teacher: Mapping[str, Curve], students: Mapping[str, Mapping[str, Curve]]) -> Picture:
     """The course of all trainings."""
+    trained = [*(["the teacher"] if teacher else []), *students]
     return Picture(
         "curves", "Training",
-        f"Curves of the losses of the teacher and of {' and '.join(students)} over steps.",
+        f"Curves of the losses of {' and '.join(trained)} over steps.",
         "Held-out MSE is measured on pairs that were not trained on, as a share of the MSE when "
-        "noises are mixed up: 1 is no better than any other sample, 0 is the teacher.",
+        "noises are mixed up: 1 is no better than any other sample, 0 is the same sample.",
         training_curves(teacher, students))
 
 
@@ -87,18 +90,19 @@ def eigenvalues(drawn: Mapping[str, Samples]) -> Picture:
         spectrum({name: one.eigenvalues for name, one in drawn.items()}))
 
 
-def limits(extractors: Mapping[str, Extrapolations]) -> Picture:
+def limits(extractors: Mapping[str, Extrapolations], source: Source) -> Picture:
     """Fréchet distances over the number of samples."""
     return Picture(
         "extrapolation", "Fréchet distance without the bias of few samples",
-        "Fréchet distances of the teacher and the students over one divided by the number of "
-        "samples, with lines that lead to infinitely many samples.",
+        f"Fréchet distances of the {SOURCE_NAMES[source]} and the students over one divided by the "
+        "number of samples, with lines that lead to infinitely many samples.",
         "Few samples make a Fréchet distance too large, by about the same for every model and "
         "nearly in proportion to 1/n. Where a line meets the left edge (diamond) is its estimate "
         "for infinitely many samples.",
-        extrapolation({name: (as_arrays(one.teacher),
-                              {student: as_arrays(line) for student, line in one.students.items()})
-                       for name, one in extractors.items()}))
+        extrapolation({name: (as_arrays(line), {student: as_arrays(own)
+                                                for student, own in one.students.items()})
+                       for name, one in extractors.items()
+                       if (line := getattr(one, source)) is not None}, SOURCE_NAMES[source]))
 
 
 def as_arrays(line: Extrapolation) -> Extrapolated:

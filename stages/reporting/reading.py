@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from kdm_core.errors import DataError
 from kdm_core.figures.curves import Curve
 from kdm_core.metrics.denoising.record import DenoisingCheck
+from kdm_core.samples import Source
 from stages import paths
 from stages.reporting.records import (
     PICTURES,
@@ -28,11 +29,12 @@ ORDER = ("prepare_data", "reference", "teacher", "sample_pairs", "filter_pairs",
 
 
 class Samples(NamedTuple):
-    """Some noises (n, *shape), the teacher's and the student's samples of them, and the
-    operator's eigenvalues (d,)."""
+    """Some noises (n, *shape), samples of the teacher, or of the pairs where nobody knows it, and
+    of the student of them, and the operator's eigenvalues (d,)."""
 
+    source: Source
     noise: NDArray[Any]
-    teacher: NDArray[Any]
+    given: NDArray[Any]
     student: NDArray[Any]
     eigenvalues: NDArray[np.complexfloating]
 
@@ -99,9 +101,10 @@ def read_samples(name: str) -> Samples:
     path = made_by(paths.EVALUATION / name / "samples.npz", stage)
     try:
         with np.load(path, allow_pickle=False) as stored:
-            noise, teacher, student, pairs = (
-                stored[key] for key in ("noise", "teacher", "student", "eigenvalues"))
-        return Samples(noise, teacher, student, pairs[:, 0] + 1j * pairs[:, 1])
+            source: Source = "pairs" if "pairs" in stored else "teacher"
+            noise, given, student, values = (
+                stored[key] for key in ("noise", source, "student", "eigenvalues"))
+        return Samples(source, noise, given, student, values[:, 0] + 1j * values[:, 1])
     except (KeyError, IndexError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise damaged(path, stage, error) from error
 

@@ -71,18 +71,50 @@ class ExtractorRecord(Record):
     accuracy_n: int | None = None
 
 
-class Evaluation(Record):
-    """evaluation.json: a student beside its teacher and held-out real samples."""
+class VerdictRecord(Record):
+    """What a model's figures come to, as `kdm_core.metrics.verdict` has it.
 
-    teacher: Figures
+    Attributes:
+        word: "failed", "poor", "close", …
+        why: the figures that decided it.
+        unknown: what could not be judged.
+    """
+
+    word: str
+    why: list[str] = []
+    unknown: list[str] = []
+
+
+class Evaluation(Record):
+    """evaluation.json: a student beside its teacher and other real samples.
+
+    Attributes:
+        teacher: its figures; none where nobody knows which teacher made the pairs, and then
+        pairs: those of the pairs' samples.
+        real: of as many real samples as `conditions.n`; none where there are fewer.
+        at_equal_n: by teacher, pairs, student and real, what is measured of as many samples as
+            there are real ones (`conditions.real_n`).
+        verdicts: by teacher, pairs and student.
+    """
+
+    teacher: Figures = {}
+    pairs: Figures = {}
     student: Figures
     real: Figures = {}
+    at_equal_n: dict[str, Figures] = {}
+    verdicts: dict[str, VerdictRecord] = {}
     ratios: Figures = {}
     extrapolation: dict[str, dict[str, Extrapolation]] = {}
     extractors: dict[str, ExtractorRecord] = {}
     absent: list[str] = []
     warnings: list[str] = []
     conditions: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> "Evaluation":
+        if bool(self.teacher) == bool(self.pairs):
+            raise ValueError("teacher and pairs: there must be figures of one of them")
+        return self
 
 
 class FindingRecord(Record):

@@ -32,6 +32,7 @@ class Name(NamedTuple):
     text: str
     role: str
     colour: str
+    verdict: str
 
 
 class Line(NamedTuple):
@@ -43,10 +44,17 @@ class Line(NamedTuple):
 
 
 class Overview(NamedTuple):
-    """The chief table: models are rows, metrics columns."""
+    """A chief table: models are rows, metrics columns; its title tells it from others."""
 
+    title: str
     metrics: list[Metric]
     lines: list[Line]
+
+    @property
+    def has_ratios(self) -> bool:
+        """Whether there is anything that needs the sign for multiples explained."""
+        return any("×" in note for line in self.lines for cell in line.cells
+                   for note in cell.notes)
 
 
 class Row(NamedTuple):
@@ -65,11 +73,38 @@ class Section(NamedTuple):
     rows: list[Row]
 
 
-def overview(runs: Sequence[tuple[str, list[Model]]], extractors: Extractors) -> Overview:
-    """The chief table over the models of runs, which are (name, models)."""
+def overviews(
+    runs: Sequence[tuple[str, list[Model]]], extractors: Extractors
+) -> list[Overview]:
+    """The chief tables over the models of runs, which are (name, models).
+
+    Figures that depend on the number of samples stand in one column only where that is the same.
+    """
+    sizes = dict.fromkeys(model.n for _, found in runs for model in found)
+    tables = []
+    for n in sizes:
+        own = [(run, at) for run, found in runs if (at := [one for one in found if one.n == n])]
+        title = about(n, [model for _, found in own for model in found]) if len(sizes) > 1 else ""
+        tables.append(overview(title, own, extractors))
+    return tables
+
+
+def about(n: int, found: Sequence[Model]) -> str:
+    """What models that are measured at one number of samples have in common."""
+    roles = {model.role for model in found}
+    if roles == {"real"}:
+        return f"{n:,} real samples, of which there is no counterpart of as many"
+    beside = ", as many as there are other real ones" if "real" in roles else ""
+    return f"{n:,} samples of each{beside}"
+
+
+def overview(
+    title: str, runs: Sequence[tuple[str, list[Model]]], extractors: Extractors
+) -> Overview:
+    """One chief table."""
     present = {key for _, found in runs for model in found for key in model.figures}
     metrics = chief(extractors, present)
-    return Overview(metrics, [
+    return Overview(title, metrics, [
         Line(run, name, [cell(metric, model) for metric in metrics])
         for run, found in runs for name, model in zip(names(found), found, strict=True)])
 
@@ -78,7 +113,7 @@ def names(found: Sequence[Model]) -> list[Name]:
     """The models' names, the students' with the colours that they have in the figures."""
     students = [model.name for model in found if model.role == "student"]
     return [Name(model.name, model.role, f"student-{students.index(model.name) % len(STUDENTS)}"
-                 if model.role == "student" else model.role) for model in found]
+                 if model.role == "student" else model.role, model.verdict) for model in found]
 
 
 def cell(metric: Metric, model: Model) -> Cell:
@@ -102,7 +137,9 @@ def of_permuted(key: str, model: Model) -> str:
 
 
 def of_teacher(key: str, model: Model) -> str:
-    """How many times the teacher's a student's figure is."""
+    """How many times the teacher's a student's figure is; of one that failed nobody is told."""
+    if model.verdict == "failed":
+        return ""
     if key == "images_per_s" and "speedup" in model.figures:
         return times(model.figures["speedup"].value)
     ratio = model.ratios.get(key)
@@ -112,27 +149,44 @@ def of_teacher(key: str, model: Model) -> str:
     return f"{times(ratio.value)}{bounds}"
 
 
-NOTES: tuple[Callable[[str, Model], str], ...] = (of_teacher, of_permuted)
+def of_chance(key: str, model: Model) -> str:
+    chance = model.figures.get(f"{key}_chance")
+    return "" if chance is None else f"{percent(chance.value)} by chance"
+
+
+NOTES: tuple[Callable[[str, Model], str], ...] = (of_teacher, of_permuted, of_chance)
 
 
 def sections(document: Document) -> list[Section]:
-    """Every figure of a run: in each extractor's features, then those that need none."""
+    """Every figure of a run: in each extractor's features, then those that need none.
+
+    Models that are measured at another number of samples have tables of their own.
+    """
     found = models(document)
+    sizes = {n: [model for model in found if model.n == n]
+             for n in dict.fromkeys(model.n for model in found)}
     tables = []
     for name in by_rank(document.extractors):
         metrics = list(in_features(document.extractors[name]).values())
-        tables.append(section(f"In features of {name}", describe(name, document), metrics, found))
+        tables += [section(f"In features of {name}{at(n, document)}", describe(name, document, n),
+                           metrics, own) for n, own in sizes.items()]
     for title, keys in SECTIONS.items():
-        tables.append(section(title, [], [PLAIN[key] for key in keys], found))
+        tables += [section(f"{title}{at(n, document)}", [], [PLAIN[key] for key in keys], own)
+                   for n, own in sizes.items()]
     shown = {row.metric.key for table in tables for row in table.rows}
     rest = sorted({key for model in found for key in model.figures if not is_aside(key)} - shown)
-    tables.append(section("Further figures", [], [unknown(key) for key in rest], found))
+    tables += [section(f"Further figures{at(n, document)}", [], [unknown(key) for key in rest], own)
+               for n, own in sizes.items()]
     return [table for table in tables if table.rows]
+
+
+def at(n: int, document: Document) -> str:
+    return "" if n == document.n else f", {n:,} samples of each"
 
 
 def is_aside(key: str) -> bool:
     """Whether a figure is shown as a remark on another one."""
-    return key == "speedup" or key.endswith("_permuted")
+    return key == "speedup" or key.endswith(("_permuted", "_chance"))
 
 
 def section(
@@ -149,7 +203,7 @@ def section(
         for metric in metrics])
 
 
-def describe(name: str, document: Document) -> list[str]:
+def describe(name: str, document: Document, n: int) -> list[str]:
     """What an extractor is, how good it is, and what was compared in its features."""
     one = document.extractors[name]
     texts = [one.text]
@@ -157,7 +211,7 @@ def describe(name: str, document: Document) -> list[str]:
         on = f" of {one.accuracy_n:,} held-out images" if one.accuracy_n else " of held-out images"
         texts.append(f"It is right about {percent(one.accuracy)}{on}.")
     known = f"{one.reference_n:,} real ones" if one.reference_n else "published statistics"
-    texts.append(f"{document.n:,} samples of each model were compared with {known} "
+    texts.append(f"{n:,} samples of each model were compared with {known} "
                  f"({one.reference}) in {one.dim:,} features.")
     return texts
 
