@@ -169,6 +169,8 @@ def test_npz_with_noise_and_names(tmp_path: Path) -> None:
     np.savez(tmp_path / "bare.npz", arr_0=MADE.images)  # (N, C, H, W) is told by its channels
     check(imported(open_source(tmp_path / "bare.npz", noise=tmp_path / "noise.npz"),
                    tmp_path / "bare"), labelled=False)
+    with pytest.warns(Adapted, match="noise.npz is taken, and not the file's own"):
+        open_source(tmp_path / "in.npz", noise=tmp_path / "noise.npz")
 
 
 @pytest.mark.parametrize("arrays", [

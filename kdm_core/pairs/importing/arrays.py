@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kdm_core.datasets.arrays import LabelledArrays, only
 from kdm_core.datasets.channels import Channels, find_channels, with_channels_first
 from kdm_core.datasets.npy import ArrayFile, NpyFile, NpzMember, npz_members
-from kdm_core.errors import DataError
+from kdm_core.errors import DataError, adapted
 from kdm_core.pairs.importing.source import (
     NO_NOISE,
     PairSource,
@@ -40,6 +40,8 @@ class ArraysSource(PairSource):
         if noise is None and "noise" not in arrays.members:
             raise DataError(f"{path} holds no noise: give its file with --noise, or name its array "
                             f"noise; {NO_NOISE}")
+        if noise is not None and "noise" in arrays.members:
+            adapted(f"{path}: the noise in {noise} is taken, and not the file's own array noise")
         self.noise = (NpzMember(path, arrays.members["noise"]) if noise is None else
                       open_noise(noise))
         self.samples, where = arrays.samples, f"{path}: {arrays.key}"
