@@ -21,7 +21,9 @@ def import_torchvision() -> None:
     """Import torchvision, if it is there, also where its compiled part cannot load."""
     hook()
     if PathFinder.find_spec(NAME) is not None:
-        __import__(NAME)
+        from importlib import import_module
+
+        import_module(NAME)
 
 
 def hook() -> None:

@@ -332,7 +332,7 @@ def test_stored_pairs_keep_their_numbers(
     store = SimpleNamespace(location="pairs.zarr", spec=SimpleNamespace(
         samples=spec(TURNED), guidance=None, teacher=None, states=[],
         splits={"test": 2, "validation": 2, "train": 1}, known_solver=SimpleNamespace(kind="heun")))
-    stage: Any = SimpleNamespace(say=lambda message: None, params=SimpleNamespace(
+    stage: Any = SimpleNamespace(note=lambda message: None, params=SimpleNamespace(
         trusts_code=False, check_against=lambda spec: None,
         check_stored=partial(Params.check_stored, SimpleNamespace(students={}))))
     monkeypatch.setattr("stages.stored_pairs.paths.TEACHER", tmp_path)

@@ -121,17 +121,18 @@ def test_what_is_wrong_is_one_message(arguments: list[str], saying: str) -> None
 
 
 def test_a_folder_that_names_code_needs_trust(folder: Path) -> None:
-    Path("mine.py").write_text(
+    Path("trusted_net.py").write_text(
         "open('ran', 'w')\nfrom torch import nn\nclass Net(nn.Linear):\n"
         "    def __init__(self): super().__init__(2, 2)\n"
         "    def forward(self, x, time): return super().forward(x)\n")
-    made = kdm("import", "mine:Net", "--kind", "module", "--shape", "2", "--out", "mine-saved",
-               "--set", "model={kind: flow_matching}", "--set", "trust_code=true")
+    made = kdm("import", "trusted_net:Net", "--kind", "module", "--shape", "2",
+               "--out", "mine-saved", "--set", "model={kind: flow_matching}",
+               "--set", "trust_code=true")
     assert made.exit_code == 0, made.output
     Path("ran").unlink()
     refused = kdm("info", "mine-saved")
     assert refused.exit_code == 1
-    assert "mine:Net is code that this would run" in refused.stderr
+    assert "trusted_net:Net is code that this would run" in refused.stderr
     assert "use --trust-code" in refused.stderr and "teacher.trust_code" not in refused.stderr
     assert not Path("ran").exists()
     assert kdm("info", "mine-saved", "--trust-code").exit_code == 0
