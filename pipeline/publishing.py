@@ -38,16 +38,22 @@ def beside(report: dict[str, Any]) -> str:
 
 
 def metrics_table(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """The verdicts, then one row a metric; a column a model, null where it has no such figure."""
+    """The verdicts, then one row a metric; a column a model, null where it has no such figure.
+
+    Of a student that failed nobody is told how many times its teacher's speed it has.
+    """
     source = "pairs" if report.get("pairs") else "teacher"
     models = {source: report[source],
               **{f"student {name}": figures for name, figures in report["students"].items()}}
     words = report.get("verdicts", {})
     said = {source: words.get(source),
             **{f"student {name}": one for name, one in words.get("students", {}).items()}}
+    word = {name: (said.get(name) or {}).get("word") for name in models}
+    models = {name: {key: value for key, value in figures.items()
+                     if (word[name], key) != ("failed", "speedup")}
+              for name, figures in models.items()}
     metrics = dict.fromkeys(metric for figures in models.values() for metric in figures)
-    return [{"metric": "verdict",
-             **{name: (said.get(name) or {}).get("word") for name in models}},
+    return [{"metric": "verdict", **word},
             *({"metric": metric, **{name: figures.get(metric) for name, figures in models.items()}}
               for metric in metrics)]
 

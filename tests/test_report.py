@@ -18,6 +18,7 @@ from kdm_core.datasets import on_board
 from kdm_core.errors import DataError, MismatchError
 from kdm_core.figures.extrapolation import Extrapolated, extrapolation
 from kdm_core.figures.scatter import OFF, cell_colours
+from kdm_core.metrics.denoising.record import DenoisingCheck, LevelCheck
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import read_json, write_json
 from stages import figures
@@ -289,6 +290,9 @@ def test_a_student_that_failed_leaves_the_others_their_ratios() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_of_pairs_of_unknown_origin_nothing_is_told_of_a_teacher(kind: str) -> None:
     write_project(kind, of_unknown_origin(RESULTS[kind]), studies=False)
+    worse = LevelCheck(level=0.5, teacher=2.0, linear=0.5, constant=1.0, excess=(1.0, 2.0))
+    write_json(Path("reports/metrics/teacher.json"),
+               {"check": DenoisingCheck(n=20, levels=[worse]).model_dump(mode="json")})
     page = make_report()
     visible = page[page.index("<h1>"):page.index("<h2 id=\"conditions\"")]
     texts = re.sub(r'src="data:[^"]*"', "", visible)
@@ -296,7 +300,7 @@ def test_of_pairs_of_unknown_origin_nothing_is_told_of_a_teacher(kind: str) -> N
     assert "Pairs of noise and" in visible and "of which nobody wrote down who made them" in visible
     assert not re.search(r"\d×", visible) and "stored pairs" in visible
     document = read_json(Path("reports/report.json"))
-    assert document["teacher"] == {} and document["ratios"] == {}
+    assert document["teacher"] == {} and document["ratios"] == {} and "check" not in document
     assert "teacher" not in document["verdicts"] and "teacher" not in document["conditions"]
     assert document["pairs"].keys() == of_unknown_origin(RESULTS[kind])["pairs"].keys()
     assert not any("speedup" in one for one in document["students"].values())
@@ -527,6 +531,19 @@ def test_any_number_and_interval_can_be_written(value: float, width: float) -> N
     low, high = json.loads(re.sub(r"(?<=\d),(?=\d)", "", text.interval(value, value + width))
                            .replace("−", "-"))
     assert low <= high and low == pytest.approx(value, abs=0.051 * width + 6e-4)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_prefects_table_has_no_multiples_of_students_that_failed() -> None:
+    from pipeline.publishing import metrics_table
+
+    write_project("points", studies=False)
+    failed, sound = STUDENTS
+    change_evaluation(failed, verdicts__student={"word": "failed", "why": ["it is"]})
+    make_report()
+    rows = {row["metric"]: row for row in metrics_table(read_json(Path("reports/report.json")))}
+    assert rows["speedup"][f"student {failed}"] is None
+    assert rows["speedup"][f"student {sound}"] == 12.5
 
 
 @pytest.mark.usefixtures("undrawn")
