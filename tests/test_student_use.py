@@ -397,6 +397,12 @@ def test_a_card_says_what_is_known_and_no_more() -> None:
     assert "2.0 % of that of samples of different noise" in full and "In 1.0 % of cases" in full
 
 
+def test_a_card_of_samples_that_are_all_alike_has_no_share_of_nothing() -> None:
+    alike = EVALUATION["student"] | {"mse": figure(0.0), "mse_permuted": figure(0.0)}
+    card = model_card(make_student(), "f" * 64, evaluation=EVALUATION | {"student": alike})
+    assert "| mse\\_permuted |  | 0 |" in card and "of different noise" not in card
+
+
 VERDICT = {"word": "failed", "why": ["its MSE is 100.0 % of that of permuted pairs"],
            "unknown": ["its recall, for want of features"]}
 

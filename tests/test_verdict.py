@@ -69,6 +69,17 @@ def test_ratios(ratio: Estimate, word: str) -> None:
     assert Case(ratios={"fd_vgg16": ratio}).student_word == word
 
 
+def test_whoever_ignores_the_noise_has_all_of_the_permuted_error() -> None:
+    noise = torch.randn(2, 4000, 3, generator=torch.Generator().manual_seed(0))
+    teacher, other = noise
+    half = 0.5 * teacher + 0.75**0.5 * other
+    counts = resampling(4000, 0, 0)
+    shares = [found.matched.value / found.permuted.value
+              for made in (torch.zeros(4000, 3), other, half)
+              for found in [paired_mse(teacher, made, counts)]]
+    assert shares == pytest.approx([1.0, 1.0, 0.5], abs=0.03)
+
+
 def test_the_worst_of_several_distances_decides() -> None:
     """The default run: 1.16 in VGG16's features and 1.47 or 1.52 in the classifier's."""
     case = Case(distances=["fd_vgg16", "fd_classifier"],

@@ -18,7 +18,9 @@ Figures = Mapping[str, Estimate]
 OF: dict[Source, str] = {"teacher": "its teacher's", "pairs": "its pairs'"}
 
 PAIR_ERROR = 0.5
-"""Of the permuted pairs' error: what a student has that makes the mean of all samples."""
+"""Of the permuted pairs' error. A student that ignores its noise has all of it, also where it makes
+the mean of all samples; one whose samples vary as the teacher's do and correlate with them by a
+half has half of it."""
 COLLAPSED = 0.25
 """Of the recall, and of the variance within a class: below it most of the variety is gone."""
 CHANCE = 0.1

@@ -185,7 +185,7 @@ def limitations(evaluation: Figures) -> list[str]:
             found.append(f"Its {one_line(key)}, a distance to real samples, is "
                          f"{figure['value']:.2f} times its teacher's ({student[key]:.4g} and "
                          f"{teacher[key]:.4g}).")
-    if "mse" in student and "mse_permuted" in student:
+    if "mse" in student and student.get("mse_permuted"):
         share = 100 * student["mse"] / student["mse_permuted"]
         found.append(f"It does not give {its} sample of a noise exactly: the mean squared "
                      f"difference is {student['mse']:.4g}, {share:.1f} % of that of samples "
