@@ -52,6 +52,7 @@ def write_params(labels: str | None, train: int = 40, **pairs: Any) -> None:
                "losses": {"adversarial": 0.0}, "training": {"steps": 1, "batch": 8}}
     law = {} if labels is None else {"labels": labels}
     values = {
+        "seed": 0, "filter": {}, "weights": {}, "studies": {}, "report": {},
         "compute": {"device": "cpu", "threads": 1},
         "data": {"source": "digits", "conditional": True},
         "reference": {"classifier": {"training": {"steps": 1, "batch": 8}}},
