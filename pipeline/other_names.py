@@ -11,6 +11,7 @@ OTHER_NAMES = {
     "rk": ("rk4",), "rk45": ("dopri5",), "rungekutta": ("rk4",), "dpm": ("dpmpp_2m",),
     "dpmpp": ("dpmpp_2m",), "dpmsolver": ("dpmpp_2m",), "dpmsolver++": ("dpmpp_2m",),
     "dpm++": ("dpmpp_2m",), "dpm++2m": ("dpmpp_2m",), "dopri": ("dopri5",), "ode45": ("dopri5",),
+    "plms": ("dpmpp_2m",), "pndm": ("dpmpp_2m",), "unipc": ("dpmpp_2m",), "deis": ("dpmpp_2m",),
     # networks, models, importers
     "ddpm++": ("song_unet",), "ddpmpp": ("song_unet",), "ncsnpp": ("song_unet",),
     "ncsn++": ("song_unet",), "songunet": ("song_unet",), "adm": ("dhariwal_unet",),
@@ -25,6 +26,7 @@ OTHER_NAMES = {
     "cifar": ("cifar10",), "cifar100": ("npz", "folder"), "mnist": ("npz", "digits"),
     "images": ("folder",), "imagefolder": ("folder",), "png": ("folder",), "numpy": ("npz",),
     "npy": ("npz",), "zip": ("edm_zip",), "checker": ("checkerboard",),
+    "empirical": ("data",), "natural": ("data",), "balanced": ("uniform",), "equal": ("uniform",),
     # extractors, distances
     "fid": ("inception",), "kid": ("inception",), "is": ("inception",),
     "inceptionv3": ("inception",), "vgg": ("vgg16",), "vgg16": ("vgg",), "dino": ("dinov2",),

@@ -126,6 +126,9 @@ def test_one_clear_line(key: str, value: Any, expected: str) -> None:
     ("students.kdm.model.operator.kind", "factorized", "factorised"),
     ("data.source", "cifar-10", "cifar10"),
     ("compute.device", "gpu", "cuda"),
+    ("pairs.solver.kind", "UniPC", "dpmpp_2m"),
+    ("pairs.labels", "empirical", "data"),
+    ("pairs.labels", "balanced", "uniform"),
     ("compute.device", "CUDA", "cuda"),
     ("compute.device", "metal", "mps"),
 ])
