@@ -528,13 +528,13 @@ class Params(Config):
             ParamsError: they do not.
         """
         where = f"{FILE}: pairs.location: the store there has"
-        require_order(stored.samples.label_names, samples.label_names,
-                      f"{FILE}: pairs.location", "the teacher")
         for name in ("kind", "shape"):
             theirs, ours = getattr(stored.samples, name), getattr(samples, name)
             if theirs != ours:
                 raise MismatchError(f"{where} samples of {name} {theirs}, and the teacher of "
                                     f"{ours}: choose other pairs or another teacher")
+        require_order(stored.samples.label_names, samples.label_names,
+                      f"{FILE}: pairs.location", "the teacher")
         needed: dict[Split, int] = {"test": 2, "validation": 2, "train": 1}
         for split, least in needed.items():
             if (count := stored.splits.get(split, 0)) < least:
