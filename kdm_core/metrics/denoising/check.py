@@ -120,7 +120,7 @@ def check_denoising(
         level = float(teacher.path(time).sigma / teacher.path(time).alpha)
         ours = denoised(teacher, test, time, test.labels)
         found = compare(ours, test, wiener, level, counts, unit)
-        if found.excess[0] > 0:
+        if found.worse:
             train = draw_batch(dataset.train_samples, dataset.train_labels, bool(classes), seed)
             learnt = compare(denoised(teacher, train, time, train.labels), train, wiener, level,
                              resampling(len(train.clean), REPLICATES, seed), unit)

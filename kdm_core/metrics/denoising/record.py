@@ -7,6 +7,9 @@ SHARE = 1 / 3
 """Of what labels tell a linear denoiser, they must tell the teacher so much."""
 ORDER = 1 / 2
 """Of the teacher's answer to labels, so much must serve it; an optimal denoiser's does in full."""
+MARGIN = 0.02
+"""Of the linear denoiser's error, what a teacher's may be beyond it: where that is optimal an exact
+teacher is as good at best, and chance has one of the two ahead."""
 
 BY_HEART = ("On training samples it is better, so it knows those by heart: train it for fewer "
             "steps or on more data.")
@@ -39,6 +42,16 @@ class LevelCheck(Config):
     constant: float
     excess: Bounds
     train_excess: Bounds | None = None
+
+    @property
+    def best(self) -> float:
+        """The smaller error of the other two."""
+        return min(self.linear, self.constant)
+
+    @property
+    def worse(self) -> bool:
+        """Whether the teacher is, by more than chance."""
+        return self.excess[0] > MARGIN * self.best
 
 
 class LabelCheck(Config):
@@ -77,13 +90,13 @@ class DenoisingCheck(Config):
     def warnings(self) -> list[str]:
         """What is wrong, with its likely causes; empty where nothing is."""
         found = []
-        if worse := [one for one in self.levels if one.excess[0] > 0]:
-            worst = max(worse, key=lambda one: one.teacher / min(one.linear, one.constant))
+        if worse := [one for one in self.levels if one.worse]:
+            worst = max(worse, key=lambda one: one.teacher / one.best)
             learnt = all(one.train_excess is not None and one.train_excess[1] < 0 for one in worse)
             found.append(
                 f"the teacher is worse than the best linear denoiser of the data at {len(worse)} "
                 f"of {len(self.levels)} noise levels: at {worst.level:.3g} its error is "
-                f"{worst.teacher:.3g}, the linear one's {min(worst.linear, worst.constant):.3g}. "
+                f"{worst.teacher:.3g}, the linear one's {worst.best:.3g}. "
                 + (BY_HEART if learnt else SETTINGS))
         labels = self.labels
         if labels is not None and labels.lack is not None and labels.lack[0] > 0:
@@ -92,12 +105,13 @@ class DenoisingCheck(Config):
                 f"{labels.teacher:.3g} to its error and {labels.linear:.3g} to a linear "
                 "denoiser's. "
                 + (OTHER_ORDER if labels.response > SHARE * labels.linear else INDIFFERENT))
-        if self.unlabelled is not None and self.unlabelled[0] > 0:
+        usual = sum(one.best for one in self.levels) / max(len(self.levels), 1)
+        if self.unlabelled is not None and self.unlabelled[0] > MARGIN * usual:
             found.append(UNLABELLED)
         return found
 
     def __str__(self) -> str:
-        levels = ", ".join(f"{one.teacher:.3g} ({min(one.linear, one.constant):.3g}) at "
+        levels = ", ".join(f"{one.teacher:.3g} ({one.best:.3g}) at "
                            f"{one.level:.3g}" for one in self.levels)
         text = (f"error on {self.n} held-out samples (the best linear denoiser's) by noise level: "
                 f"{levels}")
