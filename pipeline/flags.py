@@ -9,7 +9,7 @@ from kdm_core.errors import KDMError
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
 
-TRUST = {"teacher.trust_code: true": "--trust-code"}
+TRUST = {"teacher.factory: ": "", "teacher.trust_code: true": "--trust-code"}
 DEVICE = {"compute.device": "--device"}
 
 

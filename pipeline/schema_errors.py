@@ -44,7 +44,7 @@ def line(problem: Any, annotation: Any) -> str:
         advice = f"did you mean {near[0]}?" if near else f"allowed are: {', '.join(known)}"
         return f"  {key}: unknown key; {advice}"
     if kind == "missing":
-        return f"  {key}: is missing{shortest(model, path, 'add the line')}"
+        return f"  {key}: is missing{shortest(model, path, annotation, 'add the line')}"
     if kind == "union_tag_not_found":
         tag = problem["ctx"]["discriminator"].strip("'")
         near = difflib.get_close_matches(tag, map(str, found or ()), n=1)
@@ -52,7 +52,7 @@ def line(problem: Any, annotation: Any) -> str:
     if kind in ("union_tag_invalid", "literal_error"):
         return f"  {key}{none_of(problem, found)}"
     if found is None:
-        return f"  {key}: is empty{shortest(model, path, 'write')}"
+        return f"  {key}: is empty{shortest(model, path, annotation, 'write')}"
     if kind == "value_error":
         return f"  {key}: {problem['msg'].removeprefix('Value error, ')}"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
@@ -74,16 +74,17 @@ def none_of(problem: Any, found: Any) -> str:
     return f"{tag}: {found!r} is none of {', '.join(allowed)}{'; ' if meant else ''}{meant}"
 
 
-def shortest(model: type[BaseModel] | None, path: list[str], verb: str) -> str:
+def shortest(model: type[BaseModel] | None, path: list[str], annotation: Any, verb: str) -> str:
     """What to write where there is nothing, for keys of which the schema says the least there
-    may be."""
+    may be, and for sections of a whole file."""
     field = model.model_fields.get(path[-1]) if model and path else None
     if field is None:
         return ""
     if field.examples:
         return f"; {verb} `{path[-1]}: {field.examples[0]}`"
     if field.is_required():
-        return f"; `kdm preset show digits` has `{path[0]}`" if len(path) == 1 else ""
+        section = model is annotation and len(path) == 1
+        return f"; `kdm preset show digits` has `{path[0]}`" if section else ""
     return "; leave it out or give it a value"
 
 

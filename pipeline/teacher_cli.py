@@ -23,7 +23,10 @@ IMPORTING = {"teacher.trust_code: true": "--set trust_code=true", "teacher.sourc
 SAMPLING = {"a larger pairs.solver.tolerance, pairs.precision: fp32, or a solver of fixed steps":
             "another --solver", "pairs.solver.kind: ": "--solver ",
             "pairs.solver.grid": "--steps", "solver.steps": "--steps",
-            "pairs.solver": "--solver", "pairs.guidance.kind: classifier_free": "--guidance"}
+            "pairs.solver": "--solver", "pairs.guidance.kind: classifier_free": "--guidance",
+            # The command has no other guidance.
+            "use autoguidance, or a": "leave it out, or choose a",
+            " or with autoguidance by a weaker or unconditional teacher.guide": ""}
 # What the command's first argument is called in params.yaml.
 PLACE = {"diffusers": "folder", "module": "factory"}
 Folder = Annotated[Path, typer.Argument(metavar="DIR")]

@@ -107,7 +107,7 @@ def test_what_the_file_does_not_say_is_given(folder: Path) -> None:
     ([__file__, "--kind", "edm"], "test_teacher_cli.py is no pickle of a network"),
     (["missing.pkl", "--kind", "edm"], "teacher.file: missing.pkl does not exist"),
     (["x", "--kind", "state-dict", "--set", "model"], "--set: 'model' is not KEY=VALUE"),
-    (["x", "--kind", "state-dict"], "model: is missing"),
+    (["x", "--kind", "state-dict"], "model: is missing\n"),
     (["x", "--kind", "edm", "--set", "kye=ema"], "kye: unknown key; did you mean key?"),
     (["x", "--kind", "edm", "--shape", "3,x"], "--shape: '3,x' is no list of sizes"),
     (["mine:build", "--kind", "module", "--shape", "1,8,8", "--set", "model={kind: flow_matching}"],
@@ -133,7 +133,7 @@ def test_a_folder_that_names_code_needs_trust(folder: Path) -> None:
     refused = kdm("info", "mine-saved")
     assert refused.exit_code == 1
     assert "trusted_net:Net is code that this would run" in refused.stderr
-    assert "use --trust-code" in refused.stderr and "teacher.trust_code" not in refused.stderr
+    assert "use --trust-code" in refused.stderr and "teacher." not in refused.stderr
     assert not Path("ran").exists()
     assert kdm("info", "mine-saved", "--trust-code").exit_code == 0
     drawing = ["sample", "mine-saved", "--out", "a.png"]
@@ -156,7 +156,7 @@ def test_altered_weights_are_refused(folder: Path) -> None:
     (["--device", "gpu"], "--device: 'gpu' is no device"),
     (["--steps", "2000"], "--steps: 2000 steps with offset 0 leave the teacher's 1000"),
     (["--solver", "dopri5"], "--solver: the teacher's velocity is not finite"),
-    (["--guidance", "2"], "--guidance needs a teacher that takes labels"),
+    (["--guidance", "2"], "--guidance needs a teacher that takes labels; leave it out, or"),
 ])
 def test_what_cannot_be_sampled_names_the_flags_of_the_command(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str], saying: str
@@ -171,6 +171,17 @@ def test_what_cannot_be_sampled_names_the_flags_of_the_command(
     assert refused.exit_code == 1
     assert saying in refused.stderr
     assert not re.search(r"\b(pairs|teacher|compute)\.[a-z]", refused.stderr), refused.stderr
+
+
+def test_guidance_that_is_refused_has_ways_out_of_this_command(folder: Path) -> None:
+    shape = (3, 8, 8)
+    with seeded(0):
+        network = build_network(SONG, shape, shape, timed=True, num_classes=2).eval()
+    Path("net.pkl").write_bytes(edm_pickle(network, shape, classes=2))
+    kdm("import", "net.pkl", "--kind", "edm", "--out", "mine")
+    refused = kdm("sample", "mine", "--out", "a.png", "--guidance", "2")
+    assert refused.exit_code == 1 and "Sample it without guidance, or take" in refused.stderr
+    assert "autoguidance" not in refused.stderr
 
 
 def test_a_command_that_imports_a_module_says_how_to_trust_it(folder: Path) -> None:
