@@ -142,6 +142,16 @@ def test_labels_for_a_student_that_takes_none() -> None:
         make_student(spec=POINTS).sample(2, labels=[0, 0])
 
 
+@pytest.mark.parametrize(("noise", "saying"), [
+    (torch.zeros(2), r"\(2,\) was given; this student takes a tensor of the shape \(B, 2\)"),
+    (torch.zeros(3, 5), r"\(3, 5\) was given"),
+    (np.zeros((3, 2), np.float32), "ndarray was given"),
+])
+def test_noise_that_is_none(noise: Any, saying: str) -> None:
+    with pytest.raises(KDMError, match=f"noise: {saying}"):
+        make_student(spec=POINTS).generate(noise)
+
+
 # Folders that hold something else
 
 

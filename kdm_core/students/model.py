@@ -253,8 +253,14 @@ class KDM(nn.Module):
             steps: 1, or more for a student with trajectory supervision, which then refines.
 
         Raises:
-            KDMError: they are no labels of this student's, or `steps` is not for it.
+            KDMError: this is no noise or these are no labels of this student's, or `steps` is not
+                for it.
         """
+        shape = tuple(self.spec.sample_shape)
+        if not isinstance(noise, Tensor) or noise.shape != noise.shape[:1] + shape:
+            found = tuple(noise.shape) if isinstance(noise, Tensor) else type(noise).__name__
+            raise KDMError(f"noise: {found} was given; this student takes a tensor of the shape "
+                           f"(B, {', '.join(map(str, shape))}), or draws the noise itself: sample")
         given = self.known(labels, noise)
         with autocast(precision, noise.device):
             if steps == 1:
