@@ -132,7 +132,7 @@ def test_export() -> None:
      "no class '3'; the classes are [a, b, c], or 0 to 2"),
     (["sample", "mine", "--out", "x.npz", "--labels", "0,1,2", "--n", "2"],
      "3 labels for 2 samples"),
-    (["sample", "mine", "--out", "x.npz", "--device", "abacus"], "'abacus' is not available"),
+    (["sample", "mine", "--out", "x.npz", "--device", "abacus"], "'abacus' is no device"),
     (["sample", "mine", "--out", "x.png", "--n", "10001"], "too many for one picture"),
     (["sample", "points", "--out", "x.npz", "--labels", "0"], "takes none"),
     (["sample", "points", "--out", "pictures"], "points do not go into a folder"),
