@@ -198,6 +198,25 @@ def test_a_key_may_have_dots(tmp_path: Path, key: str) -> None:
     assert same(import_state_dict(source(tmp_path / "w.pt", key="a.b.ema_0.999"), POINTS), teacher)
 
 
+@pytest.mark.parametrize(("document", "key"), [
+    (lambda own: {0.999: own, 0.9999: {}}, "0.999"),
+    (lambda own: {"ema": {1000: own}}, "ema.1000"),
+    (lambda own: {"averages": [{}, own]}, "averages.1"),
+])
+def test_a_key_may_be_a_number(tmp_path: Path, document: Any, key: str) -> None:
+    teacher = trained()
+    torch.save(document(weights(teacher)), tmp_path / "w.pt")
+    assert same(import_state_dict(source(tmp_path / "w.pt", key=key), POINTS), teacher)
+
+
+def test_a_prefix_without_its_dot_is_no_beginning_of_another_name(tmp_path: Path) -> None:
+    teacher = trained()
+    document = {f"{name}.{part}": tensor * factor for part, tensor in weights(teacher).items()
+                for name, factor in (("model", 1), ("model_ema", 2))}
+    torch.save(document, tmp_path / "w.pt")
+    assert same(import_state_dict(source(tmp_path / "w.pt", prefix="model"), POINTS), teacher)
+
+
 @pytest.mark.parametrize("prefix", ["ema_0.999.", "net.", "ema.0.9."])
 def test_a_prefix_leaves_out_what_else_is_there(tmp_path: Path, prefix: str) -> None:
     """Numbers, other networks, anything: only what begins with it is looked at."""

@@ -85,6 +85,9 @@ def read_state_dict(path: Path, key: str | None, prefix: str = "") -> dict[str, 
         document = found[0]
     if not isinstance(document, Mapping) or not document:
         raise DataError(f"teacher.key: {path} holds no state dict there; {_content(document)}")
+    dotted = f"{prefix}."  # so that `model` leaves out `model_ema.…`
+    if prefix and any(str(name).startswith(dotted) for name in document):
+        prefix = dotted
     chosen = {name: value for name, value in document.items() if str(name).startswith(prefix)}
     if not chosen:
         raise DataError(f"teacher.prefix: no tensor of {path} begins with '{prefix}'; "
@@ -98,13 +101,17 @@ def read_state_dict(path: Path, key: str | None, prefix: str = "") -> dict[str, 
 
 
 def _at(document: object, key: str) -> Iterator[Any]:
-    """All that stands at a dotted path of names which may have dots themselves."""
+    """All that stands at a dotted path of names, which may have dots themselves, be numbers, or
+    be places in a list."""
+    if isinstance(document, list | tuple):
+        document = dict(enumerate(document))
     if isinstance(document, Mapping):
-        if key in document:
-            yield document[key]
+        named = {str(name): value for name, value in document.items()}
+        if key in named:
+            yield named[key]
         for place in (place for place, letter in enumerate(key) if letter == "."):
-            if key[:place] in document:
-                yield from _at(document[key[:place]], key[place + 1:])
+            if key[:place] in named:
+                yield from _at(named[key[:place]], key[place + 1:])
 
 
 def _content(document: object) -> str:
