@@ -3,7 +3,7 @@
 import re
 import warnings
 
-ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+(?=>)")
+ADDRESS = re.compile(r" at 0x(?:[0-9a-fA-F]+(?=>)|[0-9a-fA-F]{8,}(?=[,;]))")
 
 
 class KDMError(Exception):

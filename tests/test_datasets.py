@@ -481,7 +481,7 @@ def test_class_k_is_folder_k(names: list[str], tmp_path: Path) -> None:
     ([str(number) for number in range(1, 11)], "1, 2, 3, …, and class 0 has none: rename them 0 "
                                                "to 9"),
     (["0", "2", "3"], "class 1 has none"),
-    (["-1", "0", "1"], "class 0 has none"),
+    (["-1", "0", "1"], "and -1 is no class"),
     (["0", "1", "01"], "01 and 1 are one class|1 and 01 are one class"),
     (["0", "99999999999999999999999"], "class 1 has none"),
 ])
@@ -562,7 +562,7 @@ def test_a_name_that_is_no_utf8_is_escaped(folder: bytes, tmp_path: Path) -> Non
         load(source="folder", path=str(tmp_path))
     message = str(error.value)
     assert message.encode().isascii() and message.isprintable()
-    assert (r"caf\udce9" in message) if folder else (r"b\xff\x1b[2J\n.png is not a rea" in message)
+    assert (r"'caf\xe9' is" if folder else r"b\xff\x1b[2J\n.png is not a rea") in message
 
 
 def test_folder_without_classes_and_gray(tmp_path: Path) -> None:
@@ -1219,3 +1219,42 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot replace .*file"):
         save_dataset(tmp_path / "file", load(source="digits"))
+
+
+def test_labels_of_a_zip_may_be_of_names_in_the_folder_of_all_images(tmp_path: Path) -> None:
+    path, labels = tmp_path / "x.zip", [number % 3 for number in range(10)]
+    make_zip(path, list(zip(names_of(10), labels, strict=True)))
+    rezip(path, lambda name: name if name == "dataset.json" else f"images/{name}", {})
+    found = read_edm_zip(EdmZipConfig(source="edm_zip", path=str(path)))
+    assert found.labels.tolist() == labels
+
+
+def test_bytes_that_seem_to_be_of_another_range_are_said(tmp_path: Path) -> None:
+    """Values from 0 to 16, as those of scikit-learn's digits; drawings are mostly 0 as well."""
+    sparse = np.zeros((40, 20, 20), np.uint8)
+    sparse[:, 3, 3] = 16
+    np.savez(tmp_path / "x.npz", images=sparse)
+    with pytest.warns(Adapted, match=r"no value above 16, .*save \(images \* \(255 / 16\)\)"):
+        load(source="npz", path=str(tmp_path / "x.npz"))
+    np.savez(tmp_path / "x.npz", images=sparse * 15)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Adapted)
+        load(source="npz", path=str(tmp_path / "x.npz"))
+
+
+def test_labels_below_0_have_both_ways_out(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=random_images(9, 4, 4), labels=np.arange(9) % 3 - 1)
+    with pytest.raises(DataError, match=r"label -1 is none.*number the classes.*leave these out"):
+        load(source="npz", path=str(tmp_path / "x.npz"))
+
+
+def test_a_file_without_samples_says_what_it_has(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x_train=random_images(9, 4, 4), y_train=np.arange(9))
+    with pytest.raises(DataError, match=r"no array 'images'.*, but x_train, y_train: name the"):
+        load(source="npz", path=str(tmp_path / "x.npz"))
+
+
+@pytest.mark.parametrize("text", [
+    "<f at 0x7f12ab34>", "<code object f at 0x7f12ab34cd56, file x>", "<r at 0x7f12ab34; to y>"])
+def test_addresses_are_left_out(text: str) -> None:
+    assert "0x" not in str(DataError(text)) and "at 0x10, 3" in str(DataError(f"{text} at 0x10, 3"))

@@ -626,7 +626,9 @@ def test_samples_that_leave_the_range_are_told_of(tmp_path: Path) -> None:
 
 def test_dark_bytes_are_what_they_are(tmp_path: Path) -> None:
     np.savez(tmp_path / "in.npz", images=MADE.images // 255, noise=MADE.noise)
-    block = imported(open_source(tmp_path / "in.npz"), tmp_path / "out").read(range(COUNT))
+    with pytest.warns(Adapted, match=r"no value above 1, and are taken as nearly black"):
+        store = imported(open_source(tmp_path / "in.npz"), tmp_path / "out")
+    block = store.read(range(COUNT))
     np.testing.assert_array_equal(block.sample, MADE.images // 255)
 
 
@@ -937,3 +939,77 @@ def test_shard_must_hold_whole_chunks(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "shard: 30 is no multiple of chunk: 20" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_names_of_classes_in_a_list_are_kept(tmp_path: Path) -> None:
+    folder = write_pngs(tmp_path / "in", lambda i: f"{i}.png")
+    names = ["cat", "dog", "frog", "bird", "deer"]
+
+    def listed(names: list[str]) -> list[str]:
+        (folder / "labels.json").write_text(json.dumps({"labels": {
+            f"{i}.png": {"label": int(MADE.labels[i]), "name": names[MADE.labels[i]]}
+            for i in range(COUNT)}}))
+        return open_source(folder).label_names
+
+    assert listed(names) == names
+    with pytest.warns(Adapted, match=r"labels\.json: its names of classes are not used"):
+        assert listed(["x"] * 5) == list("01234")
+
+
+def test_folders_of_classes_may_lie_in_one_folder_but_not_deeper(tmp_path: Path) -> None:
+    folder = write_pngs(tmp_path / "in", lambda i: f"top/{i % 11}/{i}.png")
+    with pytest.warns(Adapted, match=r"the folders in .*top are taken for the classes"):
+        source = open_source(folder)
+    assert source.label_names == [str(number) for number in range(11)]
+    assert source.read(np.arange(COUNT)).label.tolist() == [i % 11 for i in range(COUNT)]
+    (folder / "top/0").rename(folder / "top/11")
+    with pytest.raises(DataError, match="class 0 has none"):
+        open_source(folder)
+    split = write_pngs(tmp_path / "split", lambda i: f"{'ab'[i % 2]}/{i % 3}/{i}.png")
+    with pytest.raises(DataError, match=r"a/0 is a folder inside a class"):
+        open_source(split)
+
+
+def test_classes_may_be_links(tmp_path: Path) -> None:
+    folder = write_pngs(tmp_path / "in", lambda i: f"{'ab'[i % 2]}/{i}.png")
+    (folder / "b").rename(tmp_path / "elsewhere")
+    (folder / "b").symlink_to(tmp_path / "elsewhere")
+    source = open_source(folder)
+    assert (source.count, source.label_names) == (COUNT, ["a", "b"])
+    (folder / "a/again").symlink_to(folder)
+    with pytest.raises(DataError, match="by a link, a folder that was read already"):
+        open_source(folder)
+
+
+def test_noise_that_two_images_could_have_is_refused(tmp_path: Path) -> None:
+    folder = write_pngs(tmp_path / "in", lambda i: f"{i}.png")
+    (folder / "4.png").rename(folder / "3.PNG")
+    with pytest.raises(DataError, match=r"3\.npy may be the noise of 3\.PNG and of 3\.png"):
+        open_source(folder)
+
+
+def test_files_beside_tars_are_said(tmp_path: Path) -> None:
+    pngs = write_pngs(tmp_path / "pngs", lambda i: f"{i}.png", ".noise.npy")
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in/a.tar", "w") as archive:
+        archive.add(pngs, ".")
+    (tmp_path / "in/b.tar.gz").write_bytes(b"")
+    with pytest.warns(Adapted, match=r"1 other file is passed over \(1 \.gz\): b\.tar\.gz"):
+        assert open_source(tmp_path / "in").count == COUNT
+
+
+@pytest.mark.parametrize("spread", [0.01, 0.02])
+def test_half_of_the_range_that_was_left_a_little_is_refused(
+    spread: float, tmp_path: Path
+) -> None:
+    halves = np.where(MADE.floats > 0, 0.5, -0.5) + spread * MADE.noise / MADE.noise.std()
+    np.savez(tmp_path / "in.npz", sample=halves.astype(np.float32), noise=MADE.noise)
+    with pytest.raises(DataError, match="may be in another range"):
+        plan_import(open_source(tmp_path / "in.npz"), CONFIG)
+
+
+def test_a_range_that_is_hardly_used_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "in.npz", sample=MADE.images / np.float32(255), noise=MADE.noise)
+    with pytest.raises(DataError, match=r"--sample-range bytes is \[0, 255\], of which these"):
+        plan_import(open_source(tmp_path / "in.npz", sample_range="bytes"), CONFIG)
+    plan_import(open_source(tmp_path / "in.npz", sample_range="unit"), CONFIG)

@@ -19,6 +19,7 @@ from kdm_core.datasets.base import (
     numbered_classes,
     unlabelled,
 )
+from kdm_core.datasets.listing import some
 from kdm_core.datasets.npy import NUMBERS, STRINGS, NpzMember, npz_members
 from kdm_core.errors import DataError, adapted
 
@@ -53,8 +54,8 @@ class LabelledArrays:
         self.path, self.members = path, npz_members(path)
         key = only(SAMPLES, self.members, path)
         if key is None:
-            raise DataError(f"{path} has no array 'images', nor any of {', '.join(SAMPLES[1:])}: "
-                            f"{NAMED}")
+            raise DataError(f"{path} has no array 'images', nor any of {', '.join(SAMPLES[1:])}, "
+                            f"but {some(sorted(self.members)) or 'none'}: {NAMED}")
         self.key, self.samples = key, NpzMember(path, self.members[key])
         if not self.samples.shape:
             raise DataError(f"{path}: {key} is a single number: {NAMED}")

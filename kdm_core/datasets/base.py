@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from kdm_core.config import Config
-from kdm_core.errors import DataError, adapted
+from kdm_core.errors import DataError, adapted, shown
 from kdm_core.samples import SampleSpec
 
 MAX_CLASSES = 10_000
 MAX_NAME = 200
+DARK = 32
 RENUMBER = ("number the classes that there are from 0 without gaps, as "
             "numpy.unique(labels, return_inverse=True)[1] does, and name only these")
 
@@ -96,8 +97,8 @@ def check_names(names: list[str], place: str) -> None:
         raise DataError(f"{place}: {len(names)} classes, at most {MAX_CLASSES} are supported")
     for name in names:
         if not 0 < len(name) <= MAX_NAME or not name.isprintable():
-            raise DataError(f"{place}: the class name {name[:MAX_NAME]!r} is empty, too long or "
-                            "not printable: rename the class")
+            raise DataError(f"{place}: the class name '{shown(name[:MAX_NAME])}' is empty, too "
+                            "long or not printable: rename the class")
     if len(set(names)) < len(names):
         raise DataError(f"{place}: two classes have the same name: rename one of them")
 
@@ -114,8 +115,10 @@ def check_labels(labels: NDArray[Any], count: int, classes: int, place: str) -> 
                         f"{_conversion(labels, count)}")
     outside = labels[(labels < 0) | (labels >= classes)]
     if len(outside):
+        without = ("; if it stands for samples without a label, leave these out, or all labels"
+                   if outside[0] == -1 else "")
         raise DataError(f"{place}: label {outside[0]} is none of the {classes} classes, which are "
-                        f"numbered from 0: {RENUMBER}")
+                        f"numbered from 0: {RENUMBER}{without}")
     return labels.astype(np.int64)
 
 
@@ -140,6 +143,20 @@ def numbered_classes(labels: NDArray[Any], place: str) -> list[str]:
         raise DataError(f"{place}: label {count - 1}, at most {MAX_CLASSES} classes are supported: "
                         "number the classes 0, 1, …")
     return [str(label) for label in range(count)]
+
+
+def tell_dark(images: NDArray[Any], where: str) -> None:
+    """Say it if 8-bit images (n, …) seem to have values from 0 to 1 or 16, and not to 255.
+
+    Judged by the images, of which 99 % have no value of DARK or more, and not by their values, of
+    which most are 0 in drawings.
+    """
+    brightest = images.reshape(len(images), -1).max(1)
+    white = max(int(np.quantile(brightest, 0.99, method="lower")), 1)
+    if white < DARK:
+        adapted(f"{where}: 99 % of the images have no value above {white}, and are taken as nearly "
+                f"black, since 255 is white: if {white} is white in them, save (images * "
+                f"(255 / {white})).round().astype('uint8')")
 
 
 def standard_deviation(samples: NDArray[Any]) -> float:
@@ -194,6 +211,8 @@ def assemble(
     if sigma == 0:
         raise DataError(f"data ({source}): all values of all training samples are the same: there "
                         "is nothing to learn from them, supply other data")
+    if kind == "image":
+        tell_dark(train[0], f"data ({source})")
     spec = SampleSpec(kind=kind, shape=list(train[0].shape[1:]), sigma_data=sigma,
                       label_names=class_names if conditional else [])
     info = DatasetInfo(source=source, samples=spec, class_names=class_names,
@@ -224,9 +243,9 @@ def absent(labels: NDArray[np.int64], names: list[str]) -> list[int]:
 
 def have(classes: list[int], names: list[str]) -> str:
     """"class 3 (cat) has" or "classes 3 (cat), 5 (dog), 6 (frog), … (9 in all) have"."""
-    shown = [str(label) if names[label] == str(label) else f"{label} ({names[label]})"
+    first = [str(label) if names[label] == str(label) else f"{label} ({names[label]})"
              for label in classes[:3]]
     if len(classes) == 1:
-        return f"class {shown[0]} has"
-    more = f", … ({len(classes)} in all)" if len(classes) > len(shown) else ""
-    return f"classes {', '.join(shown)}{more} have"
+        return f"class {first[0]} has"
+    more = f", … ({len(classes)} in all)" if len(classes) > len(first) else ""
+    return f"classes {', '.join(first)}{more} have"

@@ -7,6 +7,7 @@ import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from posixpath import commonpath
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -154,7 +155,8 @@ def _labels(
 ) -> NDArray[np.int64] | None:
     """The labels of the named images, from the text of dataset.json, which lies in `root`.
 
-    It has the names as seen from there, or as they stand in the zip.
+    It has the names as seen from there, as they stand in the zip, or as seen from a folder
+    that all images are in.
     """
     place = f"{path}: {LABELS}"
     try:
@@ -180,10 +182,14 @@ def _labels(
             case _:
                 raise DataError(f"{place}: {str(entry)[:100]} is not [name, class], with the class "
                                 "an integer from 0")
-    if classes.keys() == {str(root / name) for name in names}:
-        return np.array([classes[str(root / name)] for name in names], dtype=np.int64)
-    if different := sorted(classes.keys() ^ set(names)):
-        problem = "has a label but is not in the zip" if different[0] in classes else "has no label"
-        raise DataError(f"{place}: {different[0][:200]!r} {problem} ({len(classes)} labels, "
-                        f"{len(names)} images): make the zip again")
-    return np.array([classes[name] for name in names], dtype=np.int64)
+    paths = [PurePosixPath(name) for name in names]
+    folder = PurePosixPath(commonpath([path.parent for path in paths]))
+    for listed in ([root / path for path in paths],
+                   *([path.relative_to(above) for path in paths]
+                     for above in (folder, *folder.parents))):
+        if classes.keys() == set(map(str, listed)):
+            return np.array([classes[str(name)] for name in listed], dtype=np.int64)
+    different = min(classes.keys() ^ set(names))
+    problem = "has a label but is not in the zip" if different in classes else "has no label"
+    raise DataError(f"{place}: {different[:200]!r} {problem} ({len(classes)} labels, "
+                    f"{len(names)} images): make the zip again")

@@ -52,7 +52,8 @@ def in_class_order(names: Iterable[str], place: str, otherwise: str = "") -> lis
         if int(name) != number:
             twice = number and int(name) == number - 1
             problem = (f"{shown(ordered[number - 1])} and {shown(name)} are one class" if twice
-                       else f"class {number} has none")
+                       else f"class {number} has none" if int(name) > 0
+                       else f"{shown(name)} is no class")
             raise DataError(f"{shown(place)}: the folders of classes are numbers, "
                             f"{some(ordered)}, and {problem}: rename them 0 to "
                             f"{len(ordered) - 1}, or give them names that are no numbers (class_1, "

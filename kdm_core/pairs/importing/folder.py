@@ -4,9 +4,9 @@
     noise.npy                                          or that of all, in natural order of the files
 
 Labels stand in dataset.json ({"labels": [[name, class], …]}, as EDM's tools write it) or
-labels.json ({"labels": {name: {"label": class}}}, as `kdm student sample` writes it); without these
-the folders in which the images lie, if there are any, are their classes: class k is folder k
-where all are whole numbers.
+labels.json ({"labels": {name: {"label": class, "name": its name}}}, as `kdm student sample` writes
+it); without these the folders in which the images lie, if there are any, are their classes: class k
+is folder k where all are whole numbers.
 """
 
 import json
@@ -79,9 +79,10 @@ class PngFolder(PairSource):
         """The files with noise of the same name as an image, by the image's.
 
         Raises:
-            DataError: there are two of one.
+            DataError: there are two of one, or one of two.
         """
-        found = {}
+        found: dict[str, str] = {}
+        owners: dict[str, str] = {}
         for image in self.files:
             stem = image[:-len(".png")]
             there = [name for name in (f"{stem}.npy", f"{stem}.noise.npy") if name in names]
@@ -89,6 +90,9 @@ class PngFolder(PairSource):
                 raise DataError(f"{self.folder}: {there[0]} and {there[1]} are both noise of "
                                 f"{image}: remove one")
             if there:
+                if (other := owners.setdefault(there[0], image)) != image:
+                    raise DataError(f"{self.folder}: {there[0]} may be the noise of {other} and of "
+                                    f"{image}: rename one of them, and its noise")
                 found[image] = there[0]
         return found
 
@@ -133,20 +137,39 @@ class PngFolder(PairSource):
             raise DataError(f"{lists[0]} and {lists[1]} both name the labels: remove one")
         folders = {name.rpartition("/")[0] for name in self.files}
         if lists:
-            labels = listed(lists[0], self.files)
-            names = numbered_classes(labels, str(lists[0])) if (labels >= 0).any() else []
             where = str(lists[0])
+            labels, called = listed(lists[0], self.files)
+            names = numbered_classes(labels, where) if (labels >= 0).any() else []
+            names = name_classes(names, called, where)
         elif folders == {""}:
             return unlabelled(self.count), []
-        elif "" in folders:
-            raise DataError(f"{self.folder} has images beside folders of images: if these are the "
-                            f"classes ({max(folders)}, …), move all images into them")
         else:
-            names, where = in_class_order(folders, str(self.folder), IN_A_LIST), str(self.folder)
-            places = {name: place for place, name in enumerate(names)}
+            classes = self.class_folders(folders)
+            names, where = in_class_order(classes, str(self.folder), IN_A_LIST), str(self.folder)
+            places = {classes[name]: place for place, name in enumerate(names)}
             labels = np.array([places[name.rpartition("/")[0]] for name in self.files], np.int64)
         check_names(names, where)
         return (check_labels(labels, self.count, len(names), where) if names else labels), names
+
+    def class_folders(self, folders: set[str]) -> dict[str, str]:
+        """The folders of images by the names of their classes, which may all lie in one folder.
+
+        Raises:
+            DataError: it is not sure which folders are the classes.
+        """
+        top = "" if "" in folders else os.path.commonpath(folders)
+        top = os.path.dirname(top) if len(folders) == 1 else top
+        classes = {os.path.relpath(name or ".", top or "."): name for name in folders}
+        if "." in classes:
+            raise DataError(f"{self.folder / top} has images beside folders of images: if these "
+                            f"are the classes ({max(folders)}, …), move all images into them")
+        if deeper := next((name for name in sorted(classes) if "/" in name), None):
+            raise DataError(f"{self.folder / classes[deeper]} is a folder inside a class: move its "
+                            "images up, or write the class of each image into dataset.json")
+        if top:
+            adapted(f"the folders in {self.folder / top} are taken for the classes, since "
+                    f"{self.folder.name} holds no other images")
+        return classes
 
     def image(self, name: str) -> NDArray[np.uint8]:
         """One image (C, H, W)."""
@@ -182,8 +205,19 @@ class PngFolder(PairSource):
         return shown(self.folder / self.files[row])
 
 
-def listed(path: Path, files: list[str]) -> NDArray[np.int64]:
-    """The labels of files as a list has them, -1 where it has null.
+def name_classes(numbers: list[str], called: set[tuple[int, str]], where: str) -> list[str]:
+    """The names of classes, where a list calls each by one of its own, else their numbers."""
+    names = list(numbers)
+    for label, name in called:
+        names[label] = name
+    if len({label for label, _ in called}) < len(called) or len(set(names)) < len(names):
+        adapted(f"{where}: its names of classes are not used, since they do not tell them apart")
+        return numbers
+    return names
+
+
+def listed(path: Path, files: list[str]) -> tuple[NDArray[np.int64], set[tuple[int, str]]]:
+    """The labels of files as a list has them, -1 where it has null, and the names it gives them.
 
     Raises:
         DataError: the list is damaged, or does not have each file once.
@@ -191,18 +225,21 @@ def listed(path: Path, files: list[str]) -> NDArray[np.int64]:
     with damage(path):
         entries: Any = json.loads(read_limited(path, MAX_LIST))["labels"]
         if entries is None:
-            return unlabelled(len(files))
+            return unlabelled(len(files)), set()
         pairs = entries.items() if isinstance(entries, dict) else entries
         labels: dict[str, int] = {}
+        called: set[tuple[int, str]] = set()
         for name, entry in pairs:
             if name in labels:
                 raise ValueError(f"it has {str(name)[:200]} twice")
-            labels[str(name)] = class_of(entry)
+            labels[str(name)] = label = class_of(entry)
+            if label >= 0 and isinstance(entry, dict) and entry.get("name") is not None:
+                called.add((label, str(entry["name"])))
     if different := sorted(labels.keys() ^ set(files)):
         has = "has a label and is no image" if different[0] in labels else "has no label"
         raise DataError(f"{path}: {different[0][:200]} {has} ({len(labels)} labels, {len(files)} "
                         "images): make the list again")
-    return np.array([labels[name] for name in files], np.int64)
+    return np.array([labels[name] for name in files], np.int64), called
 
 
 def class_of(entry: Any) -> int:

@@ -6,17 +6,23 @@ from itertools import pairwise
 from pathlib import Path
 
 from kdm_core.datasets.listing import is_left_behind, natural, numbered_parts
-from kdm_core.errors import DataError
+from kdm_core.errors import DataError, shown
 
 
 def walk(folder: Path) -> list[str]:
     """All files in a folder and its sub-folders, relative to it; hidden folders are not entered.
 
+    Links are followed, as classes may be links to folders elsewhere.
+
     Raises:
-        DataError: a folder cannot be read.
+        DataError: a folder cannot be read, or is met again by a link.
     """
-    found = []
-    for place, folders, files in os.walk(folder, onerror=refuse):
+    found, entered = [], set()
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        if (real := os.path.realpath(place)) in entered:
+            raise DataError(f"{shown(place)} is, by a link, a folder that was read already: remove "
+                            "the link")
+        entered.add(real)
         folders[:] = [name for name in folders if not is_left_behind(name)]
         prefix = os.path.relpath(place, folder)
         found += [name if prefix == "." else f"{prefix}/{name}" for name in files]

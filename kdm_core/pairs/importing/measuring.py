@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kdm_core.datasets.base import standard_deviation
+from kdm_core.datasets.base import standard_deviation, tell_dark
 from kdm_core.errors import DataError
 from kdm_core.pairs.importing.converting import require_finite, require_near
 from kdm_core.pairs.importing.ranges import require_range, tell_range
@@ -53,7 +53,9 @@ def measure(source: PairSource) -> Measured:
     sigma_data = standard_deviation(raw.sample)
     if not sigma_data:
         raise DataError(f"{source.where(0)} and others: all values of all samples are the same")
-    if source.kind == "image" and raw.sample.dtype != np.uint8:
+    if raw.sample.dtype == np.uint8:
+        tell_dark(raw.sample, f"{source.where(0)} and others")
+    elif source.kind == "image":
         require_range(source, raw.sample)
         require_near(source, raw.sample, rows)
         tell_range(source, raw.sample)

@@ -3,14 +3,16 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from kdm_core.datasets.base import DARK
 from kdm_core.errors import DataError, adapted
 from kdm_core.pairs.importing.source import PairSource, RawPairs, SampleRange
 
 BOUNDS: dict[SampleRange, tuple[float, float]] = {
     "signed": (-1.0, 1.0), "unit": (0.0, 1.0), "bytes": (0.0, 255.0)}
 # One value in a hundred may be anything. Of the others those of [-1, 1] lie beyond it by no more
-# than MARGIN and go down to BELOW at least; what does not may be [0, 1] that was left a little.
-SHARE, MARGIN, BELOW = 0.01, 0.1, -0.5
+# than MARGIN and go down to BELOW at least; what does not may be [0, 1] or [-0.5, 0.5] that was
+# left a little.
+SHARE, MARGIN, BELOW = 0.01, 0.1, -0.6
 LEVEL = 1 / 127.5
 
 
@@ -54,20 +56,24 @@ def require_range(source: PairSource, samples: NDArray[np.floating]) -> None:
         DataError: they are not, or may be in [0, 1] as well.
     """
     given = source.sample_range
+    low, high = BOUNDS[given or "signed"]
     least, greatest = in_files(source, np.quantile(samples, [SHARE, 1 - SHARE]))
     span = f"98 % of the samples' values lie between {least:.4g} and {greatest:.4g}"
     outside = (np.abs(samples) > 1 + MARGIN).mean() > SHARE
     if given is None and (samples < BELOW).mean() < SHARE and greatest <= BOUNDS["bytes"][1] * 1.05:
         raise DataError(f"{span}; images must lie in [-1, 1], and these may be in another range: "
                         "say --sample-range unit if they are in [0, 1], bytes if in [0, 255], "
-                        "signed if in [-1, 1] nevertheless")
+                        "signed if in [-1, 1] nevertheless; convert them from another")
     if given is None and outside:
         raise DataError(f"{span}; images must lie in [-1, 1]: convert them first, or correct "
                         "--order if these are the noise")
     if outside:
-        low, high = BOUNDS[given or "signed"]
         raise DataError(f"{span}, and not in [{low:g}, {high:g}] as --sample-range {given} says: "
                         "correct it")
+    brightest = samples.reshape(len(samples), -1).max(1)
+    if given not in (None, "signed") and np.quantile(brightest, 1 - SHARE) < 2 * DARK / 255 - 1:
+        raise DataError(f"{span}, and --sample-range {given} is [{low:g}, {high:g}], of which "
+                        "these images use an eighth at most: correct it, or convert them")
 
 
 def tell_range(source: PairSource, samples: NDArray[np.floating]) -> None:

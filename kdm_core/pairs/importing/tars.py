@@ -51,11 +51,12 @@ class TarSource(PairSource):
         Raises:
             DataError: there are none, or a tar file is damaged or holds a pair in part.
         """
-        self.tars = [path] if path.is_file() else [path / name for name
-                                                   in of_kind(walk(path), ".tar")]
+        files = [] if path.is_file() else walk(path)
+        tars = of_kind(files, ".tar")
+        self.tars = [path] if path.is_file() else [path / name for name in tars]
         self.keys: list[str] = []
         self.names: dict[int, str] = {}
-        self.others: list[str] = []
+        self.others = sorted(set(files).difference(tars))
         scanned = [self.scan(tar, number) for number, tar in enumerate(self.tars)]
         if not self.keys:
             raise DataError(f"{path} holds no pairs in tar files")
