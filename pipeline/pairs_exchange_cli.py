@@ -112,7 +112,7 @@ def run_import(
         typer.echo(f"going on after {spec.count - missing:,} pairs", err=True)
     with Progress("pairs", spec.count, "pair", spec.count - missing) as progress:
         import_pairs(found, made, plan.scale, progress.update)
-    say_missing_classes(made)
+    say_missing_classes(made, labels_known=found.labels is not None)
     typer.echo(f"{store}: complete, fingerprint {spec.fingerprint}")
 
 

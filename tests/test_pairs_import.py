@@ -29,6 +29,7 @@ from kdm_core.pairs.importing import (
     import_pairs,
     open_source,
     plan_import,
+    say_missing_classes,
 )
 from kdm_core.pairs.importing.source import RawPairs, SampleRange
 from kdm_core.pairs.opening import open_or_create
@@ -1013,3 +1014,15 @@ def test_a_range_that_is_hardly_used_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"--sample-range bytes is \[0, 255\], of which these"):
         plan_import(open_source(tmp_path / "in.npz", sample_range="bytes"), CONFIG)
     plan_import(open_source(tmp_path / "in.npz", sample_range="unit"), CONFIG)
+
+
+def test_classes_of_published_pairs_that_none_has_are_said(tmp_path: Path) -> None:
+    """Their labels are read with the pairs only, long after the import was planned."""
+    folder = write_published(tmp_path / "in", "endpoints", 80, False, labelled=True)
+    for path in folder.iterdir():
+        arrays = dict(np.load(path))
+        np.savez(path, endpoints=arrays["endpoints"], label=np.append(arrays["label"], 0))
+    source = open_source(folder)
+    store = imported(source, tmp_path / "out")
+    with pytest.warns(Adapted, match=r"class 5 has no training pairs"):
+        say_missing_classes(store, labels_known=source.labels is not None)

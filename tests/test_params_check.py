@@ -1,6 +1,7 @@
 """`kdm params check` finds in seconds what a run would find later, and says it in words."""
 
 import copy
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from PIL import Image
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
+from kdm_core.datasets import FolderConfig, load_dataset
+from kdm_core.errors import Adapted
 from kdm_core.networks import MLPConfig
 from kdm_core.pairs.sampling import PairsConfig, plan_store
 from kdm_core.pairs.store import PairStore
@@ -265,3 +268,22 @@ def test_code_is_run_only_where_it_is_trusted() -> None:
     assert not Path("owned").exists()
     assert "rules_of_mine:keep" in problems(put("filter", rules | {"trust_code": True}))
     assert Path("owned").exists()
+
+
+def test_the_first_images_of_many_files_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not the first files, of which none may be an image."""
+    monkeypatch.setattr(fit, "SECONDS_OF_FILES", 12)
+    for name in ("cat", "dog"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for number in range(20):
+            (tmp_path / "in" / name / f"a{number}.txt").write_text("beside")
+            pixels = np.random.default_rng(number).integers(0, 256, (4, 4), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "in" / name / f"b{number}.png")
+    (tmp_path / "out").mkdir()
+    assert fit.link_first(tmp_path / "in", tmp_path / "out")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Adapted)
+        found = load_dataset(FolderConfig(source="folder", path=str(tmp_path / "out")), seed=0)
+    assert found.info.class_names == ["cat", "dog"] and found.info.train + found.info.test == 8

@@ -17,6 +17,8 @@ from kdm_core.datasets import (
     load_dataset,
 )
 from kdm_core.datasets.cifar10 import TEST, TRAIN
+from kdm_core.datasets.images import SUFFIXES
+from kdm_core.datasets.listing import is_left_behind
 from kdm_core.errors import DataError, KDMError
 from kdm_core.metrics.extractors import ExtractorConfig, ReferenceConfig
 from kdm_core.metrics.extractors.inception import Inception, InceptionConfig
@@ -190,13 +192,15 @@ def require_batches(path: Path) -> None:
 
 
 def link_first(folder: Path, excerpt: Path) -> bool:
-    """Make links to the first files of a folder, and of those in it, if there are many.
+    """Make links to the first images of a folder, and of those in it, if there are many.
 
     Returns:
         Whether there are many.
     """
-    groups = {path: sorted(file for file in path.iterdir() if file.is_file())
-              for path in (folder, *(one for one in folder.iterdir() if one.is_dir()))}
+    groups = {path: sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES
+                           and not is_left_behind(file.name))
+              for path in (folder, *(one for one in folder.iterdir() if one.is_dir()))
+              if path == folder or not is_left_behind(path.name)}
     if sum(map(len, groups.values())) <= SECONDS_OF_FILES:
         return False
     share = max(2, SECONDS_OF_FILES // len(groups))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from kdm_core.datasets.base import absent, have
 from kdm_core.errors import MismatchError, adapted
 from kdm_core.pairs.importing.converting import convert
 from kdm_core.pairs.importing.plan import ImportPlan, KnownTeacher
@@ -46,14 +47,23 @@ def import_pairs(
         on_pairs(len(rows))
 
 
-def say_missing_classes(store: PairStore) -> None:
+def say_missing_classes(store: PairStore, labels_known: bool = True) -> None:
     """Say which classes of the training pairs the test pairs lack.
 
     Splits are cut from the front, so files whose names begin with their class make such splits.
+
+    Args:
+        store: a complete one.
+        labels_known: whether the labels were when it was planned, which then told of classes
+            without training pairs.
     """
     spec = store.spec
     train, test = (np.unique(store.read_arrays(spec.split_range(split), ["label"])["label"])
                    for split in ("train", "test"))
+    names = spec.samples.label_names
+    if not labels_known and (untrained := absent(train, names)):
+        adapted(f"{have(untrained, names)} no training pairs: a student will not know "
+                f"{'it' if len(untrained) == 1 else 'them'}")
     if missing := [spec.samples.label_names[label] for label in np.setdiff1d(train, test)
                    if label >= 0]:
         adapted(f"{len(missing)} of {spec.samples.num_classes} classes have no test pairs ("
