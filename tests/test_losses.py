@@ -231,14 +231,14 @@ def test_discriminator_is_the_published_one_at_32_pixels() -> None:
 
 @pytest.mark.parametrize("shape", [(2,), (1, 4, 4)])
 def test_an_adversary_refuses_points_and_tiny_images(shape: tuple[int, ...]) -> None:
-    for network in ("convolutions", "features"):
+    for network in ("paper", "features"):
         with pytest.raises(KDMError, match=r"^losses\.adversarial: .*at least 8×8.*set it to 0"):
             check_adversary(AdversaryConfig.model_validate({"network": network}), spec(*shape))
 
 
 def test_features_need_colours_or_grey() -> None:
     config = AdversaryConfig(network="features")
-    with pytest.raises(KDMError, match=r"^losses\.adversary\.network: .*use convolutions"):
+    with pytest.raises(KDMError, match=r"^losses\.adversary\.network: .*use paper"):
         check_adversary(config, spec(2, 16, 16))
     check_adversary(AdversaryConfig(), spec(2, 16, 16))
 
@@ -283,7 +283,7 @@ def test_loss_gradients(kind: str) -> None:
 
 
 @pytest.mark.parametrize("loss", ["bce", "hinge", "relativistic"])
-@pytest.mark.parametrize("network", ["convolutions", "features"])
+@pytest.mark.parametrize("network", ["paper", "features"])
 @pytest.mark.parametrize("bf16", [False, True])
 def test_gradients_go_one_way(loss: str, network: str, bf16: bool) -> None:
     config = AdversaryConfig.model_validate(
@@ -316,7 +316,7 @@ def test_gradients_go_one_way(loss: str, network: str, bf16: bool) -> None:
 def test_training_the_adversary_tells_the_two_apart() -> None:
     torch.manual_seed(0)
     real, fake = images(4, 1, 8, 8, seed=1).abs(), -images(4, 1, 8, 8, seed=2).abs()
-    for network in ("convolutions", "features"):
+    for network in ("paper", "features"):
         config = AdversaryConfig.model_validate({"network": network, "channels": 8})
         adversary = build_adversary(config, spec(1, 8, 8), CPU)
         adam = torch.optim.Adam(adversary.parameters(), lr=5e-3)

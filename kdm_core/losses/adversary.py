@@ -15,6 +15,7 @@ from kdm_core.losses.discriminator import (
     FeatureDiscriminator,
     check_samples,
 )
+from kdm_core.losses.features import FeaturesConfig, Frozen, VGG16Features
 from kdm_core.samples import SampleSpec
 
 
@@ -22,26 +23,37 @@ class AdversaryConfig(Config):
     """The discriminator and its loss; the defaults are those of the paper.
 
     Attributes:
-        network: `convolutions` on pixels, or heads on the frozen `features` of VGG16.
+        recipe: published constants, from which what is given beside it departs: `kdm` (the
+            paper), `d2o` (arXiv:2405.20750) or `r3gan` (arXiv:2501.05441).
+        real: `pairs` (the teacher's samples, the paper) or `data` (the training images, of the
+            classes of the batch; with them a student can pass its teacher).
+        network: the `paper`'s convolutions on pixels, or heads on frozen `features`.
+        features: the networks whose activations those heads see.
         channels: of the first convolution, or of each head.
-        normalise: batch normalisation in the `convolutions`, as published; with penalties of the
-            gradient, leave it out.
-        loss: `bce` (cross-entropy, not saturating), `hinge` (Lim & Ye 2017), or `relativistic`:
-            each prediction against the teacher's sample of the same noise (RpGAN,
-            Jolicoeur-Martineau 2019; R3GAN, Huang et al. 2024, arXiv:2501.05441).
-        r1: weight gamma of gamma/2 ‖∇D‖² on the teacher's samples (Mescheder et al. 2018).
+        normalise: batch normalisation in the paper's convolutions, as published; with penalties of
+            the gradient, leave it out.
+        loss: `bce` (logistic, not saturating), `hinge` (Lim & Ye 2017), or `relativistic`:
+            each prediction against a real sample (RpGAN, Jolicoeur-Martineau 2019; R3GAN, Huang et
+            al. 2024).
+        r1: weight gamma of gamma/2 ‖∇D‖² on real samples (Mescheder et al. 2018).
         r2: the same on the student's; R3GAN uses both.
         r1_every: the penalties are taken on every n-th sample of a batch. Their mean stays the
             same, and so does the cost of a step, unlike with a penalty every n-th step.
+        augment: differentiable augmentations of all that the discriminator sees (Zhao et al. 2020,
+            arXiv:2006.10738), where real samples are few.
     """
 
-    network: Literal["convolutions", "features"] = "convolutions"
+    recipe: Literal["kdm", "d2o", "r3gan"] = "kdm"
+    real: Literal["pairs", "data"] = "pairs"
+    network: Literal["paper", "features"] = "paper"
+    features: list[FeaturesConfig] = [VGG16Features(kind="vgg16")]
     channels: int = Field(64, ge=1)
     normalise: bool = True
     loss: Literal["bce", "hinge", "relativistic"] = "bce"
     r1: float = Field(0.0, ge=0)
     r2: float = Field(0.0, ge=0)
     r1_every: int = Field(1, ge=1)
+    augment: list[Literal["colour", "translation", "cutout"]] = []
 
 
 class Adversary(nn.Module):
@@ -123,7 +135,9 @@ def check_adversary(config: AdversaryConfig, spec: SampleSpec) -> None:
     check_samples(spec, features=config.network == "features")
 
 
-def build_adversary(config: AdversaryConfig, spec: SampleSpec, device: torch.device) -> Adversary:
+def build_adversary(
+    config: AdversaryConfig, spec: SampleSpec, device: torch.device, frozen: Frozen = Frozen()
+) -> Adversary:
     """The adversary that a configuration describes, for samples (C, H, W) of `spec`.
 
     Raises:

@@ -26,7 +26,7 @@ def check_samples(spec: SampleSpec, features: bool) -> None:
                        "set it to 0")
     if features and spec.shape[0] not in (1, 3):
         raise KDMError("losses.adversary.network: features are those of images of 1 or 3 channels, "
-                       f"found {spec.shape[0]}; use convolutions")
+                       f"found {spec.shape[0]}; use paper")
 
 
 class Critic(nn.Module, ABC):

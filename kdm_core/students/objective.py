@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from kdm_core.config import Config
 from kdm_core.losses.adversary import AdversaryConfig
 from kdm_core.losses.distances import Distance, DistanceConfig, MSEConfig
+from kdm_core.losses.drifting import DriftingConfig
 from kdm_core.students.model import KDM, StudentConfig
 from kdm_core.students.trajectory import States, trajectory_terms
 
@@ -23,6 +24,8 @@ class LossConfig(Config):
             the paper).
         adversarial: weight of eq. 8 in eq. 9; 0 trains without a discriminator.
         adversary: the discriminator and its loss.
+        drifting: weight of the loss that does without a discriminator; 0 leaves it out.
+        drift: what drifts where.
         trajectory: weight of what intermediate states of the teacher add; 0 leaves them out.
         latent_noise: standard deviation of the noise added to both latents while training.
     """
@@ -34,6 +37,8 @@ class LossConfig(Config):
     stop_gradient: bool = False
     adversarial: float = Field(0.01, ge=0)
     adversary: AdversaryConfig = AdversaryConfig()
+    drifting: float = Field(0.0, ge=0)
+    drift: DriftingConfig = DriftingConfig()
     trajectory: float = Field(0.0, ge=0)
     latent_noise: float = Field(0.4, ge=0)
 
