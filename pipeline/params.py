@@ -41,6 +41,7 @@ from kdm_core.pairs.spec import Split, StoreSpec
 from kdm_core.samples import SampleSpec
 from kdm_core.students.model import KDM, StudentConfig
 from kdm_core.students.objective import LossConfig, check_losses
+from kdm_core.students.phases import NextPhase, Phase, phases
 from kdm_core.studies import StudiesConfig
 from kdm_core.teachers import TrainableConfig, build_teacher
 from kdm_core.teachers.augmentation import AugmentationConfig, check_augmentation
@@ -189,6 +190,8 @@ class StudentParams(Config):
             or as many as there are, mixes all pairs, which then lie on the device as stored.
         init: where the weights start: `random`, at the `teacher`'s as far as they fit, or at those
             of a student of the same architecture, which is a folder or OWNER/NAME on the hub.
+        losses, training: of the first phase.
+        then: further phases, each of which starts where the one before ended.
     """
 
     model: StudentConfig
@@ -196,10 +199,25 @@ class StudentParams(Config):
     shuffle_buffer: int | None = Field(None, ge=1)
     losses: LossConfig = LossConfig()
     training: TrainingConfig
+    then: list[NextPhase] = []
+
+    @property
+    def phases(self) -> list[Phase]:
+        """All of them, in order."""
+        return phases(Phase(self.losses, self.training), self.then)
+
+    def placed_losses(self) -> list[tuple[str, LossConfig]]:
+        """The losses of all phases that have their own, with their place in a student's section."""
+        return [("", self.losses), *((f"then.{number}.", phase.losses)
+                                     for number, phase in enumerate(self.then) if phase.losses)]
 
     @model_validator(mode="after")
     def _consistent(self) -> "StudentParams":
-        check_losses(self.losses, self.model)
+        for where, losses in self.placed_losses():
+            try:
+                check_losses(losses, self.model)
+            except ValueError as error:
+                raise ValueError(f"{where}{error}") from error
         if self.init == "teacher" and not self.model.takes_time:
             raise ValueError("init: the teacher's network takes a time, and so has a student that "
                              "starts at its weights; set model.timed: true")
@@ -336,7 +354,10 @@ class Params(Config):
     def _require_classifier(self) -> None:
         asked = {"evaluation.extractors": any(config.kind == "classifier"
                                               for config in self.evaluation.extractors),
-                 "filter.copies": self.filter.needs_classifier}
+                 "filter.copies": self.filter.needs_classifier,
+                 **{f"students.{name}.{where}losses": "classifier" in losses.asked_networks
+                    for name, student in self.students.items()
+                    for where, losses in student.placed_losses()}}
         for where, needed in asked.items():
             if needed and self.reference.classifier is None:
                 raise ValueError(f"{where}: there is no classifier; describe one under "
@@ -350,10 +371,11 @@ class Params(Config):
 
     def _require_states(self) -> None:
         for name, student in self.students.items():
-            if student.losses.trajectory and getattr(self.pairs, "states", None) == 0:
-                raise ValueError(f"students.{name}.losses.trajectory: there are no intermediate "
-                                 "states in the pairs; set pairs.states (4, say), or the weight "
-                                 "to 0")
+            for where, losses in student.placed_losses():
+                if losses.trajectory and getattr(self.pairs, "states", None) == 0:
+                    raise ValueError(f"students.{name}.{where}losses.trajectory: there are no "
+                                     "intermediate states in the pairs; set pairs.states (4, say), "
+                                     "or the weight to 0")
 
     def _require_guidance(self) -> None:
         guidance = getattr(self.pairs, "guidance", None)
@@ -398,12 +420,13 @@ class Params(Config):
                 if is_spatial(network):
                     problems.append(f"students.{name}.model.{part}.kind: {network.kind} is for "
                                     "images; use mlp")
-            if isinstance(student.losses.distance, LPIPSConfig):
-                problems.append(f"students.{name}.losses.distance.kind: LPIPS is for images; "
-                                "use mse or pseudo_huber")
-            if student.losses.adversarial:
-                problems.append(f"students.{name}.losses.adversarial: the discriminator is for "
-                                "images; set it to 0")
+            for where, losses in student.placed_losses():
+                if isinstance(losses.distance, LPIPSConfig):
+                    problems.append(f"students.{name}.{where}losses.distance.kind: LPIPS is for "
+                                    "images; use mse or pseudo_huber")
+                if losses.adversarial:
+                    problems.append(f"students.{name}.{where}losses.adversarial: the discriminator "
+                                    "is for images; set it to 0")
         if problems:
             raise ValueError("data.source is checkerboard, whose samples are points:\n  "
                              + "\n  ".join(problems))
@@ -478,15 +501,17 @@ class Params(Config):
         self, where: str, student: StudentParams, spec: SampleSpec
     ) -> Iterator[tuple[str, Callable[[], object]]]:
         yield f"{where}model.", partial(on_meta, KDM, student.model, spec)
-        yield where, partial(check_distance, student.losses.distance, spec)
-        if student.losses.adversarial:
-            yield where, partial(on_meta, check_adversary, student.losses.adversary, spec)
+        for place, losses in student.placed_losses():
+            yield f"{where}{place}", partial(check_distance, losses.distance, spec)
+            if losses.adversarial:
+                yield f"{where}{place}", partial(on_meta, check_adversary, losses.adversary, spec)
         if isinstance(self.pairs, PairsConfig):
-            yield where, partial(check_batch_of, self.pairs.train, student.training,
-                                 *processes_of(self.execution.training))
-            if student.shuffle_buffer is not None:
-                yield where, partial(check_window, self.pairs, student.shuffle_buffer,
-                                     student.training.batch)
+            for phase in student.phases:
+                yield where, partial(check_batch_of, self.pairs.train, phase.training,
+                                     *processes_of(self.execution.training))
+                if student.shuffle_buffer is not None:
+                    yield where, partial(check_window, self.pairs, student.shuffle_buffer,
+                                         phase.training.batch)
 
     @property
     def trusts_code(self) -> bool:
@@ -541,7 +566,8 @@ class Params(Config):
                 raise ParamsError(f"{where} {count} {split} pairs, {least} are needed: choose "
                                   "another one")
         for name, student in self.students.items():
-            if student.losses.trajectory and not stored.states:
+            if (any(losses.trajectory for _, losses in student.placed_losses())
+                    and not stored.states):
                 raise ParamsError(f"{where} no intermediate states, which students.{name}.losses."
                                   "trajectory needs: set that weight to 0, or choose another one")
 

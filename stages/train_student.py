@@ -3,24 +3,35 @@
 import os
 import sys
 import time
+from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from kdm_core.classes import match_classes
 from kdm_core.compute import is_worker, seeded
+from kdm_core.datasets import Dataset, open_dataset
 from kdm_core.errors import MismatchError
+from kdm_core.losses.features import Frozen
+from kdm_core.metrics.classifier import Classifier, load_classifier
 from kdm_core.pairs.keep import KeepMask
 from kdm_core.pairs.reading.batches import PairReader
+from kdm_core.pairs.reading.order import pair_order
 from kdm_core.pairs.reading.readers import open_reader
+from kdm_core.pairs.reading.resident import ResidentReader
 from kdm_core.pairs.reading.whole import read_split
 from kdm_core.pairs.store import PairStore
-from kdm_core.samples import Source
-from kdm_core.serialization import write_json
+from kdm_core.samples import SampleSpec
+from kdm_core.serialization import read_model, write_json
+from kdm_core.students.given import Given, RealSamples
 from kdm_core.students.initialise import start_at_student, start_at_teacher
 from kdm_core.students.model import KDM, save_student
+from kdm_core.students.phases import Phase, Reports, fit_phases
 from kdm_core.students.training import StudentTask
+from kdm_core.teachers import Teacher, load_teacher
 from kdm_core.training.distributed import (
     check_batch,
     check_devices,
@@ -30,7 +41,7 @@ from kdm_core.training.distributed import (
     world_size,
 )
 from kdm_core.training.launcher import launch
-from kdm_core.training.loop import Record, fit
+from kdm_core.training.loop import Record
 from kdm_core.training.meeting import Machines
 from kdm_core.training.waiting import Waiting
 from pipeline.execution import TorchrunTraining
@@ -105,6 +116,7 @@ def require_same_training(stage: Stage, name: str) -> None:
 
 def distil(stage: Stage, name: str) -> None:
     config = stage.params.students[name]
+    plan = config.phases
     mask = KeepMask.load(paths.KEEP)
     store = PairStore.open(paths.PAIRS).masked(mask)
     spec = store.spec
@@ -112,44 +124,125 @@ def distil(stage: Stage, name: str) -> None:
     with seeded(stage.seed("weights")):
         student = KDM(config.model, spec.samples)
     start = initialise(stage, student, config)
+    given, marks = given_to(stage, plan, spec.samples)
     folder, key = stage.work_folder(spec.fingerprint, sha256(mask.reasons.tobytes()).hexdigest(),
-                                    config.model_dump(), start, stage.device.type)
+                                    config.model_dump(), start, marks, stage.device.type)
     if is_main():
         parameters = sum(p.numel() for p in student.parameters())
         stage.say(f"{config.model.operator.kind} operator on {config.model.latent} dimensions, "
                   f"{parameters:,} parameters, on {world_size()} × {stage.device.type}")
-    checkpoint = folder / "checkpoint.safetensors"
-    with open_pairs(stage, name, store) as reader:
-        task = StudentTask(student.to(stage.device), config.losses, config.training, reader,
-                           read_split(store, "validation", stage.device), stage.seed("training"))
-        if not is_main():
-            fit(task, checkpoint, key, say=lambda message: None)
-            return
-        waiting = Waiting(stage.device)
-        last = train(stage, task, name, checkpoint, key, waiting, spec.source)
+    with ExitStack() as opened:
+        training = Training(stage, name, store, plan, given, opened)
+        best, last = train(stage, training, student.to(stage.device),
+                           folder / "checkpoint.safetensors", key)
+    if not is_main():
+        return
     law = {} if spec.label_weights is None else {"label_weights": spec.label_weights}
-    fingerprint = save_student(folder / "result", task.ema.shadow, {
-        "pairs": spec.fingerprint, "pairs_read": reader.order.count, "teacher": spec.teacher,
-        "losses": config.losses.model_dump(), "training": config.training.model_dump(),
-        **law, **start})
+    dumps = [{"losses": phase.losses.model_dump(), "training": phase.training.model_dump()}
+             for phase in plan]
+    fingerprint = save_student(folder / "result", best, {
+        "pairs": spec.fingerprint, "pairs_read": training.count, "teacher": spec.teacher,
+        **dumps[0], "phases": dumps, **law, **start, **marks})
     stage.finish(folder / "result", paths.STUDENTS / name)
     write_json(paths.METRICS / "train_student" / f"{name}.json",
                {key: value for key, value in last.items() if key != "step"})
-    stage.write_timing(processes=world_size(), waiting_share=round(waiting.share, 4))
+    stage.write_timing(processes=world_size(), waiting_share=round(training.waiting.share, 4))
     stage.say(f"student {fingerprint[:12]}")
 
 
-def open_pairs(stage: Stage, name: str, store: PairStore) -> PairReader:
-    """What the student is trained on; shows how reading them into memory gets on."""
-    config = stage.params.students[name]
-    every = len(store.kept_rows("train"))
-    if is_main() and every < len(store.spec.split_range("train")):
-        stage.say(f"reads {every:,} of {len(store.spec.split_range('train')):,} pairs")
-    with Progress(f"{name}, pairs", every, "pair") as progress:
-        return open_reader(
-            store, "train", config.training.batch, stage.seed("training"), stage.device,
-            config.shuffle_buffer, bool(config.losses.trajectory),
-            progress.update if is_main() else lambda pairs: None)
+def given_to(stage: Stage, plan: list[Phase], spec: SampleSpec) -> tuple[Given, dict[str, str]]:
+    """What the losses of all phases ask of the run, and the fingerprints of what they may use."""
+    marks: dict[str, str] = {}
+    real = None
+    if any(phase.losses.takes_data for phase in plan):
+        dataset, marks["data"] = open_dataset(paths.DATASET)
+        real = real_samples(dataset, spec, stage.device)
+
+    def teacher() -> Teacher:
+        return load_teacher(paths.TEACHER, stage.params.trusts_code)[0].to(stage.device)
+
+    def classifier() -> Classifier:
+        return load_classifier(paths.REFERENCE)[0].to(stage.device)
+
+    asked = {kind for phase in plan for kind in phase.losses.asked_networks}
+    if "teacher" in asked:
+        marks["teacher_seen"] = read_model(paths.TEACHER)[2]
+    if "classifier" in asked:
+        marks["classifier_seen"] = read_model(paths.REFERENCE)[2]
+    return Given(real, Frozen(teacher, classifier)), marks
+
+
+def real_samples(dataset: Dataset, spec: SampleSpec, device: torch.device) -> RealSamples:
+    """The training samples, with the labels that the student has.
+
+    Raises:
+        MismatchError: they are no such samples, or have not the student's classes.
+        DataError: a class has none.
+    """
+    info = dataset.info
+    if (info.samples.kind, info.samples.shape) != (spec.kind, spec.shape):
+        raise MismatchError(f"losses: real: data: {paths.DATASET} has {info.samples.kind} samples "
+                            f"of shape {info.samples.shape}, the pairs {spec.kind} samples of "
+                            f"shape {spec.shape}; use real: pairs, or the data of the pairs")
+    labels = None
+    if spec.num_classes:
+        order = match_classes(spec.label_names, info.class_names, str(paths.DATASET), "the pairs")
+        own = np.full(len(info.class_names), -1)
+        own[order] = np.arange(len(order))
+        labels = torch.from_numpy(own[np.asarray(dataset.train_labels)]).to(device)
+    samples = torch.from_numpy(np.array(dataset.train_samples)).to(device)
+    return RealSamples(samples, labels, spec.num_classes)
+
+
+class Training:
+    """What the phases of a training share.
+
+    Attributes:
+        count: pairs that it reads.
+    """
+
+    def __init__(
+        self, stage: Stage, name: str, store: PairStore, plan: list[Phase], given: Given,
+        opened: ExitStack,
+    ) -> None:
+        """`opened`: what is to be closed when the training is over."""
+        self.stage, self.name, self.store, self.plan = stage, name, store, plan
+        self.given, self.opened = given, opened
+        self.waiting = Waiting(stage.device)
+        self.validation = read_split(store, "validation", stage.device)
+        self.count = len(store.kept_rows("train"))
+        self.reader: PairReader | None = None
+
+    def task(self, student: KDM, phase: Phase, number: int) -> StudentTask:
+        """The task of a phase, numbered from 0."""
+        seed = self.stage.seed("training" if not number else f"training, phase {number}")
+        self.reader = self.open(phase, seed)
+        return StudentTask(student, phase.losses, phase.training, self.reader, self.validation,
+                           seed, self.given)
+
+    def open(self, phase: Phase, seed: int) -> PairReader:
+        """Batches for a phase; shows how reading the pairs into memory gets on."""
+        batch, device = phase.training.batch, self.stage.device
+        if isinstance(self.reader, ResidentReader):  # which has them all
+            return ResidentReader(self.reader.pairs,
+                                  pair_order(self.store, "train", batch, seed, device=device))
+        stored = len(self.store.spec.split_range("train"))
+        if is_main() and self.count < stored and self.reader is None:
+            self.stage.say(f"reads {self.count:,} of {stored:,} pairs")
+        with Progress(f"{self.name}, pairs", self.count, "pair") as progress:
+            return self.opened.enter_context(open_reader(
+                self.store, "train", batch, seed, device,
+                self.stage.params.students[self.name].shuffle_buffer,
+                any(one.losses.trajectory for one in self.plan),
+                progress.update if is_main() else lambda pairs: None))
+
+    def pairs(self, step: int) -> int:
+        """How many pairs have been seen after so many steps of all phases."""
+        seen = 0
+        for phase in self.plan:
+            seen += min(step, phase.training.steps) * min(phase.training.batch, self.count)
+            step = max(0, step - phase.training.steps)
+        return seen
 
 
 def initialise(stage: Stage, student: KDM, config: StudentParams) -> dict[str, Any]:
@@ -165,45 +258,47 @@ def initialise(stage: Stage, student: KDM, config: StudentParams) -> dict[str, A
 
 
 def train(
-    stage: Stage, task: StudentTask, name: str, checkpoint: Path, key: str, waiting: Waiting,
-    source: Source,
-) -> Record:
-    """Run the loop with progress, curves and, now and then, a grid of held-out samples.
+    stage: Stage, training: Training, student: KDM, checkpoint: Path, key: str
+) -> tuple[KDM, Record]:
+    """Run all phases with progress, curves and, now and then, a grid of held-out samples.
 
     Returns:
-        The last point of the curves.
+        The student, and the last point of the curves.
     """
-    curves = Curves(name)
-    steps, batch = task.config.steps, task.reader.batch
-    noise, samples, labels = (part[:64] for part in task.validation[:3])
+    plan, waiting = training.plan, training.waiting
+    if not is_main():
+        return fit_phases(student, plan, training.task, checkpoint, key, Reports(), waiting)
+    curves = Curves(training.name)
+    last = sum(phase.training.steps for phase in plan)
+    noise, samples, labels = (part[:64] for part in training.validation[:3])
     shown = time.monotonic()
 
-    def show_samples(step: int) -> None:
+    def show_samples(best: KDM, step: int) -> None:
         nonlocal shown
-        if step < steps and time.monotonic() - shown < PICTURE_EVERY_S:
+        if step < last and time.monotonic() - shown < PICTURE_EVERY_S:
             return
         shown = time.monotonic()
-        best = task.ema.shadow
-        made = best.generate(noise, task.labels(labels), task.config.precision)
-        curves.picture("samples.png", render(comparison(best.spec, samples, made, source)))
+        made = best.generate(noise, labels if best.spec.num_classes else None,
+                             plan[0].training.precision)
+        curves.picture("samples.png", render(comparison(best.spec, samples, made,
+                                                        training.store.spec.source)))
 
-    with Progress(name, steps * batch, "pair") as progress:
+    with Progress(training.name, training.pairs(last), "pair") as progress:
 
-        def on_start(done: int) -> None:
-            progress.resume(done * batch)
-
-        def on_step(done: int) -> None:
-            progress.reach(done * batch)
+        def on_start(step: int) -> None:
+            if training.pairs(step) > progress.done or not step:
+                progress.resume(training.pairs(step))
 
         def on_record(record: Record) -> None:
             progress.note = f"held-out MSE {record['validation_mse_ratio']:.3f} of permuted"
             curves(record)
 
-        records = fit(task, checkpoint, key, on_step, on_record, show_samples, stage.say, waiting,
-                      on_start)
-    show_samples(steps)
+        best, record = fit_phases(student, plan, training.task, checkpoint, key, Reports(
+            lambda step: progress.reach(training.pairs(step)), on_record, show_samples, stage.say,
+            stage.warn, on_start), waiting)
+    show_samples(best, last)
     curves.end()
-    return records[-1]
+    return best, record
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from kdm_core.losses.discriminator import (
     FeatureDiscriminator,
     check_samples,
 )
-from kdm_core.losses.features import FeaturesConfig, Frozen, VGG16Features
+from kdm_core.losses.features import NONE, FeaturesConfig, Frozen, VGG16Features
 from kdm_core.samples import SampleSpec
 
 
@@ -136,7 +136,7 @@ def check_adversary(config: AdversaryConfig, spec: SampleSpec) -> None:
 
 
 def build_adversary(
-    config: AdversaryConfig, spec: SampleSpec, device: torch.device, frozen: Frozen = Frozen()
+    config: AdversaryConfig, spec: SampleSpec, device: torch.device, frozen: Frozen = NONE
 ) -> Adversary:
     """The adversary that a configuration describes, for samples (C, H, W) of `spec`.
 

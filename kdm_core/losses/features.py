@@ -61,6 +61,9 @@ class Frozen(NamedTuple):
     classifier: "Callable[[], Classifier] | None" = None
 
 
+NONE = Frozen()
+
+
 class FeatureNetwork(nn.Module, ABC):
     """Samples (B, *shape) → activations of several layers, each (B, C, H, W) or (B, C).
 

@@ -42,6 +42,25 @@ class LossConfig(Config):
     trajectory: float = Field(0.0, ge=0)
     latent_noise: float = Field(0.4, ge=0)
 
+    @property
+    def judges_distributions(self) -> bool:
+        """Whether there is a term that compares sets of samples and not pairs."""
+        return bool(self.adversarial or self.drifting)
+
+    @property
+    def asked_networks(self) -> set[str]:
+        """The kinds of frozen networks that terms with a weight look through."""
+        asked = [*(self.adversary.features if self.adversarial
+                   and self.adversary.network == "features" else []),
+                 *(self.drift.features if self.drifting else [])]
+        return {config.kind for config in asked}
+
+    @property
+    def takes_data(self) -> bool:
+        """Whether a term with a weight takes samples of the data as real."""
+        return bool((self.adversarial and self.adversary.real == "data")
+                    or (self.drifting and self.drift.real == "data"))
+
 
 def check_losses(losses: LossConfig, student: StudentConfig) -> None:
     """Make sure that a student has what its losses need.
@@ -74,6 +93,7 @@ class Batch(NamedTuple):
         labels: (B,) int64, or None for a student without.
         latent_noise: (B, 2, d) standard normal, for the latents of samples and of noise.
         states: intermediate states of the pairs, for trajectory supervision.
+        real: (B, *shape) samples of the data, with the labels of the batch.
     """
 
     noise: Tensor
@@ -81,6 +101,7 @@ class Batch(NamedTuple):
     labels: Tensor | None
     latent_noise: Tensor
     states: States | None = None
+    real: Tensor | None = None
 
 
 class Objective(nn.Module):

@@ -1,13 +1,18 @@
 """Training of a student on noise–sample pairs (algorithm 1)."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from kdm_core.compute import autocast, seeded, step_generator
+from kdm_core.errors import KDMError
 from kdm_core.losses.adversary import build_adversary
 from kdm_core.losses.distances import build_distance
 from kdm_core.pairs.reading.batches import PairReader
 from kdm_core.pairs.reading.whole import Pairs
+from kdm_core.students.given import NOTHING, Given, RealSamples
+from kdm_core.students.guard import Guard
 from kdm_core.students.model import KDM
 from kdm_core.students.objective import Batch, LossConfig, Objective, total
 from kdm_core.students.trajectory import draw_places, states_at
@@ -42,9 +47,10 @@ class StudentTask(Task):
         reader: PairReader,
         validation: Pairs,
         seed: int,
+        given: Given = NOTHING,
     ) -> None:
         self.config, self.losses, self.seed = config, losses, seed
-        self.device = reader.device
+        self.device, self.real = reader.device, given.real
         self.student = student.train()
         self.reader, self.validation = reader, validation
         check_batch(reader.batch, config.accumulate, most=reader.order.count)
@@ -56,12 +62,30 @@ class StudentTask(Task):
         self.optimizers = {"optimizer": self.optimizer}
         if losses.adversarial:
             with seeded(seed):
-                self.adversary = build_adversary(losses.adversary, student.spec, self.device)
+                self.adversary = build_adversary(losses.adversary, student.spec, self.device,
+                                                 given.frozen)
             synchronised(self.adversary)
             self.discriminator_loss = distributed(self.adversary)
             self.optimizer_d = ScheduledOptimizer(trainable(self.adversary), config)
             self.modules["adversary"] = self.adversary
             self.optimizers["optimizer_d"] = self.optimizer_d
+        self.guard = None
+        if losses.judges_distributions:
+            self.guard = Guard(student, validation.samples if not losses.takes_data else
+                               self.real_samples.subset(Guard.LIMIT, seed))
+            self.modules["guard"] = self.guard
+
+    @property
+    def real_samples(self) -> RealSamples:
+        """The samples of the data.
+
+        Raises:
+            KDMError: a loss asks for them, and nobody gave them.
+        """
+        if self.real is None:
+            raise KDMError("losses: real: data needs the samples of the data, which were not "
+                           "given; use real: pairs")
+        return self.real
 
     def labels(self, labels: Tensor) -> Tensor | None:
         return labels if self.student.spec.num_classes else None
@@ -78,15 +102,20 @@ class StudentTask(Task):
                                    device=self.device)
         places = (draw_places(count, pairs, generator) if self.losses.trajectory
                   else torch.zeros(count, 2, device=self.device))
+        real = pairs.samples
+        if self.losses.takes_data:
+            chances = own_rows(torch.rand(count, generator=generator, device=self.device))
+            real = self.real_samples.draw(self.labels(pairs.labels), chances)
         parts = self.config.accumulate
         return [self.batch(*cut) for cut in zip(
             pairs.chunk(parts), own_rows(latent_noise).chunk(parts), own_rows(places).chunk(parts),
-            strict=True)]
+            real.chunk(parts), strict=True)]
 
-    def batch(self, pairs: Pairs, latent_noise: Tensor, places: Tensor) -> Batch:
+    def batch(self, pairs: Pairs, latent_noise: Tensor, places: Tensor, real: Tensor) -> Batch:
         states = (states_at(pairs, places, self.student.spec.sigma_data)
                   if self.losses.trajectory else None)
-        return Batch(pairs.noise, pairs.samples, self.labels(pairs.labels), latent_noise, states)
+        return Batch(pairs.noise, pairs.samples, self.labels(pairs.labels), latent_noise, states,
+                     real if self.losses.takes_data else None)
 
     def step(self, step: int) -> Curves:
         sums: Curves = {}
@@ -96,7 +125,7 @@ class StudentTask(Task):
             with exchanging(self.objective, index == len(batches)):
                 predicted = self.descend(batch, sums)
             if self.losses.adversarial:
-                made.append((predicted.detach(), batch.samples))
+                made.append((predicted.detach(), real_of(batch, self.losses.adversary.real)))
         sums |= self.optimizer.update(step)
         self.ema.update(self.student, step)
         if self.losses.adversarial:
@@ -110,7 +139,8 @@ class StudentTask(Task):
             terms, predicted = self.objective(batch)
             loss = total(self.losses, terms)
             if self.losses.adversarial:
-                terms["adversarial"] = self.adversary.generator_loss(predicted, batch.samples)
+                terms["adversarial"] = self.adversary.generator_loss(
+                    predicted, real_of(batch, self.losses.adversary.real))
                 loss = loss + self.losses.adversarial * terms["adversarial"]
         self.optimizer.backward(loss / self.config.accumulate)
         self.add(sums, {"loss": loss, **terms})
@@ -142,8 +172,20 @@ class StudentTask(Task):
         predicted = self.ema.shadow.generate(noise, self.labels(labels), self.config.precision)
         matched = (samples - predicted).square().mean()
         permuted = (samples - predicted.roll(1, dims=0)).square().mean()
-        return {"validation_mse": float(matched),
-                "validation_mse_ratio": float(matched / permuted)}
+        found = {"validation_mse": float(matched),
+                 "validation_mse_ratio": float(matched / permuted)}
+        if self.guard is not None:
+            found |= self.guard.measure(predicted)
+            self.guard.keep(found["validation_distance"], self.ema.shadow)
+        return found
+
+
+def real_of(batch: Batch, real: Literal["pairs", "data"]) -> Tensor:
+    """What a loss takes as real (B, *shape)."""
+    if real == "pairs":
+        return batch.samples
+    assert batch.real is not None
+    return batch.real
 
 
 def trainable(module: nn.Module) -> list[nn.Parameter]:

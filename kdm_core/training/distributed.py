@@ -329,6 +329,13 @@ def mean_over_processes(record: Mapping[str, float]) -> dict[str, float]:
     return dict(zip(record, (values / world_size()).tolist(), strict=True))
 
 
+def same_weights(module: nn.Module) -> None:
+    """Give every process the weights and buffers that the first one has."""
+    if world_size() > 1:
+        for value in module.state_dict().values():
+            dist.broadcast(value, src=0)
+
+
 def check_start(step: int) -> None:
     """Make sure that all processes go on from the same step.
 

@@ -95,8 +95,12 @@ def needed_weights(params: Params) -> dict[str, tuple[str, bool]]:
                 weights := weights_name(copies.features)):
             found[weights] = ("filter.copies", True)
     for name, student in params.students.items():
-        if isinstance(distance := student.losses.distance, LPIPSConfig):
-            found[NETS[distance.net]] = (f"students.{name}.losses.distance", True)
+        for place, losses in student.placed_losses():
+            where = f"students.{name}.{place}losses"
+            if isinstance(distance := losses.distance, LPIPSConfig):
+                found[NETS[distance.net]] = (f"{where}.distance", True)
+            found |= {kind: (where, True) for kind in NETS.values()
+                      if kind in losses.asked_networks}
     return found
 
 

@@ -96,7 +96,9 @@ def models(params: Params, spec: SampleSpec) -> Iterator[tuple[nn.Module, Traini
                 yield build_teacher(teacher.guide.model, spec), teacher.guide.training
         for name, student in params.students.items():
             if not (paths.STUDENTS / name).exists():
-                yield KDM(student.model, spec), student.training
+                # The last phases' files are there as long as the last phase is trained.
+                for phase in student.phases:
+                    yield KDM(student.model, spec), phase.training
 
 
 def training_bytes(config: TrainingConfig, size: int) -> int:
