@@ -277,7 +277,8 @@ def test_vectors_of_a_map() -> None:
     for vector in locations:
         assert (vector == columns).all(dim=(1, 2)).sum() == 1
     assert [each.shape[0] for each in described(normal(3, 2, 2, 2, seed=1))] == [4, 1, 1]
-    assert [each.shape for each in described(normal(3, 9, seed=1))] == [(1, 3, 9)]
+    for shape in ((3, 9), (3, 9, 1, 1)):
+        assert [each.shape for each in described(normal(*shape, seed=1))] == [(1, 3, 9)]
 
 
 def test_a_flat_map_has_a_gradient() -> None:

@@ -192,8 +192,8 @@ def alike(samples: Tensor) -> Tensor:
 def described(layer: Tensor) -> list[Tensor]:
     """The vectors, each kind as (places, B, C), of a layer (B, C) or (B, C, H, W)."""
     layer = layer.float()
-    if layer.dim() == 2:
-        return [layer[None]]
+    if layer[0].numel() == layer.shape[1]:
+        return [layer.flatten(1)[None]]
     kinds = [*patches(layer, 1).unbind(dim=-1), *moments(layer.flatten(2)[None])]
     return kinds + moments(patches(layer, 2)) if min(layer.shape[2:]) > 2 else kinds
 
