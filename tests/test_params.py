@@ -259,6 +259,25 @@ def test_losses_that_do_not_fit_the_images_are_found_before_any_training(
     assert expected in str(caught.value)
 
 
+def test_losses_of_later_phases_are_checked_where_they_stand() -> None:
+    values = preset()
+    student = values["students"]["kdm"]
+    student["then"] = [{"steps": 10, "lr": 1e-4}, {"steps": 10, "lr": 1e-4, "losses": {
+        "adversarial": 0.0, "trajectory": 1.0}}]
+    with pytest.raises(ParamsError, match=r"then\.1\.losses\.trajectory"):
+        parse_params(values)
+    student["then"][1]["losses"] = {"adversarial": 0.01}
+    parse_params(values).check_against(SampleSpec(kind="image", shape=[1, 8, 8]))
+    with pytest.raises(ParamsError, match=r"students\.kdm\.then\.1\.losses"):
+        parse_params(values).check_against(SampleSpec(kind="image", shape=[1, 4, 4]))
+    student["then"][1]["losses"]["adversary"] = {
+        "network": "features", "features": [{"kind": "classifier"}]}
+    values["reference"]["classifier"] = None
+    values["evaluation"]["extractors"] = []
+    with pytest.raises(ParamsError, match=r"then\.1\.losses: there is no classifier"):
+        parse_params(values)
+
+
 def test_models_that_do_not_fit_the_data_are_found_before_any_training() -> None:
     values = preset()
     values["students"]["kdm"]["model"]["encoder"] = {"kind": "unet", "multipliers": [1, 1]}

@@ -10,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kdm_core.errors import DataError, DivergedError, KDMError
+from kdm_core.datasets import Dataset
+from kdm_core.datasets.base import assemble
+from kdm_core.errors import DataError, DivergedError, KDMError, MismatchError
 from kdm_core.losses.adversary import AdversaryConfig
+from kdm_core.losses.drifting import DriftingConfig
 from kdm_core.networks import MLPConfig
 from kdm_core.operators import FactorisedConfig
 from kdm_core.pairs.reading.resident import ResidentReader
@@ -25,6 +28,7 @@ from kdm_core.students.phases import NextPhase, Phase, Reports, fit_phases, phas
 from kdm_core.students.training import StudentTask
 from kdm_core.training.checkpoints import Record, checkpoints
 from kdm_core.training.config import TrainingConfig
+from stages.train_student import real_samples
 
 MLP = MLPConfig(kind="mlp", width=16, blocks=1)
 IMAGES = SampleSpec(kind="image", shape=[1, 8, 8], label_names=["a", "b", "c"], sigma_data=0.5)
@@ -249,3 +253,44 @@ def test_files_of_phases_do_not_meet(tmp_path: Path) -> None:
     names = [tmp_path / f"{stem}.safetensors"
              for stem in ("checkpoint", "checkpoint-1", "checkpoint-2")]
     assert [max(checkpoints(name), default=0) for name in names] == [12, 10, 0]
+
+
+# The stage
+
+
+def dataset(names: list[str], labels: list[int]) -> Dataset:
+    images = (np.arange(len(labels)) * 7 % 256).astype(np.uint8)
+    samples = np.broadcast_to(images[:, None, None, None], (len(labels), 1, 8, 8)).copy()
+    whole = samples, np.array(labels)
+    return assemble("test", "image", whole, whole, names, conditional=True)
+
+
+def test_the_data_s_classes_are_the_student_s_by_name() -> None:
+    found = real_samples(dataset(["b", "c", "a"], [0, 1, 2, 0]), IMAGES, torch.device("cpu"))
+    drawn = found.draw(torch.tensor([0, 1, 1, 2]), torch.tensor([0.0, 0.0, 0.9, 0.5]))
+    values = ((drawn[:, 0, 0, 0] + 1) * 127.5).round().long().tolist()
+    assert values == [14, 0, 21, 7]
+
+
+def test_data_that_are_no_such_samples_are_refused() -> None:
+    other = SampleSpec(kind="image", shape=[1, 16, 16])
+    with pytest.raises(MismatchError, match="real: data"):
+        real_samples(dataset(["a"], [0, 0]), other, torch.device("cpu"))
+
+
+def test_drifting_trains_a_student_and_is_resumed(tmp_path: Path) -> None:
+    losses = LossConfig(adversarial=0.0, drifting=0.1, drift=DriftingConfig(
+        real="data", features=[]))
+    both = plan(NextPhase(steps=10, lr=5e-4, batch=24, losses=losses))
+    points: list[Record] = []
+    first, _ = trained(tmp_path / "a", both, Reports(on_record=points.append))
+    with pytest.raises(Killed):
+        trained(tmp_path / "b", both, Reports(on_step=killed_at(18)))
+    second, _ = trained(tmp_path / "b", both)
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+    assert points[-1]["drift_force"] > 0 and "drift_force" not in points[0]
+    without, _ = trained(tmp_path / "c", plan(NextPhase(
+        steps=10, lr=5e-4, batch=24, losses=LossConfig(adversarial=0.0))))
+    assert any(not torch.equal(value, without.state_dict()[name])
+               for name, value in first.state_dict().items())

@@ -31,6 +31,9 @@ TITLES = {
     "prediction": "prediction (eq. 7)",
     "adversarial": "adversarial (eq. 8)",
     "discriminator": "discriminator",
+    "drift_force": "drifting: force",
+    "validation_distance": "held-out energy distance",
+    "validation_recall": "held-out recall, in pixels",
     "operator": "learned inverse (KDM-F)",
 }
 

@@ -9,6 +9,7 @@ from kdm_core.compute import autocast, seeded, step_generator
 from kdm_core.errors import KDMError
 from kdm_core.losses.adversary import build_adversary
 from kdm_core.losses.distances import build_distance
+from kdm_core.losses.drifting import build_drifting
 from kdm_core.pairs.reading.batches import PairReader
 from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.students.given import NOTHING, Given, RealSamples
@@ -69,6 +70,8 @@ class StudentTask(Task):
             self.optimizer_d = ScheduledOptimizer(trainable(self.adversary), config)
             self.modules["adversary"] = self.adversary
             self.optimizers["optimizer_d"] = self.optimizer_d
+        if losses.drifting:
+            self.drifting = build_drifting(losses.drift, student.spec, self.device, given.frozen)
         self.guard = None
         if losses.judges_distributions:
             self.guard = Guard(student, validation.samples if not losses.takes_data else
@@ -142,6 +145,10 @@ class StudentTask(Task):
                 terms["adversarial"] = self.adversary.generator_loss(
                     predicted, real_of(batch, self.losses.adversary.real))
                 loss = loss + self.losses.adversarial * terms["adversarial"]
+            if self.losses.drifting:
+                real = real_of(batch, self.losses.drift.real)
+                terms |= self.drifting(predicted, real, batch.labels, batch.labels)
+                loss = loss + self.losses.drifting * terms["drifting"]
         self.optimizer.backward(loss / self.config.accumulate)
         self.add(sums, {"loss": loss, **terms})
         return predicted
