@@ -237,7 +237,7 @@ def test_planted_copies_are_found() -> None:
     # 20 of 80, and none of the others.
     assert numbers["copies_p_pixels"] == pytest.approx(fisher(20, 0, 80))
     pixels, features = finding.warnings
-    assert pixels.startswith("memorisation: in pixels 25.0% of the student’s images are near copies")
+    assert pixels.startswith("memorisation: in pixels 25.0% of the student’s images are near")
     assert "in features" in features
 
 
@@ -275,7 +275,7 @@ def test_a_median_below_both_others_beyond_chance_is_told() -> None:
     low, high = same.differences["held_out"]
     assert low < np.median(first) - np.median(third) < high
     assert rivals(first - 0.1, second, third).nearer
-    # Nearer than one of them is what a good student is, or one of a teacher that is itself too near.
+    # Nearer than one of them is what a good student is, or one of a teacher that is too near.
     assert not rivals(first - 0.1, second - 0.1, third).nearer
     assert not rivals(first - 0.1, second, third - 0.1).nearer
     # The same noise has nearly the same distance: then a small difference suffices.
