@@ -32,13 +32,20 @@ def seen(provenance: Mapping[str, Any]) -> Seen:
     """
     networks: dict[str, list[str]] = {}
     real: list[str] = []
-    for phase in provenance.get("phases") or [provenance]:
+    for phase in recorded_phases(provenance):
         for term, names, takes_real in terms(phase.get("losses", {})):
             for place in (*(networks.setdefault(name, []) for name in names),
                           *([real] if takes_real else [])):
                 if term not in place:
                     place.append(term)
     return Seen(networks, real)
+
+
+def recorded_phases(provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The `losses` and `training` of all phases that a student's own record has."""
+    phases = provenance.get("phases") or [provenance]
+    return [{key: phase[key] for key in ("losses", "training") if key in phase}
+            for phase in phases]
 
 
 def terms(losses: Mapping[str, Any]) -> Iterator[tuple[str, list[str], bool]]:
