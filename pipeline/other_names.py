@@ -30,7 +30,11 @@ OTHER_NAMES = {
     # extractors, distances
     "fid": ("inception",), "kid": ("inception",), "is": ("inception",),
     "inceptionv3": ("inception",), "vgg": ("vgg16",), "vgg16": ("vgg",), "dino": ("dinov2",),
-    "alexnet": ("alex",), "fddinov2": ("dinov2",), "l2": ("mse",), "l1": ("pseudo_huber",),
+    "alexnet": ("alex",), "alex": ("alexnet",), "convolutions": ("paper",), "conv": ("paper",),
+    "dcgan": ("paper",), "projected": ("features",), "logistic": ("bce",),
+    "nonsaturating": ("bce",), "softplus": ("bce",), "ns": ("bce",), "rpgan": ("relativistic",),
+    "diffaugment": ("colour", "translation", "cutout"), "color": ("colour",),
+    "fddinov2": ("dinov2",), "l2": ("mse",), "l1": ("pseudo_huber",),
     "huber": ("pseudo_huber",), "perceptual": ("lpips",),
     # numbers and training
     "float32": ("fp32", "float32"), "fp32": ("float32",), "float": ("fp32", "float32"),

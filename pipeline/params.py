@@ -27,6 +27,7 @@ from kdm_core.errors import DataError, KDMError, MismatchError
 from kdm_core.importers import FolderSource, ForeignSource, import_guide, import_teacher
 from kdm_core.losses.adversary import check_adversary
 from kdm_core.losses.distances import LPIPSConfig, check_distance
+from kdm_core.losses.features import check_features
 from kdm_core.losses.trunks import Net, check_images
 from kdm_core.metrics.classifier import ClassifierConfig
 from kdm_core.metrics.extractors import ExtractorConfig, check_extractor
@@ -424,9 +425,10 @@ class Params(Config):
                 if isinstance(losses.distance, LPIPSConfig):
                     problems.append(f"students.{name}.{where}losses.distance.kind: LPIPS is for "
                                     "images; use mse or pseudo_huber")
-                if losses.adversarial:
-                    problems.append(f"students.{name}.{where}losses.adversarial: the discriminator "
-                                    "is for images; set it to 0")
+                if losses.adversarial and losses.adversary.network == "paper":
+                    problems.append(f"students.{name}.{where}losses.adversary.network: the paper's "
+                                    "discriminator is for images; use features, with those of the "
+                                    "teacher, or set adversarial to 0")
         if problems:
             raise ValueError("data.source is checkerboard, whose samples are points:\n  "
                              + "\n  ".join(problems))
@@ -504,7 +506,11 @@ class Params(Config):
         for place, losses in student.placed_losses():
             yield f"{where}{place}", partial(check_distance, losses.distance, spec)
             if losses.adversarial:
-                yield f"{where}{place}", partial(on_meta, check_adversary, losses.adversary, spec)
+                yield f"{where}{place}", partial(check_adversary, losses.adversary, spec)
+            if losses.drifting:
+                for features in losses.drift.features:
+                    yield f"{where}{place}", partial(check_features, features, spec,
+                                                     "losses.drift.features")
         if isinstance(self.pairs, PairsConfig):
             for phase in student.phases:
                 yield where, partial(check_batch_of, self.pairs.train, phase.training,

@@ -16,6 +16,7 @@ from kdm_core.metrics.estimate import resampling
 from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import write_json
+from kdm_core.students.seen import seen
 from stages import paths
 from stages.execution.engine import engine
 from stages.execution.tasks import Engine
@@ -26,6 +27,7 @@ from stages.measuring import (
     measure_lpips,
     measure_pairs,
     measure_points,
+    warn_of_flattery,
 )
 from stages.models import Models, open_models
 from stages.results import Results
@@ -58,7 +60,7 @@ def evaluate(stage: Stage, name: str, workers: Engine) -> None:
         "pairs": models.store.fingerprint, "device": str(stage.device),
         "precision": models.store.precision, "seed": stage.params.seed,
         "bootstrap": config.bootstrap,
-    }, models.source)
+    }, models.source, seen(models.student.provenance))
     note_source(results, models)
     # Before the work, so that the time of a run that does not come to its end counts.
     folder, _ = stage.work_folder(results.conditions, config.model_dump())
@@ -69,6 +71,7 @@ def evaluate(stage: Stage, name: str, workers: Engine) -> None:
     else:
         measure_points(stage, results, dataset, samples)
     compare_labels(stage, results, dataset, models)
+    warn_of_flattery(stage, results)
     note_costs(stage, results, models)
     write_results(stage, name, folder / "result", results, models, made)
 

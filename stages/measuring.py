@@ -36,6 +36,7 @@ from kdm_core.metrics.paired import (
 from kdm_core.metrics.spread import within_class_variance
 from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.serialization import file_sha256, read_json
+from kdm_core.students.seen import NETS
 from kdm_core.values import to_uint8
 from kdm_core.weights.store import WeightsMissing
 from pipeline.params import EvaluationParams
@@ -47,7 +48,7 @@ from stages.results import Results, Who
 from stages.runner import Stage
 
 WHOSE: dict[Who, str] = {"teacher": "the teacher's samples", "student": "the student's samples",
-                         "pairs": "the stored pairs", "real": "held-out real data"}
+                         "pairs": "the stored pairs", "real": "other real data"}
 
 
 class Samples(NamedTuple):
@@ -141,6 +142,7 @@ def measure_lpips(stage: Stage, results: Results, samples: Samples) -> None:
             distance = paired_lpips(lpips, teacher, student, counts, on_pairs=progress.update)
         results.figures["student"] |= {f"lpips_{net}": distance.matched,
                                        f"lpips_{net}_permuted": distance.permuted}
+        results.mark_network(NETS[net], f"lpips_{net}")
 
 
 def measure_images(
@@ -187,6 +189,27 @@ def warn(results: Results, n: int) -> None:
     results.warnings += [f"{', '.join(names)}: {remark}" for remark, names in doubts.items()]
 
 
+def warn_of_flattery(stage: Stage, results: Results) -> None:
+    """Warn where figures are in, or beside, what the student's losses have seen."""
+    lines = []
+    if results.in_seen:
+        seen = " and ".join(f"{network} ({', '.join(results.seen.networks[network])})"
+                            for network in results.in_seen)
+        unseen = set(results.distances).difference(*results.in_seen.values())
+        lines.append(
+            f"its losses have seen {seen}: figures in these features flatter it, and no verdict "
+            "rests on them" + ("" if unseen else ". There are no others of its distance to real "
+            "images: add an extractor that no loss has seen to evaluation.extractors"))
+    if results.beside_seen:
+        lines.append(
+            f"its losses ({', '.join(results.seen.real)}) took the training images as real, and it "
+            "is compared with these: its distances to them flatter it, and no verdict rests on "
+            "them. Set evaluation.reference: test")
+    for line in lines:
+        stage.warn(line)
+    results.warnings += lines
+
+
 def reference_for(
     stage: Stage, results: Results, source: FeatureSource, images: Tensor
 ) -> Reference:
@@ -208,6 +231,11 @@ def reference_for(
         features = source(images, "reference").features
         reference = reference_of(features, f"{config.reference} split", stage.shared_seed("subset"),
                                  stage.device)
+    names = extractor.metric_names
+    results.mark_network(extractor.name, *names.values())
+    # Published statistics may well be those of the training images.
+    if config.reference == "train" or extractor.name in config.statistics:
+        results.mark_images(*(key for name, key in names.items() if name != "is"))
     results.extractors[extractor.name] = known | {"reference": reference.name,
                                                   "reference_n": reference.n}
     if extractor.name == "classifier":
@@ -249,6 +277,7 @@ def measure_labels(
     require_order(model.spec.label_names, data.class_names, str(paths.REFERENCE),
                   str(paths.DATASET))
     extractor = ClassifierExtractor(model.to(stage.device), mark)
+    results.mark_network("classifier", "label_accuracy", "label_agreement")
     results.classifier = read_json(paths.REFERENCE / "reference.json")["accuracy"]
     labels = samples.test.labels.numpy()
     classes = {}

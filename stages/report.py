@@ -13,7 +13,7 @@ from stages import paths
 from stages.figures import render as render_figure
 from stages.publishing import publish
 from stages.reporting import conditions, filtered, pictures, reading, table
-from stages.reporting.document import Document, Model, models, of_evaluations
+from stages.reporting.document import Document, Model, merge, models, of_evaluations
 from stages.reporting.durations import durations, wall_s
 from stages.reporting.filtered import Filtered
 from stages.reporting.headlines import headlines, lead
@@ -48,6 +48,8 @@ def main(stage: Stage) -> None:
         check=check, **of_evaluations(evaluations, found["n"]))
     if check is not None:
         document.warnings.extend(check.warnings())
+    document.warnings.extend(merge({name: [line for one in own for line in one.finding.warnings]
+                                    for name, own in (studies or {}).items()}))
     drawn = draw(dataset.info, samples, document)
     page = render("report.html.j2", **content(stage, dataset.info, document, timings),
                   **illustrate(drawn, studies, left_out))

@@ -6,9 +6,17 @@ from typing import Any, Literal
 from kdm_core.metrics.estimate import Estimate, certain, ratio
 from kdm_core.metrics.verdict import Evidence, Verdict, judge
 from kdm_core.samples import Source
+from kdm_core.students.seen import NOTHING, Seen
 
 Who = Literal["teacher", "pairs", "student", "real"]
 Figures = dict[str, Estimate]
+REASONS = {
+    "network": "its losses ({}) have seen this network; an extractor that none has seen tells "
+               "(evaluation.extractors)",
+    "images": "its losses ({}) took as real the training images that it is compared with; others "
+              "tell (evaluation.reference: test)",
+}
+"""Why a figure flatters a student."""
 
 
 class Results:
@@ -24,13 +32,16 @@ class Results:
         distances: names of the figures that are distances to real samples.
         classifier: how often the run's classifier is right about held-out real images.
         extractors: what is known of each extractor, by its name.
+        seen: by the student's losses.
+        in_seen: names of figures in features that they have seen, by the network.
+        beside_seen: names of figures of a comparison with images that they took as real.
         extrapolation: by extractor and by whom, Fréchet distances at several n.
         absent: a line for each thing that could not be measured, and what to do about it.
         warnings: a line for each figure that is not reliable, and why.
         conditions: of all figures.
     """
 
-    def __init__(self, conditions: dict[str, Any], source: Source) -> None:
+    def __init__(self, conditions: dict[str, Any], source: Source, seen: Seen = NOTHING) -> None:
         self.source = source
         self.figures: dict[Who, Figures] = {source: {}, "student": {}, "real": {}}
         self.at_equal_n: dict[Who, Figures] = {}
@@ -38,6 +49,9 @@ class Results:
         self.distances: list[str] = []
         self.classifier: float | None = None
         self.extractors: dict[str, dict[str, Any]] = {}
+        self.seen = seen
+        self.in_seen: dict[str, list[str]] = {}
+        self.beside_seen: list[str] = []
         self.extrapolation: dict[str, dict[str, Any]] = {}
         self.absent: list[str] = []
         self.warnings: list[str] = []
@@ -55,6 +69,33 @@ class Results:
         found = ratio(self.figures["student"][name], self.figures["teacher"][name])
         if found is not None:
             self.ratios[name] = found
+
+    def mark_network(self, network: str, *names: str) -> None:
+        """Note that figures come from a network, which the student's losses may have seen."""
+        if network in self.seen.networks:
+            self.in_seen.setdefault(network, []).extend(names)
+
+    def mark_images(self, *names: str) -> None:
+        """Note that figures compare with images that the student's losses may have seen."""
+        if self.seen.real:
+            self.beside_seen.extend(names)
+
+    def flattering(self) -> dict[str, dict[str, list[str]]]:
+        """The student's figures that flatter it, by what was seen, with the terms of its losses."""
+        own = self.figures["student"]
+        return {
+            "network": {name: list(self.seen.networks[network])
+                        for network, names in self.in_seen.items() for name in names
+                        if name in own},
+            "images": {name: list(self.seen.real) for name in self.beside_seen if name in own}}
+
+    def flattered(self) -> dict[str, str]:
+        """Why a figure flatters the student, and what would not, by its name."""
+        reasons: dict[str, list[str]] = {}
+        for what, found in self.flattering().items():
+            for name, terms in found.items():
+                reasons.setdefault(name, []).append(REASONS[what].format(", ".join(terms)))
+        return {name: "; ".join(texts) for name, texts in reasons.items()}
 
     def leave_out_undefined(self) -> None:
         """Take out figures that are no finite numbers, which JSON has not, and say so."""
@@ -75,7 +116,7 @@ class Results:
             source=self.source, given=self.figures[self.source], student=self.figures["student"],
             ratios=self.ratios, given_at_n=self.beside_real(self.source),
             real=self.beside_real("real"), distances=self.distances, recalls=recalls,
-            classifier=self.classifier))
+            classifier=self.classifier, flattered=self.flattered()))
 
     def document(self) -> dict[str, Any]:
         """Everything, as JSON can hold it."""
@@ -85,6 +126,7 @@ class Results:
             **{who: described(figures) for who, figures in self.figures.items()},
             "at_equal_n": {who: described(figures) for who, figures in self.at_equal_n.items()},
             "ratios": described(self.ratios),
+            "seen": self.flattering(),
             "extractors": self.extractors,
             "extrapolation": self.extrapolation,
             "absent": self.absent,

@@ -9,11 +9,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdm_core.datasets import open_dataset
+from kdm_core.errors import adapted
 from kdm_core.metrics.extractors import ReferenceConfig, VGG16Config, build_extractor
 from kdm_core.metrics.features import Extractor, FeatureCache
 from kdm_core.serialization import write_json
-from kdm_core.studies import run_studies
+from kdm_core.students.seen import seen
+from kdm_core.studies import StudiesConfig, run_studies
 from kdm_core.studies.base import Subject
+from kdm_core.studies.memorisation import MemorisationConfig
 from kdm_core.values import to_uint8
 from stages import paths
 from stages.figures import save_figure
@@ -31,13 +34,26 @@ def main(stage: Stage, name: str) -> None:
     # DVC expects both outputs, also where there is nothing to see.
     (result / PICTURES).mkdir(parents=True, exist_ok=True)
     findings = []
-    for finding in run_studies(subject, stage.params.studies, stage.say):
+    for finding in run_studies(subject, asked_for(stage, subject), stage.say):
         save_figure(result / PICTURES / f"{finding.name}.png", finding.figure)
         findings.append({key: value for key, value in finding._asdict().items()
                          if key != "figure"})
+        for warning in finding.warnings:
+            stage.warn(warning)
     write_json(result / "findings.json", findings)
     stage.finish(result, paths.STUDIES / name)
     stage.write_timing()
+
+
+def asked_for(stage: Stage, subject: Subject) -> StudiesConfig:
+    """The studies of the parameters, and of a student that was shown the data that of its memory.
+    """
+    config = stage.params.studies
+    if not subject.shown_data or subject.spec.kind != "image" or config.memorisation is not None:
+        return config
+    adapted("studies.memorisation: null, but the losses of this student took the training images "
+            "as real, and then it is made")
+    return config.model_copy(update={"memorisation": MemorisationConfig()})
 
 
 def describe(stage: Stage, name: str, models: Models) -> Subject:
@@ -48,11 +64,12 @@ def describe(stage: Stage, name: str, models: Models) -> Subject:
         spec=models.store.samples, label_names=models.store.samples.label_names,
         noise=test.noise, labels=test.labels, teacher=test.samples,
         student=models.sample_student(test.noise, test.labels),
-        train_samples=dataset.train_samples, sample_teacher=models.sample_teacher,
-        sample_student=models.sample_student, features=features(stage, models),
+        train_samples=dataset.train_samples, held_out_samples=dataset.test_samples,
+        sample_teacher=models.sample_teacher, sample_student=models.sample_student,
+        features=features(stage, models),
         eigenvalues=models.student.operator.eigenvalues().numpy(),
         seed=stage.shared_seed("studies"), name=name, sample_latent=models.sample_latent,
-        source=models.source)
+        source=models.source, shown_data=bool(seen(models.student.provenance).real))
 
 
 def features(stage: Stage, models: Models) -> Callable[[Tensor], NDArray[np.float32]] | None:

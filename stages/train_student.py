@@ -30,6 +30,7 @@ from kdm_core.students.given import Given, RealSamples
 from kdm_core.students.initialise import start_at_student, start_at_teacher
 from kdm_core.students.model import KDM, save_student
 from kdm_core.students.phases import Phase, Reports, fit_phases
+from kdm_core.students.seen import recorded_phases
 from kdm_core.students.training import StudentTask
 from kdm_core.teachers import Teacher, load_teacher
 from kdm_core.training.distributed import (
@@ -123,7 +124,7 @@ def distil(stage: Stage, name: str) -> None:
     stage.params.check_against(spec.samples)
     with seeded(stage.seed("weights")):
         student = KDM(config.model, spec.samples)
-    start = initialise(stage, student, config)
+    start, earlier = initialise(stage, student, config)
     given, marks = given_to(stage, plan, spec.samples)
     folder, key = stage.work_folder(spec.fingerprint, sha256(mask.reasons.tobytes()).hexdigest(),
                                     config.model_dump(), start, marks, stage.device.type)
@@ -142,7 +143,7 @@ def distil(stage: Stage, name: str) -> None:
              for phase in plan]
     fingerprint = save_student(folder / "result", best, {
         "pairs": spec.fingerprint, "pairs_read": training.count, "teacher": spec.teacher,
-        **dumps[0], "phases": dumps, **law, **start, **marks})
+        **dumps[0], "phases": [*earlier, *dumps], **law, **start, **marks})
     stage.finish(folder / "result", paths.STUDENTS / name)
     write_json(paths.METRICS / "train_student" / f"{name}.json",
                {key: value for key, value in last.items() if key != "step"})
@@ -245,16 +246,25 @@ class Training:
         return seen
 
 
-def initialise(stage: Stage, student: KDM, config: StudentParams) -> dict[str, Any]:
-    """Give the student the weights that it starts with; returns their origin's fingerprint."""
+def initialise(
+    stage: Stage, student: KDM, config: StudentParams
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Give the student the weights that it starts with.
+
+    Returns:
+        The fingerprint of their origin, and the phases that a student there had: what its losses
+        saw, this one has seen.
+    """
     if config.init == "random":
-        return {}
+        return {}, []
     if config.init == "teacher":
         taken, mark = start_at_teacher(student, paths.TEACHER)
         if is_main():
             stage.say(f"{taken:,} parameters are the teacher's")
-        return {"init": mark}
-    return {"init": start_at_student(student, KDM.from_pretrained(config.init), config.init)}
+        return {"init": mark}, []
+    other = KDM.from_pretrained(config.init)
+    return ({"init": start_at_student(student, other, config.init)},
+            recorded_phases(other.provenance))
 
 
 def train(

@@ -1,6 +1,6 @@
 """A finished run, made up: everything that the report reads, of points or of images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,11 @@ POINTS: dict[str, Any] = {
 RESULTS = {"image": IMAGE, "points": POINTS}
 
 
+SEEN = {"network": {name: ["adversary"] for name in (
+            *(f"{metric}_vgg16" for metric in FEATURES), "lpips_vgg")}, "images": {}}
+"""What evaluations say of a student whose adversary has seen VGG16."""
+
+
 def of_unknown_origin(results: Mapping[str, Any]) -> dict[str, Any]:
     """The same, as evaluations have it where nobody knows which teacher made the pairs."""
 
@@ -191,12 +196,15 @@ def write_curves(name: str, terms: tuple[str, ...]) -> None:
         (folder / f"{term}.tsv").write_text("\n".join(lines) + "\n")
 
 
-def write_studies(name: str, findings: Mapping[str, Mapping[str, Any]]) -> None:
-    """Findings by name with their numbers, each with a picture."""
+def write_studies(
+    name: str, findings: Mapping[str, Mapping[str, Any]], warnings: Sequence[str] = ()
+) -> None:
+    """Findings by name with their numbers, each with a picture and these warnings."""
     folder = Path("data/studies") / name
     write_json(folder / "findings.json", [
         {"name": finding, "title": f"The {finding}", "alt": f"What {finding} shows of {name}.",
-         "caption": f"What to look at in the {finding}.", "numbers": numbers}
+         "caption": f"What to look at in the {finding}.", "numbers": numbers,
+         "warnings": list(warnings)}
         for finding, numbers in findings.items()])
     for finding in findings:
         figure = Figure(figsize=(6.4, 2), dpi=200)

@@ -27,12 +27,15 @@ from kdm_core.metrics.classifier import (
 from kdm_core.metrics.estimate import Estimate, certain
 from kdm_core.metrics.features import FeatureCache, extract
 from kdm_core.metrics.frechet import fit_gaussian, frechet_distance
+from kdm_core.metrics.verdict import Verdict
 from kdm_core.pairs.reading.whole import read_split
 from kdm_core.pairs.sampling import plan_store, sample_pairs
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import read_json, write_json
 from kdm_core.students.model import KDM, load_student, save_student
+from kdm_core.students.objective import LossConfig
+from kdm_core.students.seen import NOTHING, Seen, seen
 from kdm_core.studies import StudiesConfig
 from kdm_core.teachers import build_teacher, load_teacher, save_teacher
 from kdm_core.values import to_uint8
@@ -386,12 +389,16 @@ def test_whole_batches_are_timed() -> None:
         measure_speed(models, 40)
 
 
-def test_without_any_study_there_are_no_findings_but_both_outputs() -> None:
-    write_run("points")
+def leave_studies_out() -> None:
     values = YAML(typ="safe", pure=True).load(Path("params.yaml"))
     values["studies"] = dict.fromkeys(StudiesConfig.model_fields)
     with Path("params.yaml").open("w") as file:
         YAML(typ="safe", pure=True).dump(values, file)
+
+
+def test_without_any_study_there_are_no_findings_but_both_outputs() -> None:
+    write_run("points")
+    leave_studies_out()
     study.main(Stage("study@kdm"), "kdm")
     assert read_studies(["kdm"]) == {"kdm": []}
     assert (paths.STUDIES / "kdm" / PICTURES).is_dir()  # DVC expects it
@@ -407,3 +414,192 @@ def test_studies_are_what_the_report_reads(kind: str) -> None:
     assert {"semantics", "vicinity", "interpolation", "spectrum"} <= names
     assert ("outliers" in names) == (kind == "points")
     assert ("memorisation" in names) == (kind == "image")
+
+
+ADVERSARY = {"real": "pairs", "network": "features", "features": [{"kind": "classifier"}]}
+
+
+def phase(**losses: Any) -> dict[str, Any]:
+    """A phase of a student's record, whose losses are MSE alone but for these."""
+    return {"training": {}, "losses": {
+        "distance": {"kind": "mse"}, "reconstruction": 1.0, "latent": 1.0, "prediction": 1.0,
+        "adversarial": 0.0, "adversary": {**ADVERSARY, "real": "data"}, "drifting": 0.0,
+        "drift": {"real": "data", "features": [{"kind": "vgg16", "resolution": 32}]},
+        "trajectory": 0.0, **losses}}
+
+
+LPIPS = {"kind": "lpips", "net": "alex", "resolution": 0}
+
+
+@pytest.mark.parametrize(("phases", "networks", "real"), [
+    ([phase()], {}, []),  # a weight of 0 means that a loss saw nothing
+    ([phase(), phase(adversarial=0.01, adversary=ADVERSARY)], {"classifier": ["adversary"]}, []),
+    ([phase(adversarial=0.01, adversary={**ADVERSARY, "network": "paper", "real": "data"})],
+     {}, ["adversary"]),
+    ([phase(drifting=1.0), phase(drifting=1.0)], {"vgg16": ["drifting"]}, ["drifting"]),
+    ([phase(distance=LPIPS)], {"alexnet": ["LPIPS distance"]}, []),
+    ([phase(distance=LPIPS, reconstruction=0.0, prediction=0.0)], {}, []),
+    ([phase(distance={**LPIPS, "net": "vgg"}, drifting=1.0), phase(adversarial=1.0)],
+     {"vgg16": ["LPIPS distance", "drifting"], "classifier": ["adversary"]},
+     ["drifting", "adversary"]),
+])
+def test_what_losses_have_seen(
+    phases: list[dict[str, Any]], networks: dict[str, list[str]], real: list[str]
+) -> None:
+    # `losses` and `training` of the record are those of its first phase.
+    found = seen({**phases[0], "phases": phases})
+    assert (found.networks, found.real) == (networks, real)
+
+
+def test_what_losses_of_older_students_have_seen() -> None:
+    """They have no phases; an adversary on features was one on VGG16's."""
+    losses = phase(adversarial=0.01, adversary={"network": "features", "channels": 64})["losses"]
+    for name in ("drifting", "drift"):
+        del losses[name]
+    assert seen({"losses": losses}) == Seen({"vgg16": ["adversary"]}, [])
+    assert seen({}) == NOTHING
+
+
+def test_every_loss_of_the_schema_has_what_is_looked_for() -> None:
+    """So that a name that changes there is not taken for a loss that saw nothing."""
+    losses = LossConfig.model_validate({
+        "distance": {"kind": "lpips", "net": "vgg"}, "adversarial": 1, "drifting": 1,
+        "adversary": {"network": "features", "real": "data", "features": [{"kind": "alexnet"}]},
+        "drift": {"real": "data", "features": [{"kind": "teacher"}]}}).model_dump(mode="json")
+    assert seen({"losses": losses}) == Seen(
+        {"vgg16": ["LPIPS distance"], "alexnet": ["adversary"], "teacher": ["drifting"]},
+        ["adversary", "drifting"])
+
+
+def record(name: str, *phases: dict[str, Any]) -> None:
+    """Have a student say that these were its phases."""
+    student, _ = load_student(paths.STUDENTS / name)
+    save_student(paths.STUDENTS / name, student, {**phases[0], "phases": list(phases)})
+
+
+def test_figures_in_seen_features_are_marked_and_not_judged(
+    capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run("image")
+    write_params("image", lpips=["vgg", "alex"])
+    record("kdm", phase(distance=LPIPS), phase(adversarial=0.01, adversary=ADVERSARY))
+    found = run_evaluation()
+    marked = found["seen"]["network"]
+    in_features = {name for name in found["student"] if name.endswith("_classifier")}
+    assert set(marked) == in_features | {"lpips_alex", "label_accuracy", "label_agreement"}
+    assert marked["fd_classifier"] == ["adversary"] and marked["lpips_alex"] == ["LPIPS distance"]
+    assert found["seen"]["images"] == {}
+    [line] = [line for line in found["warnings"] if "have seen" in line]
+    assert "classifier (adversary) and alexnet (LPIPS distance)" in line
+    assert "add an extractor that no loss has seen to evaluation.extractors" in line
+    assert f"warning: {line}" in " ".join(capsys.readouterr().err.split())
+    # Another student of the run has seen nothing.
+    assert run_evaluation("other")["seen"] == {"network": {}, "images": {}}
+
+
+def test_with_features_that_no_loss_saw_none_are_missed() -> None:
+    write_run("image")
+    write_params("image", lpips=[], extractors=[{"kind": "classifier"}, {"kind": "vgg16"}])
+    record("kdm", phase(adversarial=0.01, adversary=ADVERSARY))
+    found = run_evaluation()
+    assert "fd_vgg16" in found["student"] and "fd_vgg16" not in found["seen"]["network"]
+    [line] = [line for line in found["warnings"] if "have seen" in line]
+    assert "add an extractor" not in line
+
+
+SHOWN = phase(adversarial=0.01, adversary={**ADVERSARY, "network": "paper", "real": "data"})
+
+
+@pytest.mark.parametrize("reference", ["train", "test"])
+def test_images_that_were_real_to_a_loss_are_no_judges(reference: str) -> None:
+    write_run("image")
+    write_params("image", reference=reference)
+    record("kdm", SHOWN)
+    found = run_evaluation()
+    told = [line for line in found["warnings"] if "took the training images as real" in line]
+    if reference == "test":
+        assert found["seen"] == {"network": {}, "images": {}} and not told
+        return
+    # The score and LPIPS compare with no real images.
+    assert set(found["seen"]["images"]) == {
+        f"{name}_classifier" for name in ("fd", "fd_infinity", "kd", "precision", "recall",
+                                          "density", "coverage")}
+    assert len(told) == 1 and "evaluation.reference: test" in told[0]
+
+
+def judged(results: Results, ratio: float) -> Verdict:
+    """The verdict on a student that is so far from the data, given its teacher's distance."""
+    line = np.linspace(-0.05, 0.05, 100)
+    results.ratios = {"fd_vgg16": Estimate(ratio, ratio + line, 50)}
+    results.distances = ["fd_vgg16"]
+    results.figures["student"] = {"fd_vgg16": certain(ratio)}
+    return results.verdicts()["student"]
+
+
+def test_results_tell_the_verdict_what_flatters_and_the_way_out() -> None:
+    fair = judged(Results({}, "teacher"), 0.8)
+    assert fair.word == "better than its teacher"
+    by_network = Results({}, "teacher", Seen({"vgg16": ["adversary", "drifting"]}, []))
+    by_network.mark_network("vgg16", "fd_vgg16")
+    by_images = Results({}, "teacher", Seen({}, ["adversary"]))
+    by_images.mark_images("fd_vgg16")
+    for results, reason, way_out in (
+        (by_network, "its losses (adversary, drifting) have seen this network",
+         "(evaluation.extractors)"),
+        (by_images, "its losses (adversary) took as real the training images",
+         "(evaluation.reference: test)"),
+    ):
+        verdict = judged(results, 0.8)
+        assert verdict.word == "not judged"
+        assert f"its fd_vgg16: {reason}" in verdict.unknown[0] and way_out in verdict.unknown[0]
+
+
+def test_a_file_of_statistics_may_be_of_images_that_were_real_to_a_loss() -> None:
+    write_run("image")
+    np.savez("statistics.npz", mu=np.zeros(4), sigma=np.eye(4))
+    write_params("image", statistics={"classifier": "statistics.npz"}, reference="test")
+    record("kdm", SHOWN)
+    assert "fd_classifier" in run_evaluation()["seen"]["images"]
+
+
+def test_points_are_compared_with_those_that_no_loss_saw() -> None:
+    write_run("points")
+    record("kdm", SHOWN)
+    found = run_evaluation()
+    assert found["seen"] == {"network": {}, "images": {}}
+
+
+def test_the_study_of_copies_is_made_of_whoever_was_shown_the_data(
+    capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where it is switched off; and what it warns of is said, and kept for the report."""
+    write_run("image")
+    leave_studies_out()
+    record("kdm", SHOWN)
+    # Its images are near to everything: gray, as blurred ones are.
+    images = np.full((60, 1, 8, 8), 128, np.uint8)
+    images[:, 0, 0, 0] = np.arange(60)
+    others = np.random.default_rng(0).integers(0, 256, (30, 1, 8, 8), dtype=np.uint8)
+    save_dataset(paths.DATASET, assemble("digits", "image", (images, np.arange(60) % 3),
+                                         (others, np.arange(30) % 3), ["a", "b", "c"], True))
+    student, _ = load_student(paths.STUDENTS / "kdm")
+    for parameter in student.decoder.parameters():
+        torch.nn.init.zeros_(parameter)
+    save_student(paths.STUDENTS / "kdm", student, SHOWN)
+    stage = Stage("study@kdm")
+    with stage.noting():
+        study.main(stage, "kdm")
+    assert any(note.startswith("studies.memorisation: null, but") for note in stage.notes)
+    studies = read_studies(["kdm"])
+    assert studies is not None
+    [one] = studies["kdm"]
+    assert one.finding.name == "memorisation" and one.finding.numbers["n"] == 30
+    assert one.finding.numbers["held_out_median_pixels"] > one.finding.numbers[
+        "student_median_pixels"]
+    assert any("in pixels the student’s images are nearer" in line
+               for line in one.finding.warnings)
+    said = " ".join(capsys.readouterr().err.split())
+    assert all(line in said for line in one.finding.warnings)
+    # A student that was shown pairs alone leaves it out.
+    study.main(Stage("study@other"), "other")
+    assert read_studies(["other"]) == {"other": []}

@@ -207,7 +207,7 @@ def test_all_problems_are_shown_at_once() -> None:
 
 @pytest.mark.parametrize(("key", "value", "expected"), [
     ("pairs.sample_dtype", "uint8", "pairs.sample_dtype: uint8 is for images"),
-    ("students.kdm.losses.adversarial", 0.1, "students.kdm.losses.adversarial: the discriminator"),
+    ("students.kdm.losses.adversarial", 0.1, "students.kdm.losses.adversary.network: the paper's"),
     ("students.kdm.losses.distance", {"kind": "lpips"}, "LPIPS is for images"),
     ("teacher.model.network", {"kind": "unet"}, "teacher.model.network.kind: unet is for images"),
 ])

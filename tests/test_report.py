@@ -26,9 +26,11 @@ from stages.reporting import conditions, metrics, pictures, table, text
 from stages.reporting.document import Document, models
 from stages.reporting.records import ExtractorRecord
 from tests.report_project import (
+    FEATURES,
     FINDINGS,
     IMAGE,
     RESULTS,
+    SEEN,
     STUDENTS,
     change_evaluation,
     finished,
@@ -37,6 +39,7 @@ from tests.report_project import (
     of_unknown_origin,
     undrawn,
     write_project,
+    write_studies,
 )
 
 __all__ = ["finished", "undrawn"]
@@ -285,6 +288,60 @@ def test_a_student_that_failed_leaves_the_others_their_ratios() -> None:
     assert re.findall("<dd>(.*?)</dd>", head) == ["35 → 1", "30×", "1.25×"]
     assert head.count("; without kdm-f, which failed") == 2 and "0.50×" not in page
     assert "was distilled into 2 students" in head
+
+
+def tiles(page: str) -> list[str]:
+    return re.findall("<dt>(.*?)</dt>", page)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_figure_that_a_loss_has_seen_is_marked_and_no_headline() -> None:
+    """VGG16's distance leads both without: now the classifier's does, where nobody is flattered."""
+    write_project("image")
+    assert "(fd_vgg16)" in tiles(make_report())[2]
+    change_evaluation("kdm-f", seen=SEEN)
+    page = make_report()
+    assert "(fd_classifier)" in tiles(page)[2] and "1.50×" in page
+    document = Document.model_validate_json(Path("reports/report.json").read_bytes())
+    [found, _] = table.overviews([("", models(document))], document.extractors)
+    assert found.metrics[0].key == "fd_classifier"
+    # LPIPS stands there with its mark, and so the MSE, which nothing flatters, with it.
+    cells = {line.model.text: dict(zip((metric.key for metric in found.metrics), line.cells,
+                                       strict=True)) for line in found.lines}
+    assert list(cells["kdm-f"]["lpips_vgg"].marks) == ["†"] and "mse" in cells["kdm-f"]
+    marked = {(name.text, row.metric.key) for section in table.sections(document)
+              for row in section.rows for name, cell in zip(section.models, row.cells, strict=True)
+              if cell.marks}
+    # Of this student alone, at both numbers of samples; not of those whose losses saw nothing.
+    assert marked == {("kdm-f", key) for key in SEEN["network"]}
+    assert page.count("† the loss has seen this network") == 4  # chief table; VGG16 twice; LPIPS
+    assert "has seen this network" not in "".join(
+        one for one in page.split("<section") if "features of classifier" in one)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_where_every_distance_flatters_none_is_a_headline() -> None:
+    """As of a student that is compared with the images that its loss took as real."""
+    write_project("image")
+    images = {f"{metric}_{name}": ["adversary"] for name in ("vgg16", "classifier")
+              for metric in FEATURES if metric != "is"}
+    change_evaluation("kdm", seen={"network": {}, "images": images})
+    page = make_report()
+    assert tiles(page)[2].startswith("of the MSE with mixed-up noises")
+    assert "‡ the loss took as real the images that this compares with: the figure" in page
+    assert "† the loss" not in page
+    assert read_json(Path("reports/report.json"))["seen"] == {
+        "kdm": {"network": {}, "images": images}}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_a_study_warns_of_is_read_at_the_head_of_the_report() -> None:
+    write_project("image")
+    write_studies("kdm", {"memorisation": {"n": 5}}, warnings=["memorisation: in pixels <1 % …"])
+    page = make_report()
+    assert "<li>kdm: memorisation: in pixels &lt;1 % …</li>" in page
+    assert "kdm: memorisation: in pixels <1 % …" in read_json(
+        Path("reports/report.json"))["warnings"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,7 +16,7 @@ from kdm_core.serialization import read_json, write_json
 from pipeline.cli import app
 from tests.browser import browser, emulate
 from tests.project import environment
-from tests.report_project import finished
+from tests.report_project import SEEN, finished
 
 __all__ = ["browser", "finished"]
 Change = Callable[[dict[str, Any]], None]
@@ -57,6 +57,18 @@ def test_runs_of_folders_and_files(finished: dict[str, Path]) -> None:
     assert told.count("<img") == 2 and "b/reports/report.json" in told
     assert "The runs differ" not in told
     assert len(told) < 4e6
+
+
+def test_figures_that_a_loss_has_seen_are_marked(finished: dict[str, Path]) -> None:
+    place(finished["image"], "a")
+    place(finished["image"], "b", lambda document: document.update(seen={"kdm": SEEN}))
+    assert compare("a").exit_code == 0
+    assert "has seen this network" not in page()
+    Path("page.html").unlink()
+    assert compare("a", "b").exit_code == 0
+    told = page()
+    assert told.count(": the figure flatters the student") == 1  # LPIPS, in the table of 500
+    assert told.index("fd_classifier") < told.index("lpips_vgg") and "<code>fd_vgg16" not in told
 
 
 def test_conditions_that_differ_are_warned_of(finished: dict[str, Path]) -> None:

@@ -407,6 +407,18 @@ def test_a_card_says_what_is_known_and_no_more() -> None:
     assert "2.0 % of that of samples of different noise" in full and "In 1.0 % of cases" in full
 
 
+def test_a_card_marks_what_flatters() -> None:
+    def card(**seen: dict[str, list[str]]) -> str:
+        return model_card(make_student(), "f" * 64, evaluation=EVALUATION | {"seen": seen})
+
+    assert "†" not in card() and "‡" not in card(network={}, images={})
+    both = card(network={"label_agreement": ["adversary"]}, images={"fd_classifier": ["drifting"]})
+    assert "| fd\\_classifier | 0.2 (0.19 to 0.21) | 0.3 (0.28 to 0.32) ‡ |" in both
+    assert "| label\\_agreement |  | 0.99 † |" in both and "| mse |  | 0.01 |" in both
+    assert "\n\n† Its loss has seen this network, which flatters it.\n" in both
+    assert "\n\n‡ Its loss took as real the images" in both
+
+
 def test_a_card_of_samples_that_are_all_alike_has_no_share_of_nothing() -> None:
     alike = EVALUATION["student"] | {"mse": figure(0.0), "mse_permuted": figure(0.0)}
     card = model_card(make_student(), "f" * 64, evaluation=EVALUATION | {"student": alike})

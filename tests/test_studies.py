@@ -3,19 +3,21 @@
 import io
 import json
 import warnings
-from math import inf
+from math import comb, inf
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
 
 from kdm_core.errors import Adapted, DataError, DivergedError
 from kdm_core.figures.grid import Row, draw_rows
+from kdm_core.figures.memorisation import Distances
 from kdm_core.figures.tiles import mosaic, tiles
 from kdm_core.metrics.neighbours import nearest
 from kdm_core.samples import SampleSpec
@@ -28,7 +30,12 @@ from kdm_core.studies.interpolation import (
     interpolation,
     smoothness,
 )
-from kdm_core.studies.memorisation import MemorisationConfig, memorisation
+from kdm_core.studies.memorisation import (
+    Certainty,
+    MemorisationConfig,
+    certainty,
+    memorisation,
+)
 from kdm_core.studies.vicinity import VicinityConfig, perturb, vicinity
 
 OFF = StudiesConfig.model_validate(dict.fromkeys(StudiesConfig.model_fields))
@@ -42,8 +49,9 @@ def make(kind: str, n: int = 120, classes: bool = False, sigma: float = 0.4) -> 
     generator = np.random.default_rng(1)
     noise = torch.from_numpy(generator.standard_normal((n, *shape)).astype(np.float32))
     labels = torch.from_numpy(generator.integers(3, size=n)) if classes else torch.full((n,), -1)
-    train = generator.normal(size=(n + 30, *shape)) * sigma
-    at_rest = (train * 127.5 + 128).clip(0, 255).astype(np.uint8)
+    real = generator.normal(size=(2 * n + 60, *shape)) * sigma
+    train, held_out = np.split(
+        (real * 127.5 + 128).clip(0, 255).astype(np.uint8) if image else real.astype(np.float32), 2)
 
     def teach(noise: Tensor, labels: Tensor) -> Tensor:
         return (sigma * noise).sin()
@@ -59,7 +67,7 @@ def make(kind: str, n: int = 120, classes: bool = False, sigma: float = 0.4) -> 
         spec=SampleSpec(kind="image" if image else "points", shape=shape), name="kdm-x",
         label_names=CLASSES if classes else [], noise=noise, labels=labels,
         teacher=teach(noise, labels), student=study(noise, labels),
-        train_samples=at_rest if image else train.astype(np.float32),
+        train_samples=train, held_out_samples=held_out,
         sample_teacher=teach, sample_student=study, sample_latent=between,
         features=(lambda x: x.flatten(1)[:, :5].numpy()) if image else None,
         eigenvalues=np.exp(1j * np.arange(4)), seed=3)
@@ -208,7 +216,7 @@ def test_nearest_equals_brute_force_in_chunks() -> None:
 def test_planted_copies_are_found() -> None:
     """A quarter of the student's images, and two training images, are copies."""
     subject = make("image", n=80)
-    train = np.array(subject.train_samples)
+    train = np.array(subject.train_samples[:80])
     train[7] = train[50]
     student = subject.student.clone()
     copied = torch.arange(20) * 4
@@ -222,8 +230,91 @@ def test_planted_copies_are_found() -> None:
         assert numbers[f"threshold_{space}"] == numbers[f"train_median_{space}"] / 2
     assert numbers["student_copies_pixels"] == 0.25
     assert numbers["teacher_copies_pixels"] == 0
-    assert numbers["train_copies_pixels"] == pytest.approx(2 / 110)
+    assert numbers["train_copies_pixels"] == 2 / 80
+    assert numbers["held_out_copies_pixels"] == 0 and numbers["n"] == 80
     assert "25.0% of the images of kdm-x" in finding.caption
+    assert "0.0% of held-out real images" in finding.caption
+    # 20 of 80, and none of the others.
+    assert numbers["copies_p_pixels"] == pytest.approx(fisher(20, 0, 80))
+    pixels, features = finding.warnings
+    assert pixels.startswith("memorisation: in pixels 25.0% of the student’s images are near")
+    assert "in features" in features
+
+
+def fisher(own: int, other: int, n: int) -> float:
+    """P(X ≥ own) for X hypergeometric: own + other near copies among 2 n images."""
+    total = own + other
+    return sum(comb(n, k) * comb(n, total - k) for k in range(own, total + 1)) / comb(2 * n, total)
+
+
+def rivals(student: NDArray[np.float64], teacher: NDArray[np.float64],
+           held_out: NDArray[np.float64]) -> Certainty:
+    """How sure it is of distances whose limit of near copies is 0.5."""
+    sets = {"student": student, "teacher": teacher, "held_out": held_out, "train": np.ones(3)}
+    return certainty(Distances(sets, 0.5), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("own", "teacher", "held_out", "copies"), [
+    (6, 0, 0, True), (5, 0, 0, False), (10, 10, 0, False), (10, 0, 10, False), (30, 10, 12, True)])
+def test_more_near_copies_than_either_other_set_are_told(
+    own: int, teacher: int, held_out: int, copies: bool
+) -> None:
+    """Of 100 images each; five more than none are within chance, six are not."""
+    found = rivals(*(np.where(np.arange(100) < count, 0.1, 1.0)
+                     for count in (own, teacher, held_out)))
+    assert found.copies_p == pytest.approx(fisher(own, max(teacher, held_out), 100))
+    assert found.copies == copies
+    assert not found.nearer
+
+
+def test_a_median_below_both_others_beyond_chance_is_told() -> None:
+    generator = np.random.default_rng(1)
+    first, second, third = generator.normal(2, 0.2, (3, 300))
+    same = rivals(first, second, third)
+    assert not same.nearer and not same.copies
+    low, high = same.differences["held_out"]
+    assert low < np.median(first) - np.median(third) < high
+    assert rivals(first - 0.1, second, third).nearer
+    # Nearer than one of them is what a good student is, or one of a teacher that is too near.
+    assert not rivals(first - 0.1, second - 0.1, third).nearer
+    assert not rivals(first - 0.1, second, third - 0.1).nearer
+    # The same noise has nearly the same distance: then a small difference suffices.
+    paired = rivals(first - 0.02, first, third + 0.1)
+    assert paired.nearer
+    assert not rivals(first - 0.02, generator.permutation(first), third + 0.1).nearer
+
+
+def test_chance_alone_is_hardly_ever_told() -> None:
+    """Three sets of one distribution; the margins are of 2.5 %, and must hold for both others."""
+    generator = np.random.default_rng(2)
+    found = [rivals(*generator.normal(1, 0.35, (3, 60))) for _ in range(60)]
+    assert sum(one.copies for one in found) <= 4 and sum(one.nearer for one in found) <= 4
+
+
+def test_a_student_nearer_to_the_data_is_told_of_if_its_losses_were_shown_them() -> None:
+    """Its images lie on the way to training images: no copies, but too near. One that was shown
+    pairs alone cannot know them, and is blurred."""
+    subject = make("image", sigma=1.0)
+    train = torch.from_numpy(np.array(subject.train_samples[:120])).float() / 127.5 - 1
+    near = subject._replace(student=train + 0.2 * (subject.teacher - train))
+    config = MemorisationConfig(ratio=0.01)
+    assert not memorisation(near, config).warnings
+    lines = memorisation(near._replace(shown_data=True), config).warnings
+    assert len(lines) == 2 and "in pixels the student’s images are nearer" in lines[0]
+    assert "held-out real images" in lines[0] and "teacher’s" in lines[0]
+    assert not memorisation(subject._replace(shown_data=True), config).warnings
+
+
+def test_as_many_are_compared_of_every_set() -> None:
+    few = make("image")
+    few = few._replace(held_out_samples=few.held_out_samples[:25])
+    with pytest.warns(Adapted, match="there are 25 held-out images"):
+        numbers = memorisation(few, MemorisationConfig()).numbers
+    assert numbers["n"] == 25
+    none = memorisation(few._replace(held_out_samples=few.held_out_samples[:0]),
+                        MemorisationConfig(samples=30))
+    assert none.numbers["n"] == 30 and "held_out_median_pixels" not in none.numbers
+    assert "held-out" not in none.caption
 
 
 @pytest.mark.parametrize("kind", ["image", "points"])

@@ -52,7 +52,8 @@ def subject(
         spec=spec, label_names=spec.label_names, noise=noise,
         labels=torch.zeros(len(noise), dtype=torch.int64) if labels is None else labels,
         teacher=teacher, student=teacher if student is None else student,
-        **{"train_samples": sample_board(len(noise), 9, 0), "sample_teacher": unused,
+        **{"train_samples": sample_board(len(noise), 9, 0),
+           "held_out_samples": sample_board(len(noise), 9, 1), "sample_teacher": unused,
            "sample_student": unused, "features": None, "eigenvalues": np.ones(3, complex),
            "seed": 5, "name": "kdm", **others})
 

@@ -43,6 +43,7 @@ class Case:
     distances: list[str] = field(default_factory=lambda: ["fd_vgg16"])
     recalls: list[str] = field(default_factory=lambda: ["recall_vgg16"])
     classifier: float | None = 0.98
+    flattered: dict[str, str] = field(default_factory=dict)
 
     def judged(self) -> dict[str, Verdict]:
         return judge(Evidence(**vars(self)))
@@ -97,6 +98,45 @@ def test_the_worst_of_several_distances_decides() -> None:
     assert case.student_word == "as good as its teacher"
     del case.ratios["fd_classifier"]  # as where the teacher's is zero
     assert case.student_word == "close"
+
+
+SEEN = "its losses (adversary) have seen this network"
+BETTER = figure(0.8, 0.7, 0.9)
+
+
+def test_no_verdict_rests_on_a_distance_that_flatters() -> None:
+    case = Case(distances=["fd_vgg16", "fd_classifier"], recalls=["recall_vgg16"],
+                ratios={"fd_vgg16": BETTER, "fd_classifier": figure(1.2, 1.1, 1.3)})
+    assert case.student_word == "close"
+    case.flattered = {"fd_classifier": SEEN}
+    verdict = case.judged()["student"]
+    assert verdict.word == "better than its teacher"
+    assert "fd_classifier" not in " ".join(verdict.why)
+    assert verdict.unknown == [f"its fd_classifier: {SEEN}"]
+    # The other way round, the figure that remains decides.
+    case.flattered = {"fd_vgg16": SEEN, "recall_vgg16": SEEN}
+    verdict = case.judged()["student"]
+    assert verdict.word == "close" and "vgg16" not in " ".join(verdict.why)
+    assert verdict.unknown == [f"its fd_vgg16, recall_vgg16: {SEEN}"]
+
+
+def test_where_every_distance_flatters_there_is_no_better_than() -> None:
+    case = Case(ratios={"fd_vgg16": BETTER}, flattered={"fd_vgg16": SEEN})
+    found = case.judged()
+    assert found["student"].word == "not judged"
+    assert found["student"].unknown == [f"its fd_vgg16: {SEEN}"]
+    assert found["teacher"].word == "passed"  # whom nothing flatters
+
+
+def test_what_flatters_can_still_speak_against() -> None:
+    case = Case(ratios={"fd_vgg16": figure(1.6, 1.5, 1.7)}, flattered={
+        "fd_vgg16": SEEN, "recall_vgg16": SEEN, "label_agreement": SEEN})
+    verdict = case.judged()["student"]
+    assert verdict.word == "poor" and "1.60 (fd_vgg16" in verdict.why[0]
+    case.student["recall_vgg16"] = figure(0.2)
+    assert case.student_word == "failed"
+    case.student |= {"recall_vgg16": figure(0.7), "label_agreement": figure(0.1)}
+    assert case.student_word == "failed"
 
 
 @pytest.mark.parametrize(("changes", "why"), [

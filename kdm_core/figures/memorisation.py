@@ -35,8 +35,8 @@ class Distances(NamedTuple):
     """Distances to the nearest training image in one space.
 
     Attributes:
-        nearest: of "student", "teacher" (or "pairs") and "train", (n,) each; training images to
-            other ones.
+        nearest: of "student", "teacher" (or "pairs"), "held_out" if there are any, and "train",
+            (n,) each; training images to other ones.
         ratio: near copies are closer than this times the median of "train".
     """
 
@@ -84,7 +84,8 @@ def nearest_training_images(
             axis.set_title(f"nearest in {picture.space}")
         for axis, (space, found) in zip(below, distances.items(), strict=True):
             draw_distances(axis, found.nearest, found.threshold,
-                           names | {"train": "training images"}, colours | {"train": REAL})
+                           names | {"held_out": "held-out images", "train": "training images"},
+                           colours | {"held_out": STUDENTS[2], "train": REAL})
             axis.set_xlabel(f"distance in {space}")
         figure.legend(*below[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure

@@ -24,6 +24,8 @@ from kdm_core.training.optimizer import ScheduledOptimizer
 from kdm_core.training.task import Task
 from kdm_core.values import from_uint8
 
+STAGE = 6  # layers between two halvings: two convolutions, each with its norm and ReLU
+
 
 class ClassifierConfig(Config):
     """Size of the classifier; the last layer before the logits has `features` units."""
@@ -56,6 +58,16 @@ class Classifier(nn.Module):
         """Images (B, C, H, W) in [-1, 1] → features (B, features) and logits (B, classes)."""
         features = F.relu(self.embed(self.body(images)))
         return features, self.head(features)
+
+    def activations(self, images: Tensor) -> list[Tensor]:
+        """After each pair of convolutions (B, C, H, W), then the features (B, features)."""
+        found: list[Tensor] = []
+        x = images
+        for number, layer in enumerate(self.body, start=1):
+            x = layer(x)
+            if number % STAGE == 0:
+                found.append(x)
+        return [*found, F.relu(self.embed(x))]
 
 
 class ClassifierTask(Task):

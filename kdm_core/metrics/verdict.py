@@ -2,7 +2,8 @@
 
 A rule that fails decides alone. A rule whose figures are missing is named as such, and where
 nothing is known of the distance to real samples there is no verdict but "failed" or "not judged":
-nobody is good for want of figures.
+nobody is good for want of figures. A figure that flatters a student can speak against it, and never
+for it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,6 +60,7 @@ class Evidence(NamedTuple):
         given_at_n, real: figures by name, at the number of samples that held-out data have.
         distances, recalls: names of the figures that are such, one an extractor.
         classifier: how often the run's classifier is right about held-out real images.
+        flattered: why a figure of the student flatters it, and what would not, by its name.
     """
 
     source: Source
@@ -70,14 +72,19 @@ class Evidence(NamedTuple):
     distances: Sequence[str]
     recalls: Sequence[str]
     classifier: float | None
+    flattered: Mapping[str, str] = {}
 
 
 class Check(NamedTuple):
     """A rule applied: whether it fails, None where that cannot be said, and the figures in words.
+
+    Attributes:
+        figure: the name of that which may flatter.
     """
 
     fails: bool | None
     text: str
+    figure: str = ""
 
 
 def judge(evidence: Evidence) -> dict[str, Verdict]:
@@ -100,11 +107,12 @@ def judge_student(evidence: Evidence, source: Verdict) -> Verdict:
     """One of all words but *passed*."""
     checks = [pair_check(evidence), *recall_checks(evidence), spread_check(evidence),
               agreement_check(evidence), source_check(evidence.source, source)]
-    why, unknown = told(checks)
+    why, unknown = told([check for check in checks
+                         if check.fails or check.figure not in evidence.flattered])
     if any(check.fails for check in checks):
         return Verdict("failed", failing(checks), unknown)
     word, reasons, lacking = compare(evidence)
-    return Verdict(word, reasons + why, lacking + unknown)
+    return Verdict(word, reasons + why, lacking + flattering(evidence) + unknown)
 
 
 def compare(evidence: Evidence) -> tuple[Word, list[str], list[str]]:
@@ -115,13 +123,18 @@ def compare(evidence: Evidence) -> tuple[Word, list[str], list[str]]:
         lack = ("nobody knows which teacher made its pairs" if evidence.source == "pairs" else
                 "not both have one")
         return "not judged", [], [f"its distance to real samples beside a teacher's: {lack}"]
+    flattered = evidence.flattered
+    ratios = {name: ratio for name, ratio in ratios.items()
+              if name not in flattered or ratio.value > CLOSE}
+    if not ratios:
+        return "not judged", [], []
     text = " and ".join(f"{ratio.value:.2f} ({name}{within(ratio)})"
                         for name, ratio in ratios.items())
     why = [f"its distance to real samples is {text} times its teacher's"]
     if max(ratio.value for ratio in ratios.values()) > CLOSE:
         return "poor", why, []
     bounds = [span for ratio in ratios.values() if (span := ratio.interval()) is not None]
-    if len(bounds) < len(evidence.distances):
+    if len(bounds) < len([name for name in evidence.distances if name not in flattered]):
         return "close", why, ["whether it is as good as its teacher: not every distance has a "
                               "ratio with an interval (evaluation.bootstrap makes them)"]
     if all(low <= 1 and high <= AS_GOOD for low, high in bounds):
@@ -151,7 +164,7 @@ def recall_checks(evidence: Evidence) -> list[Check]:
         else:
             checks.append(Check(own.value < COLLAPSED * theirs.value,
                                 f"its {name} is {percent(own.value)}, {OF[evidence.source]} "
-                                f"{percent(theirs.value)}"))
+                                f"{percent(theirs.value)}", name))
     return checks or [Check(None, "its recall, for want of features")]
 
 
@@ -197,7 +210,7 @@ def class_check(figures: Figures, name: str, text: str) -> Check:
         return Check(None, "its classes, of which there is only one")
     kappa = (found.value - chance.value) / (1 - chance.value)
     return Check(kappa < CHANCE, f"{text} in {percent(found.value)} of cases "
-                                 f"({percent(chance.value)} by chance)")
+                                 f"({percent(chance.value)} by chance)", name)
 
 
 def distances_of_source(evidence: Evidence) -> list[Check]:
@@ -212,6 +225,15 @@ def distances_of_source(evidence: Evidence) -> list[Check]:
             checks.append(Check(times > FAR, f"its {name} is {times:.2f} times that of other real "
                                              f"data, at {own.n:,} samples of each"))
     return checks or [Check(None, "its distance to real samples, for want of features")]
+
+
+def flattering(evidence: Evidence) -> list[str]:
+    """The figures that speak for nobody, together where that is for the same reason."""
+    reasons: dict[str, list[str]] = {}
+    for name in (*evidence.distances, *evidence.recalls, "label_agreement"):
+        if name in evidence.flattered:
+            reasons.setdefault(evidence.flattered[name], []).append(name)
+    return [f"its {', '.join(names)}: {reason}" for reason, names in reasons.items()]
 
 
 def told(checks: Sequence[Check]) -> tuple[list[str], list[str]]:

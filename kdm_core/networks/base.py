@@ -1,10 +1,20 @@
 """What all networks share: the interface and the embedding of time and label."""
 
 import math
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from kdm_core.errors import KDMError
+
+MOST_STAGES = 4
+"""Of a chain of equal blocks: more say little more, and each costs those who look at it."""
+
+
+class Enough(Exception):
+    """All that was wanted of an evaluation is there."""
 
 
 class Network(nn.Module):
@@ -27,10 +37,55 @@ class Network(nn.Module):
         return [(module.map_label.weight, 0) for module in self.modules()
                 if isinstance(module, ConditionEmbedding) and module.map_label is not None]
 
+    def stages(self) -> list[nn.Module]:
+        """The modules whose outputs show what is made of an input, in the order of their use.
+
+        Of U-Nets the last block of the encoder at each resolution, of others some of their blocks.
+
+        Raises:
+            KDMError: nobody knows which those are.
+        """
+        raise KDMError(f"{type(self).__name__} is a network of which no layers are known")
+
+    def activations(self, evaluate: Callable[[], object]) -> list[Tensor]:
+        """What `stages` give while something evaluates this network once.
+
+        The evaluation is left as soon as the last of them is there, and `evaluate` with it.
+
+        Returns:
+            (B, C, H, W) or (B, C) each.
+
+        Raises:
+            KDMError: as `stages`.
+        """
+        stages, found = self.stages(), list[Tensor]()
+
+        def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
+            found.append(output)
+            if len(found) == len(stages):
+                raise Enough
+
+        hooks = [stage.register_forward_hook(keep) for stage in stages]
+        try:
+            evaluate()
+        except Enough:
+            pass
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found
+
     def __call__(
         self, x: Tensor, time: Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:
         return super().__call__(x, time, labels)  # type: ignore[no-any-return]
+
+
+def spread(blocks: Iterable[nn.Module]) -> list[nn.Module]:
+    """At most MOST_STAGES of a chain of blocks, evenly, with the last."""
+    chain = list(blocks)
+    count = min(len(chain), MOST_STAGES)
+    return [chain[len(chain) * number // count - 1] for number in range(1, count + 1)]
 
 
 def one_hot(labels: Tensor | None, num_classes: int, batch: int, like: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from kdm_core.networks.edm_blocks import (
     check_shapes,
     conv,
     group_norm,
+    last_blocks,
     linear,
 )
 
@@ -141,6 +142,9 @@ class DhariwalUNet(Network):
                     attention=size in c.attention)
                 channels = multiplier * c.channels
         return channels
+
+    def stages(self) -> list[nn.Module]:
+        return last_blocks(self.enc, self.config.blocks)
 
     def class_weights(self) -> list[tuple[Tensor, int]]:
         return [(self.map_label.weight, 1)] if self.num_classes else []

@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from pydantic import JsonValue
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdm_core.config import Config
 from kdm_core.errors import KDMError
@@ -62,6 +62,11 @@ class DiffusersUNet(Network):
                            f"divisible by {2**halvings}, found {in_shape[1:]}")
         self.integer_times = made.time_embedding_type == "learned"
         self.num_classes = num_classes
+
+    def stages(self) -> list[nn.Module]:
+        # The blocks themselves end with what leads to the next resolution.
+        return [(getattr(block, "attentions", None) or block.resnets)[-1]
+                for block in self.unet.down_blocks]
 
     def class_weights(self) -> list[tuple[Tensor, int]]:
         return [(self.unet.class_embedding.weight, 0)] if self.num_classes else []

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from kdm_core.config import Config
 from kdm_core.networks.base import Network, one_hot
-from kdm_core.networks.edm_blocks import check_shapes, count_heads
+from kdm_core.networks.edm_blocks import check_shapes, count_heads, last_blocks
 
 EPSILON = 1e-4
 SILU_GAIN = 1 / 0.596  # makes the second moment of silu of a unit normal variable one
@@ -286,6 +286,9 @@ class EDM2UNet(Network):
                     self.config, channels + skips.pop(), c_out, width, decoder=True,
                     attention=size in self.config.attention)
                 channels = c_out
+
+    def stages(self) -> list[nn.Module]:
+        return last_blocks(self.enc, self.config.blocks)
 
     def class_weights(self) -> list[tuple[Tensor, int]]:
         return [(self.emb_label.weight, 1)] if self.num_classes else []

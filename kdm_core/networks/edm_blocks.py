@@ -268,6 +268,14 @@ class FourierEmbedding(nn.Module):
         return angles.cos(), angles.sin()
 
 
+# Layers
+
+
+def last_blocks(encoder: nn.ModuleDict, blocks: int) -> list[nn.Module]:
+    """The last of an encoder's `blocks` at each resolution, from the first."""
+    return [layer for name, layer in encoder.items() if name.endswith(f"_block{blocks - 1}")]
+
+
 # Shapes
 
 

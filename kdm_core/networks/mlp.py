@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdm_core.config import Config
-from kdm_core.networks.base import ConditionEmbedding, Network, zero_init
+from kdm_core.networks.base import ConditionEmbedding, Network, spread, zero_init
 
 
 class MLPConfig(Config):
@@ -58,6 +58,9 @@ class MLP(Network):
         self.blocks = nn.ModuleList([Block(width, conditioned) for _ in range(config.blocks)])
         self.norm = nn.LayerNorm(width)
         self.leave = nn.Linear(width, prod(out_shape))
+
+    def stages(self) -> list[nn.Module]:
+        return spread(self.blocks)
 
     def forward(
         self, x: Tensor, time: Tensor | None = None, labels: Tensor | None = None

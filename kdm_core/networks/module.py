@@ -76,6 +76,9 @@ class ModuleNetwork(Network):
         self.factory, self.out_shape, self.num_classes = config.factory, out_shape, num_classes
         self.module = make_module(config)
 
+    def stages(self) -> list[nn.Module]:
+        raise KDMError(f"{self.factory} is a module of others, of which no layers are known")
+
     def class_weights(self) -> list[tuple[Tensor, int]]:
         raise KDMError(f"{self.factory} is a module of others, whose classes cannot be numbered "
                        "anew here")

@@ -26,6 +26,7 @@ from kdm_core.networks.edm_blocks import (
     check_shapes,
     conv,
     group_norm,
+    last_blocks,
     linear,
 )
 
@@ -170,6 +171,9 @@ class SongUNet(Network):
             if c.decoder == "skip" or level == 0:
                 self.dec[f"{name}_aux_norm"] = group_norm(channels, EPS)
                 self.dec[f"{name}_aux_conv"] = conv(channels, c_out, 3, INIT_LAST)
+
+    def stages(self) -> list[nn.Module]:
+        return last_blocks(self.enc, self.config.blocks)
 
     def class_weights(self) -> list[tuple[Tensor, int]]:
         return [(self.map_label.weight, 1)] if self.num_classes else []

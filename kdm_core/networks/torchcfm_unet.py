@@ -3,7 +3,7 @@
 from typing import Literal
 
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdm_core.config import Config
 from kdm_core.errors import KDMError
@@ -72,7 +72,7 @@ class TorchCFMUNet(Network):
             raise KDMError(f"network.kind: a torchcfm_unet of {halvings + 1} levels is for the "
                            f"velocity of square images whose side is divisible by {2**halvings}; "
                            f"it cannot map {in_shape} to {out_shape}")
-        self.num_classes = num_classes
+        self.num_classes, self.blocks = num_classes, config.num_res_blocks
         arguments = config.model_dump(exclude={"kind", "attention_resolutions"})
         resolutions = ",".join(str(side) for side in config.attention_resolutions)
         try:
@@ -82,6 +82,10 @@ class TorchCFMUNet(Network):
         except (AssertionError, ValueError, ZeroDivisionError) as error:
             raise KDMError(f"network: torchcfm builds no U-Net of these arguments: {error}"
                            ) from error
+
+    def stages(self) -> list[nn.Module]:
+        # The first entry is a convolution; between two resolutions there is another one.
+        return list(self.unet.input_blocks[self.blocks :: self.blocks + 1])
 
     def class_weights(self) -> list[tuple[Tensor, int]]:
         return [(self.unet.label_emb.weight, 0)] if self.num_classes else []

@@ -3,6 +3,7 @@
 Without time and labels it is a plain pre-normalised vision transformer.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from kdm_core.config import Config
 from kdm_core.errors import KDMError
-from kdm_core.networks.base import ConditionEmbedding, Network, zero_init
+from kdm_core.networks.base import ConditionEmbedding, Network, spread, zero_init
 
 
 class TransformerConfig(Config):
@@ -140,6 +141,14 @@ class Transformer(Network):
             block.reset()
         if self.modulate is not None:
             zero_init(self.modulate)
+
+    def stages(self) -> list[nn.Module]:
+        return spread(self.blocks)
+
+    def activations(self, evaluate: Callable[[], object]) -> list[Tensor]:
+        """As of any network; tokens come as the pixels (B, width, rows, columns) of an image."""
+        return [tokens.transpose(1, 2).reshape(len(tokens), -1, *self.grid)
+                for tokens in super().activations(evaluate)]
 
     def forward(
         self, x: Tensor, time: Tensor | None = None, labels: Tensor | None = None

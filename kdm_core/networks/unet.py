@@ -89,6 +89,7 @@ class UNet(Network):
         if in_shape[1] % 2 ** (levels - 1) or in_shape[2] % 2 ** (levels - 1):
             raise KDMError(f"network.multipliers: {levels} levels need a height and width "
                            f"divisible by {2 ** (levels - 1)}, found {in_shape[1:]}")
+        self.config = config
         conditioned = timed or num_classes > 0
         width = 4 * config.channels if conditioned else 0
         self.embed = ConditionEmbedding(width, timed, num_classes) if conditioned else None
@@ -125,6 +126,10 @@ class UNet(Network):
                 resolution *= 2
         self.norm = GroupNorm(8, channels)
         self.leave = nn.Conv2d(channels, out_shape[0], 3, padding=1)
+
+    def stages(self) -> list[nn.Module]:
+        blocks = self.config.blocks  # and a convolution that leads to the next level
+        return list(self.down[blocks - 1 :: blocks + 1])
 
     def forward(
         self, x: Tensor, time: Tensor | None = None, labels: Tensor | None = None

@@ -11,6 +11,10 @@ from kdm_core.students.model import KDM
 CARD = "README.md"
 LIBRARY = "kdm-distill"
 
+MARKS = {"network": ("†", "Its loss has seen this network"),
+         "images": ("‡", "Its loss took as real the images that this compares with")}
+"""On figures that flatter the student."""
+
 Figures = Mapping[str, Any]
 
 
@@ -29,8 +33,8 @@ def model_card(
         fingerprint: of its folder.
         pairs: what it was distilled from; None leaves its solver and number of pairs out.
         evaluation: what the evaluate stage measured: `teacher` (or `pairs`, where nobody knows
-            which teacher made them), `student`, `ratios`, `verdicts`, `absent`, `warnings` and
-            `conditions`.
+            which teacher made them), `student`, `ratios`, `verdicts`, `seen`, `absent`, `warnings`
+            and `conditions`.
         name: its title, and where the hub has it; None for a placeholder.
         license: one of the hub's identifiers (apache-2.0, …); None leaves the choice to the reader.
     """
@@ -154,13 +158,19 @@ def source_of(evaluation: Figures) -> Source:
 
 
 def figures_table(evaluation: Figures) -> str:
-    """Teacher and student side by side; a figure that one of them has not is left open."""
-    source = source_of(evaluation)
+    """Teacher and student side by side; a figure that one of them has not is left open.
+
+    Those that flatter the student are marked.
+    """
+    source, seen = source_of(evaluation), evaluation.get("seen", {})
     given, student = evaluation[source], evaluation["student"]
     names = [*given, *(key for key in student if key not in given)]
-    rows = [f"| {one_line(key)} | {cell(given.get(key))} | {cell(student.get(key))} |"
+    marks = {what: mark for what, (mark, _) in MARKS.items() if seen.get(what)}
+    rows = [f"| {one_line(key)} | {cell(given.get(key))} | {cell(student.get(key))}"
+            f"{''.join(f' {mark}' for what, mark in marks.items() if key in seen[what])} |"
             for key in names]
-    return "\n".join([f"| | {SOURCE_NAMES[source]} | student |", "|---|---|---|", *rows])
+    legend = [f"\n{mark} {MARKS[what][1]}, which flatters it." for what, mark in marks.items()]
+    return "\n".join([f"| | {SOURCE_NAMES[source]} | student |", "|---|---|---|", *rows, *legend])
 
 
 def cell(figure: Figures | None) -> str:

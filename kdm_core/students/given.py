@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kdm_core.errors import DataError
-from kdm_core.losses.features import NONE, Frozen
+from kdm_core.losses.features import NOWHERE, Frozen
 from kdm_core.values import from_uint8
 
 
@@ -66,7 +66,7 @@ class Given(NamedTuple):
     """What losses ask for; each is None where the run has none or no loss asks for it."""
 
     real: RealSamples | None = None
-    frozen: Frozen = NONE
+    frozen: Frozen = NOWHERE
 
 
 NOTHING = Given()

@@ -31,6 +31,8 @@ from kdm_core.training.optimizer import ScheduledOptimizer
 from kdm_core.training.task import Task
 
 Curves = dict[str, Tensor]
+Made = tuple[Tensor, Tensor, Tensor | None]
+"""Predictions, real samples, and the labels of both."""
 
 
 class StudentTask(Task):
@@ -122,13 +124,14 @@ class StudentTask(Task):
 
     def step(self, step: int) -> Curves:
         sums: Curves = {}
-        made: list[tuple[Tensor, Tensor]] = []
+        made: list[Made] = []
         batches = self.batches(step)
         for index, batch in enumerate(batches, start=1):
             with exchanging(self.objective, index == len(batches)):
                 predicted = self.descend(batch, sums)
             if self.losses.adversarial:
-                made.append((predicted.detach(), real_of(batch, self.losses.adversary.real)))
+                made.append((predicted.detach(), real_of(batch, self.losses.adversary.real),
+                             batch.labels))
         sums |= self.optimizer.update(step)
         self.ema.update(self.student, step)
         if self.losses.adversarial:
@@ -143,7 +146,7 @@ class StudentTask(Task):
             loss = total(self.losses, terms)
             if self.losses.adversarial:
                 terms["adversarial"] = self.adversary.generator_loss(
-                    predicted, real_of(batch, self.losses.adversary.real))
+                    predicted, real_of(batch, self.losses.adversary.real), batch.labels)
                 loss = loss + self.losses.adversarial * terms["adversarial"]
             if self.losses.drifting:
                 real = real_of(batch, self.losses.drift.real)
@@ -153,14 +156,12 @@ class StudentTask(Task):
         self.add(sums, {"loss": loss, **terms})
         return predicted
 
-    def train_adversary(
-        self, made: list[tuple[Tensor, Tensor]], sums: Curves, step: int
-    ) -> None:
+    def train_adversary(self, made: list[Made], sums: Curves, step: int) -> None:
         """One update of the discriminator, on the predictions that the student was updated by."""
-        for index, (fake, real) in enumerate(made, start=1):
+        for index, each in enumerate(made, start=1):
             with exchanging(self.discriminator_loss, index == len(made)):
                 with autocast(self.config.precision, self.device):
-                    loss = self.discriminator_loss(fake, real)
+                    loss = self.discriminator_loss(*each)
                 self.optimizer_d.backward(loss / self.config.accumulate)
             self.add(sums, {"discriminator": loss})
         sums |= {f"discriminator_{name}": value

@@ -1,6 +1,6 @@
 """What a study is given, and what it finds."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -39,6 +39,7 @@ class Subject(NamedTuple):
         teacher: samples (n, *shape), the teacher's or those of the pairs.
         student: samples (n, *shape) of the same noise in the same order.
         train_samples: the real training data (m, *shape), as at rest: uint8 images or float32.
+        held_out_samples: real data (k, *shape) that no training has seen, as at rest.
         sample_teacher, sample_student: samples of other noise, however much at once.
         features: samples (n, *shape) → features (n, d); None where no extractor is at hand.
             Given all training data at once, so that a cache by content can answer.
@@ -49,6 +50,7 @@ class Subject(NamedTuple):
             out.
         source: "pairs" where nobody knows which teacher made them: then `sample_teacher` is not to
             be asked.
+        shown_data: whether the student's losses took training samples as real.
     """
 
     spec: SampleSpec
@@ -58,6 +60,7 @@ class Subject(NamedTuple):
     teacher: Tensor
     student: Tensor
     train_samples: NDArray[np.generic]
+    held_out_samples: NDArray[np.generic]
     sample_teacher: Sample
     sample_student: Sample
     features: Callable[[Tensor], NDArray[np.float32]] | None
@@ -66,6 +69,7 @@ class Subject(NamedTuple):
     name: str
     sample_latent: SampleLatent | None = None
     source: Source = "teacher"
+    shown_data: bool = False
 
     @property
     def beside(self) -> str:
@@ -88,6 +92,7 @@ class Finding(NamedTuple):
         caption: what to look at, and what the numbers say.
         figure: drawn in the style of `kdm_core.figures.style`.
         numbers: what JSON can hold.
+        warnings: what a reader must not miss, a line each.
     """
 
     name: str
@@ -96,6 +101,7 @@ class Finding(NamedTuple):
     caption: str
     figure: "Figure"
     numbers: Numbers
+    warnings: Sequence[str] = ()
 
 
 def spaces(subject: Subject) -> dict[str, Callable[[Tensor], NDArray[np.float32]]]:

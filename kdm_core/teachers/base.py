@@ -100,6 +100,17 @@ class Teacher(nn.Module, ABC):
         """What its network is told where samples and where noise are; None without a network."""
         return None
 
+    def activations(self, x: Tensor, time: Tensor, labels: Tensor | None) -> list[Tensor]:
+        """What the layers of its network make of a state; arguments as of `denoise`.
+
+        Returns:
+            (B, C, H, W) or (B, C) each, as of `kdm_core.networks.base.Network`.
+
+        Raises:
+            KDMError: it has no network, or one of which no layers are known.
+        """
+        raise KDMError(f"a {type(self).__name__} has no network")
+
     def class_weights(self) -> list[tuple[Tensor, int]]:
         """As of `kdm_core.networks.base.Network`."""
         return []

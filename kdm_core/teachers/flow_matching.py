@@ -42,6 +42,9 @@ class FlowMatching(Teacher):
         self.network = build_network(config.network, spec.sample_shape, spec.sample_shape,
                                      timed=True, num_classes=spec.num_classes)
 
+    def activations(self, x: Tensor, time: Tensor, labels: Tensor | None) -> list[Tensor]:
+        return self.network.activations(lambda: self.denoise(x, time, labels))
+
     def class_weights(self) -> list[tuple[Tensor, int]]:
         return self.network.class_weights()
 

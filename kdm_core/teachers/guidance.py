@@ -43,6 +43,9 @@ class Guided(Teacher):
     def levels(self) -> Tensor | None:
         return self.teacher.levels()
 
+    def activations(self, x: Tensor, time: Tensor, labels: Tensor | None) -> list[Tensor]:
+        return self.teacher.activations(x, time, labels)
+
     def noise_scale(self, time: Tensor) -> Tensor:
         return self.teacher.noise_scale(time)
 

@@ -86,7 +86,9 @@ def needed_weights(params: Params) -> dict[str, tuple[str, bool]]:
             found[weights] = ("evaluation.extractors", False)
     images = params.data.source != "checkerboard"
     studied = (params.studies.semantics, params.studies.vicinity, params.studies.memorisation)
-    if images and params.reference.classifier is None and any(studied):
+    takes_data = any(losses.takes_data for student in params.students.values()
+                     for _, losses in student.placed_losses())  # memorisation is studied then
+    if images and params.reference.classifier is None and (any(studied) or takes_data):
         found["vgg16"] = ("studies", True)
     if images and params.evaluation.lpips_pairs:
         found |= {NETS[net]: ("evaluation.lpips", True) for net in params.evaluation.lpips}

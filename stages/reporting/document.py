@@ -13,6 +13,7 @@ from stages.reporting.records import (
     Measured,
     Number,
     Record,
+    SeenRecord,
     VerdictRecord,
 )
 
@@ -88,6 +89,7 @@ class Document(Record):
         at_equal_n: as many of each model as there are other real samples.
         students: figures by name, with the `speedup` over the teacher measured beside it.
         ratios: of a student's distances to its teacher's.
+        seen: which of a student's figures flatter it.
         intervals, counts: of the figures.
         stages: seconds that each took.
         wall_s: seconds in which any of them was at work.
@@ -106,6 +108,7 @@ class Document(Record):
     students: dict[str, Values]
     at_equal_n: AtEqualN | None = None
     ratios: dict[str, Values] = {}
+    seen: dict[str, SeenRecord] = {}
     intervals: ByModel = ByModel()
     counts: Counts = Counts()
     extrapolation: dict[str, Extrapolations] = {}
@@ -137,6 +140,7 @@ class Model(NamedTuple):
             can be compared within one n.
         ratios: of a student's distances to its teacher's.
         verdict: the word on it; empty where there is none.
+        seen: which of its figures flatter it.
     """
 
     name: str
@@ -145,6 +149,7 @@ class Model(NamedTuple):
     n: int
     ratios: Figures = {}
     verdict: str = ""
+    seen: SeenRecord = SeenRecord()
 
 
 def of_evaluations(evaluations: Mapping[str, Evaluation], n: int) -> dict[str, Any]:
@@ -164,6 +169,8 @@ def of_evaluations(evaluations: Mapping[str, Evaluation], n: int) -> dict[str, A
         "students": {name: values(one.student) | speedup(one)
                      for name, one in evaluations.items()},
         "ratios": {name: values(figures) for name, figures in ratios.items() if figures},
+        "seen": {name: one.seen for name, one in evaluations.items()
+                 if one.seen != SeenRecord()},
         "at_equal_n": at_equal_n(evaluations),
         "intervals": ByModel(
             teacher=bounds(first.teacher), pairs=bounds(first.pairs), real=bounds(first.real),
@@ -263,7 +270,7 @@ def models(document: Document) -> list[Model]:
             name, "student",
             measured(figures, intervals.students.get(name, {}), sizes.students.get(name, {}), n), n,
             measured(document.ratios.get(name, {}), intervals.ratios.get(name, {}), {}, n),
-            words.students[name].word if name in words.students else ""))
+            words.students[name].word if name in words.students else "", seen_by(document, name)))
     if document.real:
         found.append(Model(
             real_name(document), "real",
@@ -278,10 +285,16 @@ def models_at(document: Document, equal: AtEqualN | None) -> list[Model]:
     n, intervals, role = equal.n, equal.intervals, document.source
     found = [Model(SOURCE_NAMES[role], role,
                    measured(getattr(equal, role), getattr(intervals, role), {}, n), n)]
-    found += [Model(name, "student", measured(figures, intervals.students.get(name, {}), {}, n), n)
+    found += [Model(name, "student", measured(figures, intervals.students.get(name, {}), {}, n), n,
+                    seen=seen_by(document, name))
               for name, figures in equal.students.items()]
     return [*found, Model(real_name(document), "real",
                           measured(equal.real, intervals.real, {}, n), n)]
+
+
+def seen_by(document: Document, name: str) -> SeenRecord:
+    """Which of a student's figures flatter it."""
+    return document.seen.get(name, SeenRecord())
 
 
 def real_name(document: Document) -> str:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from kdm_core.datasets import DatasetInfo
 from pipeline.params import StudentParams
-from stages.reporting.document import Document, Values
+from stages.reporting.document import Document, Values, seen_by
 from stages.reporting.metrics import PLAIN, Metric, chief
 from stages.reporting.text import number, percent, times
 
@@ -61,9 +61,14 @@ def headlines(document: Document) -> list[Headline]:
 
 
 def quality(document: Document, students: Mapping[str, Values]) -> list[Headline]:
-    """The first distance to real samples as a multiple of the teacher's; else the first share."""
+    """The first distance to real samples as a multiple of the teacher's; else the first share.
+
+    None that flatters one of the students.
+    """
     present = {key for figures in students.values() for key in figures}
-    for metric in chief(document.extractors, present):
+    flattering = {key for key in present for name in students
+                  if seen_by(document, name).flatters(key)}
+    for metric in chief(document.extractors, present - flattering, flattering):
         ratios = [document.ratios[name][metric.key] for name in students
                   if metric.key in document.ratios.get(name, {})]
         if ratios:

@@ -1,6 +1,6 @@
 """What the figures of an evaluation are called, what they mean, and which are shown first."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Literal, NamedTuple
 
 from stages.reporting import text
@@ -117,11 +117,17 @@ SIX = 6
 EXTRACTORS = ("dinov2", "clip", "vgg16", "inception", "classifier")
 
 
-def by_rank(extractors: Extractors) -> list[str]:
-    """The names of extractors, the one whose figures are shown first at the head."""
-    def rank(name: str) -> tuple[bool, int, str]:
+def by_rank(extractors: Extractors, flattering: Set[str] = frozenset()) -> list[str]:
+    """The names of extractors, the one whose figures are shown first at the head.
+
+    Args:
+        flattering: keys of figures that flatter somebody; their extractors come last.
+    """
+    def rank(name: str) -> tuple[bool, bool, int, str]:
+        one = extractors[name]
         known = [i for i, start in enumerate(EXTRACTORS) if name.startswith(start)]
-        return not is_genuine(extractors[name]), (known or [len(EXTRACTORS)])[0], name
+        return (not flattering.isdisjoint(one.metrics.values()), not is_genuine(one),
+                (known or [len(EXTRACTORS)])[0], name)
 
     return sorted(extractors, key=rank)
 
@@ -149,19 +155,22 @@ def unknown(key: str) -> Metric:
     return Metric(key, key, "", "")
 
 
-def chief(extractors: Extractors, present: set[str]) -> list[Metric]:
+def chief(
+    extractors: Extractors, present: Set[str], flattering: Set[str] = frozenset()
+) -> list[Metric]:
     """The metrics by which models are compared at a glance, eight at most.
 
     Args:
         present: keys of the figures that there are.
+        flattering: of those that flatter somebody in what a loss has seen.
     """
-    featured = in_features(extractors[by_rank(extractors)[0]]) if extractors else {}
+    featured = in_features(extractors[by_rank(extractors, flattering)[0]]) if extractors else {}
     candidates = [*(featured[name] for name in CHIEF_IN_FEATURES if name in featured),
                   *(PLAIN[key] for key in CHIEF_PLAIN),
                   *(featured[name] for name in CHIEF_LAST if name in featured)]
     quality = [metric for metric in candidates if metric.key in present]
     # LPIPS says what the MSE says, and closer to what the eye sees.
-    if "lpips_vgg" in present:
+    if "lpips_vgg" in present - flattering:
         quality = [metric for metric in quality if metric.key != "mse"]
     cost = [PLAIN[key] for key in CHIEF_COST if key in present]
     return quality[:SIX] + cost

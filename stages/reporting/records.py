@@ -71,6 +71,21 @@ class ExtractorRecord(Record):
     accuracy_n: int | None = None
 
 
+class SeenRecord(Record):
+    """Figures that flatter a student, by their keys, with the terms of its losses.
+
+    Attributes:
+        network: in features of a network that its losses have seen.
+        images: of a comparison with images that its losses took as real.
+    """
+
+    network: dict[str, list[str]] = {}
+    images: dict[str, list[str]] = {}
+
+    def flatters(self, key: str) -> bool:
+        return key in self.network or key in self.images
+
+
 class VerdictRecord(Record):
     """What a model's figures come to, as `kdm_core.metrics.verdict` has it.
 
@@ -95,6 +110,7 @@ class Evaluation(Record):
         at_equal_n: by teacher, pairs, student and real, what is measured of as many samples as
             there are real ones (`conditions.real_n`).
         verdicts: by teacher, pairs and student.
+        seen: which of the student's figures flatter it.
     """
 
     teacher: Figures = {}
@@ -103,6 +119,7 @@ class Evaluation(Record):
     real: Figures = {}
     at_equal_n: dict[str, Figures] = {}
     verdicts: dict[str, VerdictRecord] = {}
+    seen: SeenRecord = SeenRecord()
     ratios: Figures = {}
     extrapolation: dict[str, dict[str, Extrapolation]] = {}
     extractors: dict[str, ExtractorRecord] = {}
@@ -118,13 +135,14 @@ class Evaluation(Record):
 
 
 class FindingRecord(Record):
-    """One entry of findings.json."""
+    """One entry of findings.json; `warnings` are for the head of the report."""
 
     name: str
     title: str
     alt: str
     caption: str
     numbers: dict[str, Any]
+    warnings: list[str] = []
 
     @model_validator(mode="after")
     def _plain_name(self) -> "FindingRecord":

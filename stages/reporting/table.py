@@ -1,6 +1,6 @@
 """The tables of a report: one to compare the models by, and one an extractor with everything."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kdm_core.figures.style import STUDENTS
@@ -17,13 +17,19 @@ from stages.reporting.metrics import (
 )
 from stages.reporting.text import interval, number, percent, times
 
+MARKS = {"†": "the loss has seen this network",
+         "‡": "the loss took as real the images that this compares with"}
+"""Of figures that flatter a student."""
+
 
 class Cell(NamedTuple):
-    """A value, remarks below it, and by what it is sorted; empty where there is no figure."""
+    """A value, remarks below it, by what it is sorted, and `MARKS` on it with what they mean; empty
+    where there is no figure."""
 
     value: str = ""
     notes: tuple[str, ...] = ()
     order: float | None = None
+    marks: Mapping[str, str] = {}
 
 
 class Name(NamedTuple):
@@ -55,6 +61,11 @@ class Overview(NamedTuple):
         """Whether there is anything that needs the sign for multiples explained."""
         return any("×" in note for line in self.lines for cell in line.cells
                    for note in cell.notes)
+
+    @property
+    def legend(self) -> dict[str, str]:
+        """The marks in it, and what they mean."""
+        return legend(cell for line in self.lines for cell in line.cells)
 
 
 class Row(NamedTuple):
@@ -103,7 +114,9 @@ def overview(
 ) -> Overview:
     """One chief table."""
     present = {key for _, found in runs for model in found for key in model.figures}
-    metrics = chief(extractors, present)
+    flattering = {key for _, found in runs for model in found for key in present
+                  if model.seen.flatters(key)}
+    metrics = chief(extractors, present, flattering)
     return Overview(title, metrics, [
         Line(run, name, [cell(metric, model) for metric in metrics])
         for run, found in runs for name, model in zip(names(found), found, strict=True)])
@@ -125,7 +138,15 @@ def cell(metric: Metric, model: Model) -> Cell:
     notes += [note for note in (write(metric.key, model) for write in NOTES) if note]
     if figure.n is not None and figure.n != model.n:
         notes.append(f"n = {figure.n:,}")
-    return Cell(metric.write(figure.value), tuple(notes), figure.value)
+    marks = {mark: MARKS[mark] for mark, keys in (("†", model.seen.network),
+                                                  ("‡", model.seen.images)) if metric.key in keys}
+    return Cell(metric.write(figure.value), tuple(notes), figure.value, marks)
+
+
+def legend(cells: Iterable[Cell]) -> dict[str, str]:
+    """The marks on cells, and what they mean."""
+    found = {mark for cell in cells for mark in cell.marks}
+    return {mark: text for mark, text in MARKS.items() if mark in found}
 
 
 def of_permuted(key: str, model: Model) -> str:
@@ -198,9 +219,10 @@ def section(
     shown = [any(metric.key in model.figures for metric in metrics) for model in found]
     columns = [name for name, keep in zip(names(found), shown, strict=True) if keep]
     having = [model for model, keep in zip(found, shown, strict=True) if keep]
-    return Section(title, texts, columns, [
-        Row(metric, [cell(metric, model) for model in having])
-        for metric in metrics])
+    rows = [Row(metric, [cell(metric, model) for model in having]) for metric in metrics]
+    marks = legend(cell for row in rows for cell in row.cells)
+    return Section(title, [*texts, *(f"{mark} {text}." for mark, text in marks.items())],
+                   columns, rows)
 
 
 def describe(name: str, document: Document, n: int) -> list[str]:
