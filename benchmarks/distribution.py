@@ -48,7 +48,7 @@ from pipeline.params import Params, load_params
 from stages import paths
 from stages.train_student import real_samples
 
-ADVERSARIAL, DRIFTING, CHANNELS = 0.01, 0.01, 32
+ADVERSARIAL, DRIFTING, CHANNELS = 0.01, 0.1, 32
 EXTRACTORS: list[ExtractorConfig] = [
     ReferenceConfig(kind="classifier"), VGG16Config(kind="vgg16", resolution=32)]
 COMPARED = 1000
