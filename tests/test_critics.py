@@ -68,7 +68,8 @@ from kdm_core.teachers.exact import GaussianMixture, GaussianMixtureConfig
 from kdm_core.teachers.guidance import Guided
 from kdm_core.teachers.preconditioning import DiscretePreconditioning
 from kdm_core.training.distributed import synchronised
-from tests.test_training import Killed, assert_same, config, fit, killed_at
+from kdm_core.training.loop import fit
+from tests.test_training import Killed, assert_same, config, killed_at
 
 CPU = torch.device("cpu")
 IMAGES = SampleSpec(kind="image", shape=[1, 16, 16], label_names=["a", "b", "c"])
