@@ -649,7 +649,8 @@ def test_a_killed_run_with_frozen_networks_ends_like_an_undisturbed_one(
                                         operator=FactorisedConfig(kind="factorised")), IMAGES)
         losses = LossConfig.model_validate({"adversarial": 0.1, "adversary": adversary})
         return StudentTask(student, losses, config(steps=12), ResidentReader.of(pairs, 8, seed=0),
-                           Pairs(*(part[:4] for part in pairs[:3])), seed=0, given=Given(frozen=frozen()))
+                           Pairs(*(part[:4] for part in pairs[:3])), seed=0,
+                           given=Given(frozen=frozen()))
 
     whole = task()
     curves = fit(whole, tmp_path / "a", "key")
