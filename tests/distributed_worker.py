@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from kdm_core.compute import dropout_seed, is_worker, seeded
 from kdm_core.errors import KDMError
 from kdm_core.losses.adversary import AdversaryConfig
+from kdm_core.losses.features import NOWHERE, Frozen
+from kdm_core.metrics.classifier import Classifier, ClassifierConfig
 from kdm_core.networks import MLPConfig, NetworkConfig, SongUNetConfig
 from kdm_core.operators import DenseConfig, FactorisedConfig, OperatorConfig
 from kdm_core.pairs.reading.resident import ResidentReader
@@ -51,7 +53,9 @@ UNET = SongUNetConfig(kind="song_unet", channels=16, multipliers=[1, 2], blocks=
                       dropout=0.0)
 
 
-def task_of(student: KDM, losses: LossConfig, **training: object) -> StudentTask:
+def task_of(
+    student: KDM, losses: LossConfig, frozen: Frozen = NOWHERE, **training: object
+) -> StudentTask:
     """A short training of a student on made-up pairs."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(80, *student.spec.sample_shape, generator=generator)
@@ -61,17 +65,17 @@ def task_of(student: KDM, losses: LossConfig, **training: object) -> StudentTask
         "precision": "fp32", "checkpoint_every": 5, "log_every": 3, **training})
     held_out = Pairs(*(part[:8] for part in pairs[:3]))
     reader = ResidentReader.of(pairs, config.batch, seed=0)
-    return StudentTask(student, losses, config, reader, held_out, seed=0)
+    return StudentTask(student, losses, config, reader, held_out, seed=0, frozen=frozen)
 
 
 def student_task(
     spec: SampleSpec, network: NetworkConfig, latent: int, operator: OperatorConfig,
-    losses: LossConfig, **training: object,
+    losses: LossConfig, frozen: Frozen = NOWHERE, **training: object,
 ) -> StudentTask:
     with seeded(0):
         student = KDM(StudentConfig(encoder=network, decoder=network, latent=latent,
                                     operator=operator), spec)
-    return task_of(student, losses, **training)
+    return task_of(student, losses, frozen, **training)
 
 
 def points(**training: object) -> StudentTask:
@@ -91,8 +95,19 @@ def penalised_images(**training: object) -> StudentTask:
     return student_task(IMAGES, MLP, 8, DenseConfig(kind="dense"), losses, **training)
 
 
+def projected_images(**training: object) -> StudentTask:
+    """With frozen layers, whose own batch normalisation is by running averages."""
+    with seeded(1):
+        classifier = Classifier(ClassifierConfig(channels=8, features=4), IMAGES)
+    losses = LossConfig.model_validate({"adversarial": 0.1, "adversary": {
+        "network": "features", "channels": 8, "features": [{"kind": "classifier"}], "r1": 0.1}})
+    return student_task(IMAGES, MLP, 8, DenseConfig(kind="dense"), losses,
+                        Frozen(classifier=lambda: classifier), **training)
+
+
 TASKS: dict[str, Callable[..., StudentTask]] = {
     "points": points, "images": images, "penalised": penalised_images,
+    "projected": projected_images,
     "micro": lambda: points(accumulate=2),
 }
 

@@ -224,6 +224,10 @@ def test_impossible_combinations_for_points(key: str, value: Any, expected: str)
     ("students.kdm.model.operator", {"kind": "dense", "spectrum": {"kind": "round"}},
      "students.kdm.model.operator.spectrum.kind: "),
     ("students.kdm.losses.adversary", {"loss": "wgan"}, "students.kdm.losses.adversary.loss: "),
+    ("students.kdm.losses.adversary", {"network": "convolutions"},
+     "students.kdm.losses.adversary.network: 'convolutions' is none of paper, features; did you "
+     "mean paper?"),
+    ("students.kdm.losses.adversary", {"loss": "non-saturating"}, "did you mean bce?"),
     ("students.kdm.training.post_hoc", {"profiles": [0.05]}, "students.kdm.training.post_hoc"),
 ])
 def test_impossible_students(key: str, value: Any, expected: str) -> None:

@@ -42,7 +42,7 @@ class AdversaryConfig(Config):
             its convolutions, bce. `d2o` (arXiv:2405.20750): features, bce, r1 of 1e-4 on every
             16th sample (theirs: on all pixels in every 16th step, on EfficientNet's features, too).
             `r3gan` (arXiv:2501.05441): relativistic, r1 and r2 of 0.05 on all samples, normalise
-            false (its weights for CIFAR-10, at the start of their schedule; its network is larger).
+            false (theirs for CIFAR-10, before they fall to a tenth, with a larger network).
         real: `pairs` (the teacher's samples, the paper) or `data` (the training images, of the
             classes of the batch; with them a student can pass its teacher).
         network: the `paper`'s convolutions on pixels, or heads on frozen `features`.

@@ -152,10 +152,15 @@ class Mixing(nn.Module):
             maps = layer if layer.ndim == 4 else layer[:, :, None, None]
             own = channels(unit_length(maps) * maps.shape[1] ** 0.5)
             if mixed:
-                above = F.interpolate(mixed[-1], own.shape[2:], mode="bilinear")
-                own = (own + above) / 2**0.5
+                own = (own + enlarged(mixed[-1], own)) / 2**0.5
             mixed.append(scale(own))
         return mixed[::-1]
+
+
+def enlarged(maps: Tensor, like: Tensor) -> Tensor:
+    """Maps (B, C, h, w) in the height and width of others, bilinear."""
+    size = like.shape[2:]
+    return maps if maps.shape[2:] == size else F.interpolate(maps, size, mode="bilinear")
 
 
 class RandomConvolution(nn.Module):
