@@ -40,15 +40,13 @@ def colour(images: Tensor) -> Tensor:
 
 def translation(images: Tensor) -> Tensor:
     """By up to an eighth of each side; what comes in is 0."""
-    rows, columns = (shift(images, side, offset(images, -reach, reach))
-                     for side in images.shape[2:] for reach in [round(side * REACH)])
+    rows, columns = (shift(images, side) for side in images.shape[2:])
     return rows @ images @ columns.mT
 
 
 def cutout(images: Tensor) -> Tensor:
     """A rectangle of half the height and width, with its middle anywhere in the image, is 0."""
-    rows, columns = (inside(images, side, offset(images, 0, side - 1))
-                     for side in images.shape[2:])
+    rows, columns = (inside(images, side) for side in images.shape[2:])
     return images * ~(rows[:, None, :, None] & columns[:, None, None, :])
 
 
@@ -65,15 +63,15 @@ def offset(images: Tensor, low: int, high: int) -> Tensor:
     return torch.randint(low, high + 1, (len(images), 1), device=images.device)
 
 
-def shift(images: Tensor, side: int, offsets: Tensor) -> Tensor:
-    """Matrices (B, 1, side, side) that move what they multiply by offsets (B, 1)."""
-    places = torch.arange(side, device=images.device)
-    return (places[:, None] == places + offsets[:, :, None])[:, None].to(images.dtype)
+def shift(images: Tensor, side: int) -> Tensor:
+    """Matrices (B, 1, side, side) that move what they multiply, each by an offset of its own."""
+    places, reach = torch.arange(side, device=images.device), round(side * REACH)
+    moved = places + offset(images, -reach, reach)[:, :, None]
+    return (places[:, None] == moved)[:, None].to(images.dtype)
 
 
-def inside(images: Tensor, side: int, middles: Tensor) -> Tensor:
-    """Which places (B, side) belong to the half of a side around middles (B, 1)."""
-    half = (side + 1) // 2
-    first = middles - half // 2
-    places = torch.arange(side, device=images.device)
+def inside(images: Tensor, side: int) -> Tensor:
+    """Which places (B, side) belong to half of a side, around a middle drawn for each image."""
+    places, half = torch.arange(side, device=images.device), (side + 1) // 2
+    first = offset(images, 0, side - 1) - half // 2
     return (places >= first) & (places < first + half)
