@@ -3,6 +3,7 @@
 from math import prod
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,10 +30,14 @@ class Block(nn.Module):
         self.first = nn.Linear(width, width)
         self.second = zero_init(nn.Linear(width, width))
 
-    def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor | None, chosen: Tensor | None) -> Tensor:
         h = self.norm(x)
         if self.modulate is not None:
-            scale, shift = self.modulate(condition).chunk(2, dim=1)
+            modulation = self.modulate(condition)
+            if chosen is not None:
+                # A product with one-hot rows is exact, and sums its gradient in float32.
+                modulation = chosen @ modulation
+            scale, shift = modulation.chunk(2, dim=1)
             h = h * (1 + scale) + shift
         mixed: Tensor = self.second(F.silu(self.first(h)))
         return x + mixed
@@ -65,9 +70,33 @@ class MLP(Network):
     def forward(
         self, x: Tensor, time: Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:
-        condition = self.embed(time, labels) if self.embed is not None else None
+        # Not of samples in float32: there a CPU rounds a row by how many there are, and a sample
+        # would depend on its batch. In bfloat16 all is as before to the bit.
+        sharing = self.training or torch.is_autocast_enabled(x.device.type)
+        condition, chosen = self.conditions(time, labels, sharing)
         h = self.enter(x.flatten(1))
         for block in self.blocks:
-            h = block(h, condition)
+            h = block(h, condition, chosen)
         out: Tensor = self.leave(F.silu(self.norm(h)))
         return out.reshape(x.shape[0], *self.out_shape)
+
+    def conditions(
+        self, time: Tensor | None, labels: Tensor | None, sharing: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Embedded conditions (n, width), and which of them each sample has, as one-hot rows
+        (B, n); None where each sample has its own.
+
+        Samples of a class at one time share a condition. Half of a batch's products, those of
+        `modulate`, are then of as many rows as there are classes.
+        """
+        if self.embed is None:
+            return None, None
+        classes = self.embed.map_label if sharing else None
+        # That a time was expanded says that it is the same for all, with no look at its values.
+        if (classes is None or labels is None or len(labels) <= classes.num_embeddings
+                or (time is not None and time.stride(0) != 0)):
+            return self.embed(time, labels), None
+        known = torch.arange(-1, classes.num_embeddings, device=labels.device)
+        times = None if time is None else time[0].expand(len(known))
+        condition = self.embed(times, known)
+        return condition, (labels[:, None] == known).to(condition.dtype)
