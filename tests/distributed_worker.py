@@ -24,6 +24,7 @@ from kdm_core.pairs.reading.resident import ResidentReader
 from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import write_json
+from kdm_core.students.given import Given
 from kdm_core.students.model import KDM, StudentConfig
 from kdm_core.students.objective import LossConfig
 from kdm_core.students.training import StudentTask
@@ -65,7 +66,8 @@ def task_of(
         "precision": "fp32", "checkpoint_every": 5, "log_every": 3, **training})
     held_out = Pairs(*(part[:8] for part in pairs[:3]))
     reader = ResidentReader.of(pairs, config.batch, seed=0)
-    return StudentTask(student, losses, config, reader, held_out, seed=0, frozen=frozen)
+    return StudentTask(student, losses, config, reader, held_out, seed=0,
+                       given=Given(frozen=frozen))
 
 
 def student_task(

@@ -239,6 +239,9 @@ def test_without_studies_no_weights_are_needed() -> None:
     values["evaluation"] = {"extractors": [], "lpips": []}
     assert "vgg16" in needed_weights(parse_params(values))
     values["studies"] = dict.fromkeys(StudiesConfig.model_fields)
+    # A student that takes real images is studied for copies all the same.
+    assert needed_weights(parse_params(values)) == {"vgg16": ("studies", True)}
+    del values["students"]["kdm-f"]["then"]
     assert needed_weights(parse_params(values)) == {}
 
 
