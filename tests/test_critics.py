@@ -235,7 +235,7 @@ def chain(network: MLP, x: Tensor, time: Tensor, labels: Tensor) -> list[Tensor]
     condition = network.embed(time, labels)
     h, found = network.enter(x.flatten(1)), []
     for block in network.blocks:
-        h = block(h, condition)
+        h = block(h, condition, None)
         found.append(h)
     return found
 

@@ -113,7 +113,8 @@ def test_graph_of_the_real_pipeline(tmp_path: Path) -> None:
         *(f"{stage}@{name}" for stage in ("train_student", "evaluate", "study")
           for name in students)}
     assert graph["prepare_data"] == set()
-    assert graph["train_student@kdm"] == {"teacher", "sample_pairs", "filter_pairs"}
+    assert graph["train_student@kdm"] == {
+        "prepare_data", "reference", "teacher", "sample_pairs", "filter_pairs"}
     assert {"teacher", "train_student@kdm-f"} <= graph["evaluate@kdm-f"]
     assert "train_student@kdm" not in graph["evaluate@kdm-f"]
     assert {"evaluate@kdm", "evaluate@kdm-f"} <= graph["report"]

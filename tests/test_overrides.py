@@ -137,7 +137,7 @@ def test_only_what_is_overridden_changes(tmp_path: Path) -> None:
     assert changes == [
         Change("execution.sampling.engine", "local", "dask"),
         Change("execution.sampling.workers", MISSING, 2),
-        Change("students.kdm.training.steps", 1800, 60)]
+        Change("students.kdm.training.steps", 1400, 60)]
     new = file.read_text().splitlines()
     differing = [(a, b) for a, b in zip(original.splitlines(), new, strict=True) if a != b]
     assert [now.split("#")[0].strip() for _, now in differing] == [

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.stats import fisher_exact
 from torch import Tensor
 
 from kdm_core.config import Config
@@ -116,6 +115,8 @@ class Certainty(NamedTuple):
 
 def certainty(distances: Distances, generator: np.random.Generator) -> Certainty:
     """Of the student beside all other sets but the training images themselves."""
+    from scipy.stats import fisher_exact
+
     found = dict(distances.nearest)
     del found["train"]
     counts = {who: int((values < distances.threshold).sum()) for who, values in found.items()}
