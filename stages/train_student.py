@@ -305,7 +305,7 @@ def train(
 
         best, record = fit_phases(student, plan, training.task, checkpoint, key, Reports(
             lambda step: progress.reach(training.pairs(step)), on_record, show_samples, stage.say,
-            stage.warn, on_start), waiting)
+            stage.note, on_start), waiting)
     show_samples(best, last)
     curves.end()
     return best, record

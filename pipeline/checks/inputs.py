@@ -8,12 +8,11 @@ from kdm_core.losses.distances import LPIPSConfig
 from kdm_core.metrics.extractors import ExtractorConfig
 from kdm_core.metrics.extractors.inception import InceptionConfig
 from kdm_core.pairs.location import local_path
+from kdm_core.students.seen import NETS
 from kdm_core.weights.registry import REGISTRY
 from kdm_core.weights.store import local
 from pipeline.checks.finding import Finding, ok, problem, warning
 from pipeline.params import Params
-
-NETS = {"vgg": "vgg16", "alex": "alexnet"}
 
 
 def check_sources(params: Params) -> list[Finding]:
