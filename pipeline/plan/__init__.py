@@ -1,0 +1,1 @@
+"""What decides the result of each stage: resolved parameters, numerical code, torch's version."""

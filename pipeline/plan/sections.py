@@ -1,0 +1,47 @@
+"""Which sections of params.yaml each stage reads."""
+
+from typing import NamedTuple
+
+
+class Reads(NamedTuple):
+    """What a stage takes from params.yaml; `{key}` stands for a student's name.
+
+    Attributes:
+        values: sections whose values decide its result.
+        kinds: sections that say of what kind the components are that it loads from others' results.
+        templates: whether it fills in templates, which are code that no module imports.
+    """
+
+    values: tuple[str, ...]
+    kinds: tuple[str, ...] = ()
+    templates: bool = False
+
+
+STUDENT = "students.{key}"
+READS: dict[str, Reads] = {
+    "prepare_data": Reads(("seed", "data")),
+    "reference": Reads(("seed", "reference")),
+    "teacher": Reads(("seed", "teacher")),
+    "sample_pairs": Reads(("seed", "pairs"), ("teacher",)),
+    "filter_pairs": Reads(("seed", "filter", "weights")),
+    "train_student": Reads(("seed", STUDENT), ("teacher",)),
+    "evaluate": Reads(("seed", "evaluation", "reference", "weights"), ("teacher", STUDENT)),
+    "study": Reads(("seed", "studies", "reference"), ("teacher", STUDENT)),
+    "report": Reads(("seed", "data", "reference", "teacher", "pairs", "filter", "students",
+                     "evaluation", "weights", "studies", "report"), templates=True),
+}
+PER_STUDENT = ("train_student", "evaluate", "study")
+
+
+def stages_of(students: list[str]) -> list[str]:
+    """The names of all stages of a run, as DVC has them, but for the plan."""
+    return [stage for name in READS
+            for stage in ([f"{name}@{key}" for key in students] if name in PER_STUDENT else [name])]
+
+
+def reads_of(stage: str) -> Reads:
+    """What a stage reads, by its name in DVC: `train_student@kdm`."""
+    name, _, key = stage.partition("@")
+    reads = READS[name]
+    return reads._replace(values=tuple(one.format(key=key) for one in reads.values),
+                          kinds=tuple(one.format(key=key) for one in reads.kinds))
