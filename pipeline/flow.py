@@ -31,13 +31,14 @@ from pipeline.params import load_params, read_file
 from pipeline.publishing import StageProgress, publish_changes, publish_report
 from pipeline.records import require_pipeline
 from pipeline.server import require_server
+from pipeline.staleness import PLAN, standings
 from stages.guard import try_lock
 
 NAME = "kdm-distill"
 # With `prefect concurrency-limit create kdm-stage 1`, one stage runs at a time, and with kdm-gpu
 # one of those that compute on a GPU.
 TAG, GPU_TAG = "kdm-stage", "kdm-gpu"
-WITHOUT_GPU = ("prepare_data", "report")
+WITHOUT_GPU = (PLAN, "prepare_data", "report")
 RETRIES = 2
 RETRY_DELAY_S = 5
 
@@ -61,8 +62,15 @@ def worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> boo
       retry_condition_fn=worth_retrying)
 def run_stage(
     stage: str, root: Path, stop: threading.Event, beside_others: bool, timeout_s: float | None,
+    is_current: bool = False,
 ) -> None:
-    """Run one DVC stage, its output going to the task run's log and its progress to an artifact."""
+    """Run one DVC stage, its output going to the task run's log and its progress to an artifact.
+
+    DVC, which takes a second or two to say so, is not asked about one that is known to be current.
+    """
+    if is_current:
+        get_run_logger().info("nothing that it depends on has changed")
+        return
     with StageProgress(stage, root):
         repro.reproduce(stage, root, get_run_logger().info, stop, beside_others, timeout_s)
 
@@ -98,29 +106,31 @@ def distill(
     folder = Path(root).resolve()
     require_pipeline(folder)
     with only_run(folder):
-        plan = prepare(folder, overrides or {}, stages)
-        if plan.changes:
-            publish_changes(plan.changes)
-        run_stages(folder, plan, stage_timeout_s)
-    if "report" in plan.graph:
+        job = prepare(folder, overrides or {}, stages)
+        if job.changes:
+            publish_changes(job.changes)
+        run_stages(folder, job, stage_timeout_s)
+    if "report" in job.graph:
         publish_report(folder / "reports")
 
 
-class Plan(NamedTuple):
+class Job(NamedTuple):
     """What a run is to do.
 
     Attributes:
         graph: the stages to run, and for each those of them that it needs.
+        current: those of them whose results are up to date.
         on_gpu: whether they compute on a GPU.
         changes: what the overrides have changed in params.yaml.
     """
 
     graph: dict[str, set[str]]
+    current: set[str]
     on_gpu: bool
     changes: list[Change]
 
 
-def prepare(folder: Path, overrides: dict[str, Any], stages: list[str] | None) -> Plan:
+def prepare(folder: Path, overrides: dict[str, Any], stages: list[str] | None) -> Job:
     """Write the overrides into params.yaml, which stays as it was if that makes no run.
 
     Raises:
@@ -132,15 +142,22 @@ def prepare(folder: Path, overrides: dict[str, Any], stages: list[str] | None) -
     try:
         device = resolve_device(load_params(file).compute.device)
         graph = select(repro.stage_graph(folder), stages)
+        current = current_of(folder, graph)
     except BaseException:
         if changes:
             write_atomic(file, before)
         raise
-    return Plan(graph, device.type != "cpu", changes)
+    return Job(graph, current, device.type != "cpu", changes)
 
 
-def run_stages(folder: Path, plan: Plan, timeout_s: float | None) -> None:
-    """Run the stages of a plan, those that do not need each other side by side.
+def current_of(folder: Path, graph: dict[str, set[str]]) -> set[str]:
+    """The stages of a graph whose results are up to date; if all are, so is their plan."""
+    current = {one.stage for one in standings(folder) if one.is_current}
+    return current | ({PLAN} if graph.keys() <= current | {PLAN} else set())
+
+
+def run_stages(folder: Path, job: Job, timeout_s: float | None) -> None:
+    """Run the stages of a job, those that do not need each other side by side.
 
     Raises:
         FlowError: one failed.
@@ -148,13 +165,14 @@ def run_stages(folder: Path, plan: Plan, timeout_s: float | None) -> None:
     stop = threading.Event()
     futures: dict[str, PrefectFuture[None]] = {}
     try:
-        for stage, needs in plan.graph.items():
+        for stage, needs in job.graph.items():
             # All `train_student@…` run side by side, and so do all `evaluate@…`.
-            group = [other for other in plan.graph if other.split("@")[0] == stage.split("@")[0]]
+            group = [other for other in job.graph if other.split("@")[0] == stage.split("@")[0]]
             made = run_stage.with_options(
-                name=stage, task_run_name=stage, tags=tags_of(stage, plan.on_gpu))
+                name=stage, task_run_name=stage, tags=tags_of(stage, job.on_gpu))
             futures[stage] = made.submit(
-                stage, folder, stop, len(group) > 1, timeout_s, return_state=False,
+                stage, folder, stop, len(group) > 1, timeout_s, stage in job.current,
+                return_state=False,
                 wait_for=[futures[need] for need in sorted(needs)])
         wait(list(futures.values()))
     finally:
@@ -187,7 +205,7 @@ def only_run(folder: Path) -> Iterator[None]:
 
 
 def select(graph: dict[str, set[str]], stages: list[str] | None) -> dict[str, set[str]]:
-    """The part of the graph that is asked for.
+    """The part of the graph that is asked for, and the plan of it.
 
     Raises:
         FlowError: there is no such stage.
@@ -197,7 +215,8 @@ def select(graph: dict[str, set[str]], stages: list[str] | None) -> dict[str, se
     unknown = sorted(set(stages) - set(graph))
     if unknown:
         raise FlowError(f"stages: no stage {', '.join(unknown)}; there are {', '.join(graph)}")
-    return {stage: needs & set(stages) for stage, needs in graph.items() if stage in stages}
+    asked = {*stages, PLAN}
+    return {stage: needs & asked for stage, needs in graph.items() if stage in asked}
 
 
 def raise_failures(futures: dict[str, PrefectFuture[None]]) -> None:

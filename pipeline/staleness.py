@@ -4,6 +4,7 @@ Reads beside a running pipeline and takes none of DVC's locks: `dvc status` woul
 that starts while it looks, and cannot look at one that runs.
 """
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -15,9 +16,11 @@ import psutil
 from dvc.repo import Repo
 
 from kdm_core.errors import DataError
+from pipeline.plan.plans import FOLDER, current_plans
 from pipeline.records import look
 from pipeline.repro import address
-from stages import CODE
+
+PLAN = "plan"
 
 
 class Standing(NamedTuple):
@@ -27,8 +30,8 @@ class Standing(NamedTuple):
         stage: its address.
         recorded: whether it has ever been run to its end.
         busy: whether a DVC runs it or writes down its result.
-        why: what has changed since then, by kind (params, code, data, command, or what became of
-            a result); empty if nothing has.
+        why: what has changed since then, by kind (parameters, code, torch, data, command, or what
+            became of a result); empty if nothing has.
         waits_for: stages before it whose results are not up to date.
     """
 
@@ -46,61 +49,89 @@ class Standing(NamedTuple):
 def standings(root: Path) -> list[Standing]:
     """All stages of the pipeline in `root`, each after all that it depends on.
 
+    But for the one that makes the plans: those are made here as they would be now.
+
     Raises:
         PipelineError: there is no pipeline, or DVC cannot read it.
+        ParamsError: params.yaml cannot be used.
         DataError: DVC's database cannot be used.
     """
+    plans = {f"{stage}.json": plan for stage, plan in current_plans(root).items()}
     try:
-        return look(root, lambda repo: list(examine(repo)))
+        return look(root, lambda repo: list(examine(repo, plans)))
     except sqlite3.Error as error:
         raise DataError(f"DVC cannot use its database ({error}): free some space or check the "
                         "permissions") from error
 
 
-def examine(repo: Repo) -> Iterator[Standing]:
-    """The stages in the order in which they run."""
+def examine(repo: Repo, plans: dict[str, bytes]) -> Iterator[Standing]:
+    """The stages in the order in which they run.
+
+    Args:
+        plans: what would lie in the folder of plans if they were made now.
+    """
     graph = repo.index.graph
     busy = written_now(Path(repo.tmp_dir))
     made = {out.fs_path: out for stage in graph for out in stage.outs}
-    current: set[str] = set()
+    current: set[str] = {PLAN}
     for stage in networkx.lexicographical_topological_sort(graph.reverse(copy=False), address):
+        if address(stage) == PLAN:
+            continue
         recorded = any(out.hash_info for out in stage.outs)
         at_work = any(out.fs_path in busy for out in stage.outs)
         waits_for = sorted({address(need) for need in graph.successors(stage)} - current)
-        why = {} if at_work or not recorded else changes(stage, made, busy)
+        why = {} if at_work or not recorded else changes(repo, stage, made, busy, plans)
         found = Standing(address(stage), recorded, at_work, why, waits_for)
         if found.is_current:
             current.add(found.stage)
         yield found
 
 
-def changes(stage: Any, made: dict[str, Any], busy: set[str]) -> dict[str, list[str]]:
+def changes(
+    repo: Repo, stage: Any, made: dict[str, Any], busy: set[str], plans: dict[str, bytes]
+) -> dict[str, list[str]]:
     """What is other than DVC has recorded it: names by kind."""
     why: dict[str, list[str]] = {"command": [stage.cmd]} if stage.cmd_changed else {}
     for dep in stage.deps:
-        producer = made.get(dep.fs_path)
-        if producer is not None:
+        producer, path = made.get(dep.fs_path), Path(dep.fs_path)
+        if path.parent == Path(repo.root_dir, FOLDER):
+            why |= changes_of_plan(repo, dep.hash_info.value, plans.get(path.name, b""))
+        elif producer is not None:
             # What the stage before has made is not read, which takes long, but looked up.
             if producer.hash_info and producer.hash_info != dep.hash_info:
                 why.setdefault("data", []).append(str(dep))
-        elif not any(path.startswith(f"{dep.fs_path}/") for path in busy):
-            for name in changed(dep):
-                why.setdefault(kind(dep, name), []).append(name)
+        elif dep.status() and not any(one.startswith(f"{dep.fs_path}/") for one in busy):
+            why.setdefault("data", []).append(str(dep))
     for out in stage.outs:
         for state in out.status().values():
             why.setdefault(f"result {state}", []).append(str(out))
     return why
 
 
-def changed(dep: Any) -> list[str]:
-    """A dependency's name if it has changed, or those of the sections of params.yaml that have."""
-    return [name for key, value in dep.status().items()
-            for name in (value if isinstance(value, dict) else [key])]
+def changes_of_plan(repo: Repo, recorded: str | None, now: bytes) -> dict[str, list[str]]:
+    """What a plan has otherwise than the one that DVC has recorded, which lies in its cache."""
+    if recorded == hashlib.md5(now, usedforsecurity=False).hexdigest():
+        return {}
+    try:
+        before = json.loads(Path(repo.cache.local.oid_to_path(recorded)).read_bytes())
+        after = json.loads(now)
+    except (OSError, ValueError, TypeError):
+        return {"plan": ["of an earlier version"]}
+    return {kind: names for kind in after
+            if (names := list(differences(before.get(kind), after[kind])))}
 
 
-def kind(dep: Any, name: str) -> str:
-    """What a dependency is."""
-    return "params" if hasattr(dep, "params") else "code" if name.split("/")[0] in CODE else "data"
+def differences(before: Any, after: Any, place: str = "") -> Iterator[str]:
+    """The places at which two values of JSON differ."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in sorted(before.keys() | after.keys()):
+            inner = f"{place}.{name}" if place else name
+            if name not in before or name not in after:
+                yield inner
+            else:
+                yield from differences(before[name], after[name], inner)
+    elif before != after:
+        yield place or f"{before} to {after}"
 
 
 def written_now(folder: Path) -> set[str]:

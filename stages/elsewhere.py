@@ -1,11 +1,12 @@
-"""Pairs that lie elsewhere, in a bucket or on another disk; the project has a reference to them.
+"""Pairs that are there already: in this project, in a bucket or on another disk.
 
-Each store has a place of its own below `pairs.location`, named after all that its bytes depend on.
-So a run that was killed, and one on another machine, go on with it; a finished one is taken as it
-is; and other parameters, or other code, never touch it. Nothing is removed there.
+Pairs are what their specification says, whoever sampled them with which release, device or number
+of threads. So a run that was killed, and one on another machine, go on with what is there; a
+finished store is taken as it is; and pairs of another specification are never touched. Nothing is
+removed behind `pairs.location`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from kdm_core.errors import KDMError
@@ -14,57 +15,42 @@ from kdm_core.pairs.reference import Reference, seen_from
 from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import PairStore
 from stages import paths
+from stages.kept_pairs import KEPT
 
-DIGITS = 16
+PREFIX, SUFFIX, DIGITS = "pairs-", ".zarr", 16
+UNFINISHED = paths.WORK / "sample_pairs"
 
 
-def place_of(location: str, key: str, spec: StoreSpec) -> str:
-    """Where the store of a specification is made.
+def stores_there(location: str | None, say: Callable[[str], None]) -> Iterator[PairStore]:
+    """All stores that may hold pairs of this project: unfinished, finished and kept ones.
 
     Args:
-        location: `pairs.location`, the folder or URL below which all stores are.
-        key: of all that samples depend on but for their number and the law of their labels.
-    """
-    return f"{location.rstrip('/')}/{prefix(key)}{spec.fingerprint[:DIGITS]}.zarr"
-
-
-def prefix(key: str) -> str:
-    """How the names of all stores begin in which equal indices of equal labels are the same pairs
-    to the bit."""
-    return f"pairs-{key[:DIGITS]}-"
-
-
-def places_below(location: str, key: str) -> list[str]:
-    """The places of all stores of a key. Arguments as those of `place_of`.
+        location: `pairs.location`, the folder or URL below which stores are made; None for none.
+        say: told of those that cannot be read.
 
     Raises:
         DataError: the location cannot be listed.
     """
-    return [f"{location.rstrip('/')}/{name}" for name in names(location)
-            if name.startswith(prefix(key))]
-
-
-def find_former(
-    location: str, key: str, spec: StoreSpec, say: Callable[[str], None]
-) -> list[PairStore]:
-    """Other stores of the same pairs, with more or fewer of them. Arguments as those of `place_of`.
-
-    Raises:
-        DataError: the location cannot be listed.
-    """
-    found = []
-    own = place_of(location, key, spec)
-    for place in places_below(location, key):
-        if place == own:
-            continue
+    here = [path for path in (paths.PAIRS, *KEPT.glob("[!.]*")) if path.exists()]
+    places: list[str | Path] = [*places_below(location),
+                                *sorted(UNFINISHED.glob("*/pairs.zarr")), *here]
+    for place in places:
         try:
-            store = PairStore.open(place)
+            yield PairStore.open(place)
         except KDMError as error:
             say(f"pairs that were sampled before cannot be used: {error}")
-            continue
-        if store.spec.stream == spec.stream:
-            found.append(store)
-    return found
+
+
+def places_below(location: str | None) -> list[str]:
+    """The places of all stores below a location."""
+    return [] if location is None else [
+        f"{location.rstrip('/')}/{name}" for name in names(location)
+        if name.startswith(PREFIX) and name.endswith(SUFFIX)]
+
+
+def place_of(location: str, spec: StoreSpec) -> str:
+    """Where below a location a new store of a specification is made."""
+    return f"{location.rstrip('/')}/{PREFIX}{spec.fingerprint[:DIGITS]}{SUFFIX}"
 
 
 def refer(store: PairStore, content: str, work: Path) -> None:

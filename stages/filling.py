@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,10 +92,20 @@ def opened(locations: Iterable[Path | str]) -> Iterator[PairStore]:
             yield PairStore.open(location)
 
 
-def provenance(stage: Stage) -> dict[str, Any]:
-    """Where and with what a store is made."""
-    return {"created_by": f"kdm-distill {kdm_core.__version__}", "numpy": numpy.__version__,
+def provenance(stage: Stage, spec: StoreSpec, former: Sequence[PairStore] = ()) -> dict[str, Any]:
+    """Where and with what a store is made.
+
+    Args:
+        former: stores whose pairs it takes over. It is told of as the first of these, and what the
+            others of its pairs are made with as `continued`, where that is something else.
+    """
+    here = {"created_by": f"kdm-distill {kdm_core.__version__}", "numpy": numpy.__version__,
             "zarr": zarr.__version__, **conditions(stage), "processor": processor(stage.device)}
+    if not former:
+        return here
+    first = former[0]
+    same = first.spec.fingerprint == spec.fingerprint or not other_conditions(stage, first)
+    return first.provenance if same else {**first.provenance, "continued": here}
 
 
 def fill(
@@ -113,7 +123,8 @@ def fill(
     every, missing = shards_of_part(spec, part), missing_of(store, part)
     total, left = (sum(len(spec.shard_range(shard)) for shard in some) for some in (every, missing))
     require_space(store, left)
-    say_how_made(stage, store)
+    if left:
+        note_how_made(stage, store)
     if left < total:
         stage.say(f"going on after {total - left:,} pairs")
     task = SamplingTask(str(store.location), Folder(paths.TEACHER), stage.params.trusts_code)
@@ -160,14 +171,18 @@ def rounds(store: PairStore, part: Part, patience_s: float) -> Iterator[list[int
         before = missing
 
 
-def say_how_made(stage: Stage, store: PairStore) -> None:
-    """Tell if the rest of a store is made with something else than what is there."""
+def note_how_made(stage: Stage, store: PairStore) -> None:
+    """Tell if pairs that are there were made with something else than the others will be."""
+    if differences := other_conditions(stage, store):
+        stage.note(f"pairs in {store.location} were made with {', '.join(differences)}: the same "
+                   "pairs sampled here would agree to rounding")
+
+
+def other_conditions(stage: Stage, store: PairStore) -> list[str]:
+    """What a store was made with that is otherwise here."""
     here = {**conditions(stage), "processor": processor(stage.device)}
-    begun = {key: value for key, value in store.provenance.items() if key in here}
-    if differences := [f"{key} {value} (here {here[key]})" for key, value in begun.items()
-                       if value != here[key]]:
-        stage.say(f"{store.location} was begun with {', '.join(differences)}: the samples will "
-                  "agree to rounding")
+    return [f"{key} {value} (here {here[key]})" for key, value in store.provenance.items()
+            if key in here and value != here[key]]
 
 
 def require_complete(store: PairStore, part: Part = WHOLE) -> None:
@@ -195,6 +210,6 @@ def sample_into(stage: Stage, location: Path | str, part: Part = WHOLE) -> PairS
     """
     with stoppable(stage.say) as stop, engine(stage, stop) as workers:
         teacher, spec = plan(stage, lambda spec: opened([location]))
-        store = open_or_create(location, spec, provenance(stage))
+        store = open_or_create(location, spec, provenance(stage, spec))
         fill(stage, store, teacher, workers, part)
     return store

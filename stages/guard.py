@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import psutil
 
 from kdm_core.errors import KDMError
+from pipeline.plan.code import file_of
 from stages import CHANGED, paths
 
 WAIT_S = 15.0
@@ -100,10 +101,15 @@ def holder(stage: str) -> int | None:
         return None
 
 
+def is_of_dvc() -> bool:
+    """Whether DVC started this program, and will record what it makes."""
+    return DVC_MARK in os.environ
+
+
 def end_with_dvc() -> None:
     """If DVC started this program, end with it: nobody would record the result of a stage whose
     DVC was killed, and the next run would find it at work."""
-    if DVC_MARK not in os.environ:
+    if not is_of_dvc():
         return
     dvc = find_dvc()
 
@@ -149,44 +155,35 @@ def leave() -> NoReturn:
     os._exit(0)
 
 
-class Inputs:
-    """What DVC records as a stage's inputs besides its data: parameters and code.
+class Code:
+    """The code that a stage computes with, as it was when its program began.
 
-    DVC reads them when the stage has ended, so what was edited in the meantime would be recorded
-    as what the result was made of.
+    What was imported when the stage began stays as it was, whatever becomes of the files. What is
+    imported later must not have been edited, or the result would be that of another code than its
+    plan says.
     """
 
-    def __init__(self, values: Any, sections: list[str], code: str) -> None:
+    def __init__(self, modules: Iterable[str]) -> None:
         """
         Args:
-            values: all of params.yaml, as read.
-            sections: those that DVC records, `a.b` for one within another.
-            code: a hash of the code that DVC records.
-        """
-        self.found = {name: section(values, name) for name in sections}
-        self.code = code
-
-    def require_same(self, now: "Inputs") -> None:
-        """Make sure that nothing was edited.
+            modules: dotted names; others than those of the project are passed over.
 
         Raises:
-            KDMError: something was.
+            KDMError: some was changed since this program began to read it.
         """
-        edited = [f"params.yaml ({name})" for name, value in self.found.items()
-                  if value != now.found.get(name)]
-        if self.code != now.code:
-            edited.append("the code of this stage")
-        if edited:
-            raise KDMError(f"{' and '.join(edited)} changed while this stage ran, so its result "
-                           "would be recorded as what it is not: run again (with what there was "
-                           "before, it goes on where it is)")
+        files = {name: file for name in modules if (file := file_of(name)) is not None}
+        require_settled(files.values())
+        main = getattr(sys.modules["__main__"], "__spec__", None)
+        loaded = {*sys.modules, main.name if main is not None else ""}
+        self.later = [file for name, file in files.items() if name not in loaded]
 
+    def require_settled(self) -> None:
+        """Make sure that what may have been imported later is what it was.
 
-def section(values: Any, name: str) -> Any:
-    """A section of params.yaml; None where it is missing."""
-    for key in name.split("."):
-        values = values.get(key) if isinstance(values, dict) else None
-    return values
+        Raises:
+            KDMError: it is not.
+        """
+        require_settled(self.later)
 
 
 def require_settled(code: Iterable[Path]) -> None:
@@ -195,7 +192,6 @@ def require_settled(code: Iterable[Path]) -> None:
     Raises:
         KDMError: some was.
     """
-    edited = [file for file in code
-              if file.suffix == ".py" and file.stat().st_mtime_ns != CHANGED.get(file)]
+    edited = [file for file in code if file.stat().st_mtime_ns != CHANGED.get(file)]
     if edited:
-        raise KDMError(f"{edited[0]} changed while this stage started: run again")
+        raise KDMError(f"{edited[0]} changed while this stage ran: run again")

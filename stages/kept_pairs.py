@@ -9,6 +9,7 @@ replaced, so neither store can spoil the other.
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from kdm_core.errors import KDMError
@@ -19,8 +20,8 @@ from stages import paths
 KEPT = paths.WORK / "kept_pairs"
 
 
-def keep(store: Path, key: str, say: Callable[[str], None]) -> None:
-    """Keep a finished store under a key, in place of all that was kept before.
+def keep(store: Path, name: str, say: Callable[[str], None]) -> None:
+    """Keep a finished store under a name, in place of all that was kept before.
 
     Where the disk has no hard links nothing is kept. A kill at any instant leaves the new one, the
     old one or none.
@@ -37,7 +38,7 @@ def keep(store: Path, key: str, say: Callable[[str], None]) -> None:
     for old in KEPT.iterdir():
         if old != temporary:
             shutil.rmtree(old)
-    temporary.rename(KEPT / key)
+    temporary.rename(KEPT / name)
 
 
 def link_anew(store: PairStore, say: Callable[[str], None]) -> None:
@@ -45,24 +46,11 @@ def link_anew(store: PairStore, say: Callable[[str], None]) -> None:
 
     Pairs to which the project only has a reference are left alone.
     """
-    if store.expected_content is not None:
-        return
     path = local_path(store.location)
+    if store.expected_content is not None or path is None:
+        return
     for folder in KEPT.glob("[!.]*"):
-        kept = find_kept(folder.name, store.spec.stream, say)
-        if (path is not None and kept is not None and kept.provenance == store.provenance
-                and kept.spec.fingerprint == store.spec.fingerprint):
-            keep(path, folder.name, say)
-
-
-def find_kept(key: str, stream: str, say: Callable[[str], None]) -> PairStore | None:
-    """The kept store of a stream, if there is one and it can be read."""
-    path = KEPT / key
-    if not path.exists():
-        return None
-    try:
-        kept = PairStore.open(path)
-    except KDMError as error:
-        say(f"the pairs that were kept cannot be used: {error}")
-        return None
-    return kept if kept.spec.stream == stream else None
+        with suppress(KDMError):  # what cannot be read is said when it is needed
+            kept = PairStore.open(folder)
+            if (kept.provenance, kept.spec) == (store.provenance, store.spec):
+                keep(path, folder.name, say)

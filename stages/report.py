@@ -57,7 +57,7 @@ def main(stage: Stage) -> None:
     write_atomic(paths.REPORTS / "report.html", page.encode())
     stage.say(f"{paths.REPORTS / 'report.html'}: {len(page) / 1e6:.1f} MB")
     if stage.params.report.publish is not None:
-        stage.require_same_inputs()
+        stage.require_planned()
         publish(stage.params.report.publish)
         stage.say(f"published to {stage.params.report.publish}")
 

@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from ruamel.yaml import YAML
 
 from kdm_core.compute import is_worker, resolve_device
 from kdm_core.errors import Adapted, KDMError, printable
 from kdm_core.serialization import write_json
-from pipeline.params import Params, parse_params, read_values
-from stages import CODE, ROOT, log, paths, status
-from stages.guard import Inputs, end_with_dvc, leave, only_run, require_settled
+from pipeline.params import Params, load_params
+from pipeline.plan.plans import current_plan, written
+from pipeline.plan.resolving import parameters_of
+from stages import log, paths, status
+from stages.guard import Code, end_with_dvc, is_of_dvc, leave, only_run
 
 
 class Stage:
@@ -32,15 +33,17 @@ class Stage:
     Attributes:
         name: as DVC calls it, e.g. `train_student@kdm`.
         params: the whole of params.yaml, validated.
+        plan: what decides the result besides what other stages made.
         device: where to compute.
         notes: what was adapted, in a line each; the report has them among its conditions.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        values = read_values()
-        self.params: Params = parse_params(values)
-        self.inputs = inputs(name, values)
+        self.params: Params = load_params()
+        self.plan = current_plan(name)
+        self.code = Code(self.plan["code"])
+        self.require_planned()
         self.device = resolve_device(self.params.compute.device)
         if self.params.compute.threads:
             torch.set_num_threads(self.params.compute.threads)
@@ -94,13 +97,13 @@ class Stage:
         return int.from_bytes(hashlib.sha256(text).digest()[:4], "big") >> 1
 
     def key(self, *inputs: Any) -> str:
-        """A hash of a stage's inputs and of the code: the same for work that is exactly the same.
+        """A hash of a stage's inputs and its plan's code: the same for work that is the same.
 
         Args:
-            inputs: all that the result depends on besides the code: parameters, fingerprints.
+            inputs: all that the result depends on besides: parameters, fingerprints.
         """
-        text = json.dumps([self.name, inputs, code_hash(self.name)], sort_keys=True,
-                          default=str)
+        made_by = [self.plan["code"], self.plan["torch"]]
+        text = json.dumps([self.name, inputs, made_by], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def work_folder(self, *inputs: Any) -> tuple[Path, str]:
@@ -108,32 +111,43 @@ class Stage:
 
         Args:
             inputs: as those of `key`.
+        """
+        key = self.key(*inputs)
+        return self.folder_of(key), key
+
+    def folder_of(self, key: str) -> Path:
+        """The folder of unfinished work of a key.
 
         DVC removes a stage's outputs before it runs the stage; it knows nothing of this folder,
         whose content `finish` moves to the output's place.
         """
-        key = self.key(*inputs)
         if status.current is not None:
             status.current.begin_work(key[:16])
         folder = paths.WORK / self.name / key[:16]
         folder.mkdir(parents=True, exist_ok=True)
-        return folder, key
+        return folder
 
-    def require_same_inputs(self) -> None:
-        """Make sure that parameters and code are those with which this stage began.
+    def require_planned(self) -> None:
+        """Make sure that DVC records as this stage's plan what it works by.
 
         Raises:
-            KDMError: they were edited.
+            KDMError: parameters or code were edited after the plan was written, or since this
+                program began to read them.
         """
-        self.inputs.require_same(inputs(self.name, read_values()))
+        self.code.require_settled()
+        planned = written(self.name)
+        if (self.plan["parameters"] != json.loads(json.dumps(parameters_of(self.name, self.params)))
+                or is_of_dvc() and (planned is None or json.loads(planned) != self.plan)):
+            raise KDMError("params.yaml or the code was edited after this run was planned: run "
+                           "`dvc repro` again")
 
     def finish(self, result: Path, output: Path) -> None:
         """Move a complete result to its place, all at once, and drop the rest of the work.
 
         Raises:
-            KDMError: parameters or code were edited meanwhile; the work stays where it is.
+            KDMError: another plan was written meanwhile; the work stays where it is.
         """
-        self.require_same_inputs()
+        self.require_planned()
         if output.exists():
             shutil.rmtree(output)
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -176,35 +190,6 @@ def hardware(device: torch.device) -> str:
     return f"{cpu}, {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else cpu
 
 
-def definition(stage: str) -> dict[str, Any]:
-    """What dvc.yaml says of a stage."""
-    name, _, key = stage.partition("@")
-    entry = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"][name]
-    found: dict[str, Any] = entry.get("do", entry)
-    return {**found, "params": [text.replace("${key}", key) for text in found["params"]]}
-
-
-def inputs(stage: str, values: Any) -> Inputs:
-    """What DVC records of a stage, given all of params.yaml."""
-    return Inputs(values, definition(stage)["params"], code_hash(stage))
-
-
-def code_files(stage: str) -> list[Path]:
-    """The code that a stage depends on, which dvc.yaml lists."""
-    deps = [ROOT / dep for dep in definition(stage)["deps"] if dep.split("/")[0] in CODE]
-    return [file for dep in deps for file in ([dep] if dep.is_file() else sorted(dep.rglob("*")))
-            if file.is_file() and file.suffix != ".pyc"]
-
-
-def code_hash(stage: str) -> str:
-    """SHA-256 over the code that a stage depends on."""
-    digest = hashlib.sha256()
-    for file in code_files(stage):
-        digest.update(file.relative_to(ROOT).as_posix().encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
 def run(
     name: str, main: Callable[[Stage], None], relief: str = "lower the batch sizes in params.yaml"
 ) -> None:
@@ -222,10 +207,9 @@ def run(
         with (nullcontext() if is_worker() else only_run(name, log.say),
               status.recorded(name, explain, rank)):
             stage = Stage(name)
-            require_settled(code_files(name))
             with stage.noting():
                 main(stage)
-            stage.require_same_inputs()
+            stage.require_planned()
         leave()
     except KeyboardInterrupt:
         os._exit(130)

@@ -1,6 +1,5 @@
 """sample_pairs: noise and what the teacher makes of it, into a Zarr store."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from kdm_core.pairs.opening import open_or_create, open_unfinished
@@ -8,12 +7,12 @@ from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import PairStore
 from pipeline.params import StoredPairs
 from stages import paths
-from stages.elsewhere import find_former, place_of, places_below, refer
+from stages.elsewhere import DIGITS, UNFINISHED, place_of, refer, stores_there
 from stages.execution.engine import engine
 from stages.execution.tasks import Engine
-from stages.filling import conditions, fill, opened, plan, provenance, require_complete
+from stages.filling import fill, note_how_made, plan, provenance, require_complete
 from stages.growing import adopt
-from stages.kept_pairs import KEPT, find_kept, keep
+from stages.kept_pairs import keep
 from stages.runner import Stage, run
 from stages.stopping import stoppable
 from stages.stored_pairs import take, write_metrics
@@ -29,20 +28,20 @@ def main(stage: Stage) -> None:
 
 def sample(stage: Stage, workers: Engine) -> None:
     """Sample what is not there yet, and put the finished store in its place."""
-    teacher, spec = plan(stage, lambda spec: opened(places(stage, spec)))
-    # Pairs of another device or thread count agree only to rounding: they are not mixed.
     location = stage.params.pairs.location
-    folder, _ = stage.work_folder(spec.fingerprint, conditions(stage), location)
-    key, work = key_of(stage, spec), folder / "pairs.zarr"
-    store, former = begin(stage, spec, key, work)
+    there = list(stores_there(location, stage.say))
+    teacher, spec = plan(stage, lambda spec: there)
+    store, work, former = begin(stage, spec, [one for one in there
+                                              if one.spec.stream == spec.stream])
     for other in former:
         if taken := adopt(store, other, teacher, stage.device, stage.say):
             stage.say(f"{taken:,} pairs are those of {other.location}")
+            note_how_made(stage, other)
     filled = fill(stage, store, teacher, workers)
     require_complete(store)
     content = store.content_hash()
     if location is None:
-        keep(work, key[:16], stage.say)
+        keep(work, spec.fingerprint[:DIGITS], stage.say)
     else:
         refer(store, content, work)
     stage.finish(work, paths.PAIRS)
@@ -55,36 +54,33 @@ def sample(stage: Stage, workers: Engine) -> None:
               f"content {content[:12]}")
 
 
-def key_of(stage: Stage, spec: StoreSpec) -> str:
-    """A key of all that samples depend on but for their number and the law of their labels."""
-    return stage.key(spec.with_labels(None).stream, conditions(stage))
-
-
-def places(stage: Stage, spec: StoreSpec) -> Iterator[Path | str]:
-    """Where this project's unfinished and finished pairs may be, of whatever law of labels."""
-    location = stage.params.pairs.location
-    if location is not None:
-        yield from places_below(location, key_of(stage, spec))
-    yield from (paths.WORK / "sample_pairs").glob("*/pairs.zarr")
-    yield from (paths.PAIRS, *KEPT.glob("[!.]*"))
-
-
 def begin(
-    stage: Stage, spec: StoreSpec, key: str, work: Path
-) -> tuple[PairStore, list[PairStore]]:
-    """The store to fill, new or of an unfinished run, and others that have pairs of it.
+    stage: Stage, spec: StoreSpec, there: list[PairStore]
+) -> tuple[PairStore, Path, list[PairStore]]:
+    """What to fill.
 
     Args:
-        key: as from `key_of`.
-        work: where the store is made if it is to lie in the project.
+        there: stores that hold such pairs, more or fewer of them.
+
+    Returns:
+        The store, new or of a run that did not come to its end; the folder to be moved to
+        `paths.PAIRS` when it is complete; and stores to take pairs from.
     """
-    kept, location = find_kept(key[:16], spec.stream, stage.say), stage.params.pairs.location
-    former = [] if kept is None else [kept]
-    if location is None:
-        store = open_unfinished(work, spec, stage.say)
-        return store or PairStore.create(work, spec, provenance(stage)), former
-    store = open_or_create(place_of(location, key, spec), spec, provenance(stage))
-    return store, former + find_former(location, key, spec, stage.say)
+    location = stage.params.pairs.location
+    below = UNFINISHED if location is None else location
+    own = next((one for one in there if one.spec.fingerprint == spec.fingerprint
+                and str(one.location).startswith(f"{below}/".replace("//", "/"))), None)
+    former = [one for one in there if one is not own]
+    made_with = provenance(stage, spec, former)
+    if location is not None:
+        work = stage.folder_of(spec.fingerprint) / "pairs.zarr"
+        place = place_of(location, spec) if own is None else own.location
+        return open_or_create(place, spec, made_with), work, former
+    # An earlier release may have called the folder otherwise.
+    name = spec.fingerprint if own is None else Path(own.location).parent.name
+    work = stage.folder_of(name) / "pairs.zarr"
+    store = open_unfinished(work, spec, stage.say) or PairStore.create(work, spec, made_with)
+    return store, work, former
 
 
 if __name__ == "__main__":

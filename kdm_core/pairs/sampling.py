@@ -16,7 +16,7 @@ from kdm_core.errors import DivergedError, KDMError, adapted
 from kdm_core.noise import check_value
 from kdm_core.pairs.claims import try_claim
 from kdm_core.pairs.location import writable_location
-from kdm_core.pairs.spec import KeptState, StoreSpec
+from kdm_core.pairs.spec import MAKER, KeptState, StoreSpec
 from kdm_core.pairs.store import Block, PairStore
 from kdm_core.solvers import AdaptiveSolver, Path, SolverConfig, solve
 from kdm_core.solvers.grids import GridConfig
@@ -123,6 +123,7 @@ def plan_store(
         chunk=config.chunk,
         shard=config.shard,
         states=kept_states(teacher, times, config.states),
+        maker=MAKER,
     )
 
 

@@ -15,6 +15,12 @@ from kdm_core.solvers import SolverConfig
 from kdm_core.solvers.guidance import GuidanceConfig
 
 SCHEMA_VERSION = 1
+MAKER = 1
+"""Version of the code that makes samples of noise: solvers, teachers, networks, precision.
+
+Pairs of another version are other pairs. Raise it when the same specification gives other numbers,
+which `tests/test_maker.py` notices; whatever else is edited, stored pairs stay what they are.
+"""
 Split = Literal["test", "validation", "train"]
 # In the order of their pairs: a store grows at its end.
 SPLITS: tuple[Split, ...] = ("test", "validation", "train")
@@ -82,6 +88,7 @@ class StoreSpec(Config):
         states: what is kept of the way from noise to sample, noisiest first.
         imported: what the pairs were read from, if this project did not sample them.
         subset: what they were selected from, if they are not pairs 0, 1, 2, ….
+        maker: the version of the code that made them, as `MAKER`.
     """
 
     schema_version: Literal[1] = 1
@@ -107,6 +114,7 @@ class StoreSpec(Config):
     states: list[KeptState] = []
     imported: str | None = None
     subset: Subset | None = None
+    maker: int = Field(1, ge=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> "StoreSpec":
@@ -201,4 +209,4 @@ def law_in_words(spec: StoreSpec) -> str:
 
 
 # Fields that some stores lack since they are older.
-LATER = {"noise", "noise_check", "states", "imported", "subset", "label_weights"}
+LATER = {"noise", "noise_check", "states", "imported", "subset", "label_weights", "maker"}

@@ -33,7 +33,7 @@ PLUMBING = (
     "kdm_core.training.launcher", "kdm_core.training.meeting", "kdm_core.training.waiting",
     "kdm_core.vision",
 )
-# Modules whose classes are named wherever losses are, and which compute only where they have a weight.
+# Named wherever losses are, and code of a student only where they have a weight.
 SWITCHED = ("kdm_core.losses.adversary", "kdm_core.losses.drifting")
 # What users import from the package itself, when they ask for it; stages import from the modules.
 PUBLIC = "kdm_core"
@@ -123,9 +123,12 @@ def is_plumbing(name: str) -> bool:
 
 def file_of(name: str) -> Path | None:
     """The file of a dotted module name; None if it is none of the project's."""
-    if name.split(".")[0] not in PACKAGES:
-        return None
-    base = INSTALLED.joinpath(*name.split("."))
+    return module_in(INSTALLED, name) if name.split(".")[0] in PACKAGES else None
+
+
+def module_in(folder: Path, name: str) -> Path | None:
+    """The file of a dotted module name below a folder; None if there is none."""
+    base = folder.joinpath(*name.split("."))
     return next((file for file in (base / "__init__.py", base.with_suffix(".py"))
                  if file.is_file()), None)
 
@@ -205,27 +208,31 @@ class Computing(ast.NodeTransformer):
         return None if is_plumbing(node.module or "") else node
 
 
-def own_code(names: Iterable[str], folder: Path) -> dict[str, str]:
-    """The same of modules of the user's, and of those beside them that they import.
+def own_code(names: Iterable[str], folder: Path) -> dict[str, tuple[str, str]]:
+    """Modules of the user's, and those beside them that they import.
 
     Args:
         names: dotted; nothing is imported.
         folder: where they lie; what lies elsewhere is a library, and not followed.
+
+    Returns:
+        By name, the file relative to the folder, and a digest of what it computes.
+
+    Raises:
+        DataError: one is no Python.
     """
-    seen: dict[str, str] = {}
+    found: dict[str, tuple[str, str]] = {}
     todo = list(names)
     while todo:
         name = todo.pop()
-        base = folder.joinpath(*name.split("."))
-        file = next((file for file in (base / "__init__.py", base.with_suffix(".py"))
-                     if file.is_file()), None)
-        if name in seen or file is None:
+        file = module_in(folder, name)
+        if name in found or file is None:
             continue
         module = parse(name, file)
-        seen[name] = module.digest
+        found[name] = (str(file.relative_to(folder)), module.digest)
         todo += packages_around(name)
         todo += (part for source, taken in module.imports for part in (source, f"{source}.{taken}"))
-    return dict(sorted(seen.items()))
+    return dict(sorted(found.items()))
 
 
 def digest(content: bytes) -> str:

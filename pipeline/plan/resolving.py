@@ -20,21 +20,29 @@ TEMPLATES = INSTALLED / "stages/templates"
 OF_ANY_TEACHER = ("kdm_core.networks", "kdm_core.teachers")
 
 
-def plan_all(params: Params, torch: str) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The plans of all stages, and the files of the user's that they depend on."""
-    plans, own = {}, set()
+def plan_all(
+    params: Params, root: Path, torch: str
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The plans of all stages, and the files of the user's that they depend on.
+
+    Args:
+        root: the project's folder, where modules of the user's are looked for.
+        torch: its version.
+    """
+    plans, own = {}, dict[str, str]()
     for stage in stages_of(list(params.students)):
         reads = reads_of(stage)
         used = [one for name in (*reads.values, *reads.kinds)
                 for one in components(section(params, name))]
-        files = own_code(own_modules(used), Path())
-        own |= set(files)
+        files = own_code(own_modules(used), root)
+        own |= {name: file for name, (file, _) in files.items()}
         plans[stage] = {
             "parameters": parameters_of(stage, params),
-            "code": code_of([f"stages.{stage.partition('@')[0]}"], chosen_by(used)) | files
+            "code": code_of([f"stages.{stage.partition('@')[0]}"], chosen_by(used))
+            | {name: mark for name, (_, mark) in files.items()}
             | (templates() if reads.templates else {}),
             "torch": torch}
-    return plans, sorted(own)
+    return plans, sorted(own.values())
 
 
 def section(params: Params, name: str) -> Any:
