@@ -1,13 +1,14 @@
-"""dvc.yaml names what its stages depend on: all of it, and nothing that is no part of it."""
-
-from pathlib import Path
+"""dvc.yaml: each stage depends on its plan, and on nothing of an installation."""
 
 import pytest
 from ruamel.yaml import YAML
 
-from tests.imports import ROOT, closure
+from pipeline.params import Params
+from pipeline.plan.sections import PER_STUDENT, READS
+from tests.project import ROOT
 
-STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+DOCUMENT = YAML(typ="safe").load(ROOT / "dvc.yaml")
+STAGES = DOCUMENT["stages"]
 # Sections of params.yaml that say where to compute and not what.
 UNTRACKED = {"compute", "execution"}
 
@@ -16,41 +17,35 @@ def body(stage: str) -> dict[str, list[str]]:
     return STAGES[stage].get("do", STAGES[stage])  # type: ignore[no-any-return]
 
 
-def code_deps(stage: str) -> list[Path]:
-    return [Path(dep) for dep in body(stage)["deps"]
-            if dep.split("/")[0] in ("kdm_core", "stages", "pipeline")]
+def test_there_is_a_plan_of_every_stage() -> None:
+    assert ["plan", *READS] == list(STAGES)
+    assert {stage for stage in STAGES if "foreach" in STAGES[stage]} == set(PER_STUDENT)
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_all_code_is_a_dependency(stage: str) -> None:
-    deps = code_deps(stage)
-    missing = [file for file in closure(Path(f"stages/{stage}.py"))
-               if not any(file == dep or dep in file.parents for dep in deps)]
-    assert not missing
+@pytest.mark.parametrize("stage", READS)
+def test_a_stage_depends_on_its_plan_and_on_results(stage: str) -> None:
+    name = f"{stage}@${{key}}" if stage in PER_STUDENT else stage
+    first, *others = body(stage)["deps"]
+    assert first == f"data/plan/{name}.json"
+    assert all(dep.split("/")[0] in ("data", "reports") and "plan" not in dep for dep in others)
+    assert body(stage)["cmd"].startswith(f"python -m stages.{stage}")
+    assert "params" not in body(stage)
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_no_dependency_is_idle(stage: str) -> None:
-    files = closure(Path(f"stages/{stage}.py"))
-    # Templates are named, not imported.
-    source = "".join((ROOT / file).read_text() for file in files if file.parts[0] == "stages")
-    idle = [dep for dep in code_deps(stage)
-            if not any(file == dep or dep in file.parents for file in files)
-            and dep.name not in source]
-    assert not idle
-    assert all((ROOT / dep).exists() for dep in code_deps(stage))
-
-
-def test_upstream_stages_do_not_depend_on_students() -> None:
+def test_upstream_stages_read_nothing_of_students() -> None:
     for stage in ("prepare_data", "reference", "teacher", "sample_pairs", "filter_pairs"):
-        assert not [dep for dep in code_deps(stage) if "student" in str(dep)]
-        assert not [param for param in body(stage)["params"] if "student" in param]
+        assert not [name for name in READS[stage].values + READS[stage].kinds if "student" in name]
 
 
-def test_every_section_of_the_parameters_is_tracked() -> None:
-    from pipeline.params import Params
+def test_every_section_of_the_parameters_decides_a_stage() -> None:
+    read = {name.split(".")[0] for reads in READS.values() for name in reads.values}
+    assert read == set(Params.model_fields) - UNTRACKED
 
-    tracked = {str(param).split(".")[0] for stage in STAGES for param in body(stage)["params"]}
-    assert tracked == set(Params.model_fields) - UNTRACKED
-    # DVC refuses to run a stage whose section is missing, and asks for no others.
-    assert tracked == {name for name, field in Params.model_fields.items() if field.is_required()}
+
+def test_columns_of_experiments_are_the_parameters() -> None:
+    assert DOCUMENT["params"] == ["params.yaml"]
+
+
+def test_it_can_be_read_from_top_to_bottom() -> None:
+    assert len((ROOT / "dvc.yaml").read_text().splitlines()) <= 180
+    assert len((ROOT / "dvc.lock").read_text().splitlines()) <= 1000

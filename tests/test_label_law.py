@@ -199,18 +199,20 @@ def test_a_store_that_is_there_keeps_its_law_and_grows(place: str | None) -> Non
         assert len(list(KEPT.iterdir())) == 1
 
 
-def test_pairs_of_older_code_keep_their_law(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are sampled anew, since the code is another, and are the same."""
+def test_pairs_of_older_code_are_those_of_today(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is sampled again, whatever was edited."""
     write_data()
     write_params("uniform")
     content = sample()[0].content_hash()
     write_params(None)
-    monkeypatch.setattr("stages.runner.code_hash", lambda stage: "later")
-    monkeypatch.setattr(Stage, "require_same_inputs", lambda stage: None)
+    monkeypatch.setattr("pipeline.plan.code.digest", lambda content: "later")
+    monkeypatch.setattr("kdm_core.pairs.sampling.sample_batch", None)
     store, notes = sample()
     assert store.content_hash() == content
     assert len(notes) == 1
+    monkeypatch.undo()
     shutil.rmtree(paths.WORK)  # kdm clean
+    shutil.rmtree(paths.PAIRS)
     store, notes = sample()
     assert store.spec.label_weights == [47, 3]
     assert not notes

@@ -28,7 +28,8 @@ from kdm_core.pairs.store import Block, PairStore
 from kdm_core.solvers import FixedSolver
 from stages import filling
 from stages.growing import adopt
-from stages.kept_pairs import find_kept, keep, link_anew
+from stages.elsewhere import stores_there
+from stages.kept_pairs import keep, link_anew
 from tests.test_pairs import CPU, plan, sampled, teacher
 
 MANY = {"train": 950, "solver": FixedSolver(kind="heun", steps=2)}
@@ -251,6 +252,11 @@ def test_a_reader_never_sees_a_mixed_shard(tmp_path: Path, place: str) -> None:
         np.testing.assert_array_equal(getattr(found, name), getattr(new, name))
 
 
+def find_kept(stream: str, say: Callable[[str], None]) -> PairStore | None:
+    """The kept store of a stream, if there is one."""
+    return next((one for one in stores_there(None, say) if one.spec.stream == stream), None)
+
+
 class Counted:
     """A teacher that counts the batches it is given."""
 
@@ -281,7 +287,7 @@ def test_growing_samples_the_rest_only(
     keep(Path("a"), "key", said.append)
     shutil.rmtree("a")  # as DVC does
     fresh = sampled(Path("fresh"), train=new, noise=noise)
-    kept = find_kept("key", fresh.spec.stream, said.append)
+    kept = find_kept(fresh.spec.stream, said.append)
     assert kept is not None
     store = PairStore.create(Path("b"), fresh.spec, {})
     counted = Counted()
@@ -307,8 +313,7 @@ def test_kept_files_take_no_space_and_only_the_last_stay(
     assert [folder.name for folder in Path("data/work/kept_pairs").iterdir()] == ["two"]
     assert all(file.samefile(Path("data/work/kept_pairs/two") / name)
                for name, file in ((n, Path("a") / n) for n in files(Path("a"))))
-    assert find_kept("one", plan().stream, said.append) is None
-    assert find_kept("two", plan(chunk=8).stream, said.append) is None
+    assert find_kept(plan(chunk=8).stream, said.append) is None
     assert not said
 
     shutil.copytree("a", "copy")  # as DVC's own, in the place of the output
@@ -316,7 +321,7 @@ def test_kept_files_take_no_space_and_only_the_last_stay(
     assert all(file.samefile(Path("data/work/kept_pairs/two") / name)
                for name, file in ((n, Path("copy") / n) for n in files(Path("copy"))))
     link_anew(sampled(Path("larger"), train=90), said.append)  # others stay what they are
-    assert find_kept("two", plan().stream, said.append).spec == plan()
+    assert find_kept(plan().stream, said.append).spec == plan()
     assert not said
 
     def impossible(*args: object, **kwargs: object) -> None:
@@ -340,7 +345,7 @@ def test_damage_in_what_was_kept_is_sampled_again(
     content[5] ^= 1
     victim.unlink()
     victim.write_bytes(content)
-    kept = find_kept("key", store.spec.stream, said.append)
+    kept = find_kept(store.spec.stream, said.append)
     assert kept is not None
     grown = PairStore.create(Path("b"), plan(train=150), {})
     assert adopt(grown, kept, teacher(), CPU, said.append) == 85 - 16
@@ -360,7 +365,7 @@ def test_adoption_survives_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     def grow() -> None:
         keep(Path("a"), key, print)
-        kept = find_kept(key, fresh.spec.stream, print)
+        kept = find_kept(fresh.spec.stream, print)
         store = PairStore.open(Path("b"), writable=True)
         assert kept is not None
         adopt(store, kept, teacher(), CPU, print)
