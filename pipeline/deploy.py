@@ -1,7 +1,8 @@
 """Serve the flow: a Prefect server, the deployment and a worker, until Ctrl-C.
 
 Run as `python -m pipeline.deploy` in the project's folder, where prefect.yaml names the deployment;
-several projects may share a server. One that PREFECT_API_URL points to is used instead of a new one. With `--check`, say whether a run would start there now.
+several projects may share a server. One that PREFECT_API_URL points to is used instead of a new
+one. With `--check`, say whether a run would start there now.
 """
 
 import argparse
@@ -159,7 +160,7 @@ def require_own(deployment: str) -> None:
             steps = client.read_deployment_by_name(deployment).pull_steps or []
         except ObjectNotFound:
             return
-    for folder in (Path(settings.get("directory", "")) for step in steps
+    for folder in (Path((settings or {}).get("directory", "")) for step in steps
                    for settings in step.values()):
         if folder.resolve() != Path.cwd() and (folder / FILE).is_file():
             raise DeployError(

@@ -101,7 +101,8 @@ def test_outside_of_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     found = examine(1)
     assert found["params.yaml"]["level"] == "problem"
     assert "params.yaml is missing" in found["params.yaml"]["text"]
-    assert found["DVC"]["level"] == "problem"
+    assert found["DVC's records"]["level"] == "problem"
+    assert "kdm new DIR" in found["DVC's records"]["text"]
 
 
 @pytest.mark.parametrize("cut", ["stages:\n  teach", "stages:\n  report:\n    cmd: python\n   "])

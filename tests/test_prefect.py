@@ -15,7 +15,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from pipeline.deploy import DEPLOYMENT, check
+from pipeline.deploy import check
 from pipeline.notifying import NotifyError, load_notifier
 from pipeline.repro import stage_graph
 from pipeline.server import ServerError, require_deployment, require_pool
@@ -30,8 +30,11 @@ WAITS = {"PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "1",
 
 
 @pytest.fixture
-def served(finished: Path, tmp_path: Path) -> Iterator[Served]:
+def served(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Served]:
     project = copy_project(finished, tmp_path / "project")
+    monkeypatch.chdir(project)
     with deployed(project, tmp_path / "prefect", **WAITS) as served:
         assert f"export PREFECT_API_URL={served.url}\n" in served.log.read_text()
         with temporary_settings({PREFECT_API_URL: served.url}):
@@ -103,7 +106,7 @@ def test_deployment(served: Served, webhook: tuple[str, list[dict[str, Any]]]) -
 def run_as_a_person(served: Served, *parameters: str) -> str:
     """Run the deployment with Prefect's command; returns the run's id."""
     given = [word for parameter in parameters for word in ("-p", parameter)]
-    made = served.prefect("deployment", "run", DEPLOYMENT, *given)
+    made = served.prefect("deployment", "run", served.deployment, *given)
     assert made.returncode == 0, made.stdout + made.stderr
     run, = served.post("flow_runs/filter")
     return str(run["id"])
@@ -112,7 +115,7 @@ def run_as_a_person(served: Served, *parameters: str) -> str:
 def check_refusals(served: Served) -> None:
     """What cannot be run is refused at once, by the server where it can know."""
     params = (served.project / "params.yaml").read_bytes()
-    refused = served.prefect("deployment", "run", DEPLOYMENT, "-p",
+    refused = served.prefect("deployment", "run", served.deployment, "-p",
                              'overrides={"students": {"kdm": {"training": {"steps": -3}}}}')
     said = " ".join((refused.stdout + refused.stderr).split())
     assert refused.returncode == 1, said

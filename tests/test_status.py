@@ -187,8 +187,8 @@ def test_readers_do_without_torch_and_parameters() -> None:
 def test_without_a_pipeline(folder: Path) -> None:
     result = kdm_status()
     assert result.exit_code == 1
-    assert result.stderr == (f"error: {folder / 'dvc.yaml'} is missing: run this in the project's "
-                             "folder\n")
+    assert result.stderr == (f"error: {folder / 'dvc.yaml'} is missing, so this is no project: run "
+                             "this in the folder of one, or make one with `kdm new DIR`\n")
 
 
 def test_what_is_done_and_what_is_stale(project: Path) -> None:

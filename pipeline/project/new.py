@@ -3,6 +3,7 @@
 Nothing that is there is overwritten, and what was begun and not finished is gone on with.
 """
 
+import logging
 import os
 import shlex
 import shutil
@@ -132,6 +133,8 @@ def init_dvc(folder: Path, within: bool) -> None:
         from dvc.exceptions import DvcException
         from dvc.repo import Repo
 
+        # It says what is said here in other words.
+        logging.getLogger("dvc.repo.init").setLevel(logging.WARNING)
         try:
             Repo.init(str(folder), subdir=within).close()
         except DvcException as error:
