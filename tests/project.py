@@ -25,6 +25,9 @@ def make_project(folder: Path, preset: str = "smoke", with_code: bool = False) -
     Returns:
         The folder, as an absolute path.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    # Of its own, wherever the tests' folders lie.
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, env=environment(), check=True)
     new.make_project(folder, preset)
     if with_code:
         add_code(folder)

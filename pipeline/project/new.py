@@ -132,12 +132,13 @@ def init_dvc(folder: Path, within: bool) -> None:
     if not (folder / ".dvc").is_dir():
         from dvc.exceptions import DvcException
         from dvc.repo import Repo
+        from scmrepo.exceptions import SCMError
 
         # It says what is said here in other words.
         logging.getLogger("dvc.repo.init").setLevel(logging.WARNING)
         try:
             Repo.init(str(folder), subdir=within).close()
-        except DvcException as error:
+        except (DvcException, SCMError) as error:
             raise NewError(f"`dvc init` failed in {folder}: {error}") from error
     config = folder / ".dvc" / "config"
     if not config.exists() or not config.read_bytes():
