@@ -85,10 +85,10 @@ def serve(port: int) -> None:
             require_free(port)
             start("server", "server", "start", "--host", HOST, "--port", str(port))
             wait_until(lambda: answers(url), "the server", processes)
+        require_own(deployment)
         # The worker makes its work pool if there is none.
         start("worker", "worker", "start", "--pool", POOL, "--type", "process")
         wait_until(has_pool, f"the work pool {POOL}", processes)
-        require_own(deployment)
         say(f"deploying {deployment}")
         if subprocess.run([*PREFECT, "deploy", "--all"], env=environment).returncode:
             raise DeployError("the deployment failed, see above")

@@ -1,6 +1,8 @@
 """The deployed flow: a real server, a real worker, a real project, and a webhook."""
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ from pipeline.notifying import NotifyError, load_notifier
 from pipeline.repro import stage_graph
 from pipeline.server import ServerError, require_deployment, require_pool
 from tests.prefect_server import RUN_S, START_S, STOP_S, Served, deployed, wait_until
-from tests.project import copy_project
+from tests.project import copy_project, make_project
 
 # The student takes a while, so that the run can be cancelled in its midst.
 OVERRIDE = {"students": {"kdm-f": {"training": {"steps": 1500}}}}
@@ -101,6 +103,25 @@ def test_deployment(served: Served, webhook: tuple[str, list[dict[str, Any]]]) -
 
     check_cached(served, stages)
     check_limit(served)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * START_S + 2 * RUN_S + 2 * STOP_S)
+def test_two_projects_on_one_server(tmp_path: Path) -> None:
+    """Each runs in its own folder, which has no code; a third of the same name is refused."""
+    projects = [make_project(tmp_path / name) for name in ("a/x", "y", "b/x")]
+    with (deployed(projects[0], tmp_path / "first") as first,
+          deployed(projects[1], tmp_path / "second", first.url) as second):
+        for served in (first, second):
+            assert served.finished(served.start(stages=["plan", "prepare_data"])
+                                   )["type"] == "COMPLETED", served.log.read_text()
+            assert (served.project / "data/dataset").is_dir()
+            assert not (projects[2] / "data").exists()
+        refused = subprocess.run(
+            [sys.executable, "-m", "pipeline.deploy"], cwd=projects[2], text=True,
+            env=first.environment, capture_output=True, timeout=START_S)
+        assert refused.returncode == 1
+        assert f"kdm-distill/x of that server is the project in {projects[0]}: " in refused.stderr
 
 
 def run_as_a_person(served: Served, *parameters: str) -> str:
