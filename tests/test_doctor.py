@@ -129,7 +129,7 @@ def test_notes_of_dvc_that_are_cut(project: Path) -> None:
     found = examine(1)[".dvc/tmp/rwlock"]
     assert (found["level"], "remove it when no DVC runs" in found["advice"]) == ("problem", True)
     notes.unlink()
-    assert examine(0)["DVC's records"]["text"] == "12 stages"
+    assert examine(0)["DVC's records"]["text"] == "13 stages"
 
 
 def test_a_run_that_was_not_noted(project: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_run_that_was_not_noted(project: Path) -> None:
     assert str(folder) in found["text"]
     assert "-empty -delete" in found["advice"]
     folder.rmdir()
-    assert examine(0)["DVC's records"]["text"] == "12 stages"
+    assert examine(0)["DVC's records"]["text"] == "13 stages"
 
 
 def test_what_cannot_be_reached(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
