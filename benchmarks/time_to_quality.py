@@ -3,7 +3,7 @@
     python -m benchmarks.time_to_quality [--pairs STORE] [--iterations 1000] [--student kdm]
 
 Both are distilled from the same pairs of a flow-matching teacher, which is trained first after
-presets/checkerboard.yaml unless a store is given. The paper's recipe has the published networks,
+the preset checkerboard unless a store is given. The paper's recipe has the published networks,
 batches of 4096, Adam at 3e-4 and latent noise of 0.4, and minimises all three terms (the published
 code trains the reconstruction and latent terms alone). Ours is a student of the preset. They take
 turns in slices of the run, so that drift of the machine hits both; measuring is not timed.
@@ -37,8 +37,9 @@ from kdm_core.teachers import build_teacher
 from kdm_core.teachers.training import TeacherTask
 from kdm_core.training.batches import BatchOrder
 from pipeline.params import Params, TrainedTeacher, load_params
+from pipeline.project.files import PRESETS
 
-PRESET = Path(__file__).parents[1] / "presets" / "checkerboard.yaml"
+PRESET = PRESETS / "checkerboard.yaml"
 BATCH, SLICES = 4096, 40
 
 
@@ -176,7 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time to quality on the checkerboard.")
     parser.add_argument("--pairs", type=Path, help="store of checkerboard pairs")
     parser.add_argument("--iterations", type=int, default=1000, help="of the paper's recipe")
-    parser.add_argument("--student", default="kdm", help="of presets/checkerboard.yaml")
+    parser.add_argument("--student", default="kdm", help="of the preset checkerboard")
     arguments = parser.parse_args()
     device, params = resolve_device(), load_params(PRESET)
     data = (stored_pairs(arguments.pairs, device) if arguments.pairs

@@ -1,4 +1,4 @@
-"""The command `kdm`: presets, a check of the parameters, and tidying up.
+"""The command `kdm`: projects, presets, a check of the parameters, and tidying up.
 
 What needs torch is imported by the commands that use it, so that the others answer at once.
 """
@@ -18,7 +18,9 @@ from typer.core import TyperGroup
 
 from kdm_core.errors import Adapted, KDMError, printable
 from pipeline.doctor_cli import doctor
+from pipeline.new_cli import new
 from pipeline.pairs_cli import app as pairs_app
+from pipeline.project.files import PRESETS, free_name, preset_path
 from pipeline.report_cli import app as report_app
 from pipeline.status_cli import status
 from pipeline.student_cli import add_commands as add_student_commands
@@ -27,7 +29,6 @@ from pipeline.teacher_cli import app as teacher_app
 from pipeline.weights_cli import app as weights_app
 from stages.paths import WORK
 
-PRESETS = Path(__file__).parent.parent / "presets"
 PARAMS = Path("params.yaml")
 
 
@@ -80,6 +81,7 @@ app.add_typer(weights_app, name="weights")
 app.add_typer(study_app, name="study")
 app.add_typer(report_app, name="report")
 add_student_commands(app)
+app.command()(new)
 app.command()(status)
 app.command()(doctor)
 
@@ -95,6 +97,13 @@ def preset_list() -> None:
 def preset_show(name: str) -> None:
     """Print a preset."""
     typer.echo(preset_path(name).read_text(encoding="utf-8"), nl=False)
+
+
+@preset_app.command("path")
+def preset_path_of(name: str) -> None:
+    """Print where a preset, or a sweep over one, lies: `sh "$(kdm preset path table5)" STUDENT`."""
+    sweeps = {path.stem: path for path in PRESETS.glob("sweeps/*.sh")}
+    typer.echo(sweeps.get(name) or preset_path(name))
 
 
 @preset_app.command("use")
@@ -161,18 +170,6 @@ def clean(
         typer.echo(f"removed {WORK}")
 
 
-def preset_path(name: str) -> Path:
-    """The file of a preset.
-
-    Raises:
-        CommandError: there is none of that name.
-    """
-    names = sorted(path.stem for path in PRESETS.glob("*.yaml"))
-    if name not in names:
-        raise CommandError(f"no preset '{name}'; there are {', '.join(names)}")
-    return PRESETS / f"{name}.yaml"
-
-
 def description(path: Path) -> str:
     """The comment at the head of a file."""
     lines = []
@@ -187,15 +184,6 @@ def is_preset(path: Path) -> bool:
     """Whether a file has the content of a preset."""
     content = path.read_bytes()
     return any(preset.read_bytes() == content for preset in PRESETS.glob("*.yaml"))
-
-
-def free_name(path: Path) -> Path:
-    """A name for a backup of a file that no other backup has."""
-    backup, count = path.with_name(f"{path.name}.bak"), 1
-    while backup.exists():
-        count += 1
-        backup = path.with_name(f"{path.name}.bak{count}")
-    return backup
 
 
 def size(folder: Path) -> int:

@@ -1,7 +1,8 @@
 """Serve the flow: a Prefect server, the deployment and a worker, until Ctrl-C.
 
-Run as `python -m pipeline.deploy` in the project's folder. A server that PREFECT_API_URL points to
-is used instead of a new one. With `--check`, say whether a run would start there now.
+Run as `python -m pipeline.deploy` in the project's folder, where prefect.yaml names the deployment;
+several projects may share a server. One that PREFECT_API_URL points to is used instead of a new
+one. With `--check`, say whether a run would start there now.
 """
 
 import argparse
@@ -20,10 +21,13 @@ import psutil
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from kdm_core.errors import KDMError
 from pipeline.addresses import without_password
 from pipeline.processes import ask, programs, stop_group
+from pipeline.project.current import require_current_project
 from pipeline.repro import GRACE_S, LAST_GRACE_S
 from pipeline.server import (
     ServerError,
@@ -35,7 +39,8 @@ from pipeline.server import (
 
 HOST = "127.0.0.1"
 POOL = "kdm"
-DEPLOYMENT = "kdm-distill/kdm-distill"
+FLOW = "kdm-distill"
+FILE = Path("prefect.yaml")
 START_S = 120.0
 POLL_S = 0.25
 # A flow run ends when its stages have ended and it has told the server.
@@ -52,10 +57,12 @@ def serve(port: int) -> None:
     """Serve the flow until one of the processes ends, or an exception (Ctrl-C) ends the wait.
 
     Raises:
-        DeployError: something did not start, or has ended by itself.
+        PipelineError: this is no project, or one of an older version.
+        DeployError: prefect.yaml cannot be used, the server has the deployment of another folder
+            under its name, something did not start, or has ended by itself.
     """
-    if not Path("prefect.yaml").is_file():
-        raise DeployError("prefect.yaml is missing: run this in the project's folder")
+    require_current_project(Path())
+    deployment = deployment_here()
     own_url = f"http://{HOST}:{port}/api"
     url = server_url() or own_url
     environment = {**os.environ, "PREFECT_API_URL": url, "DO_NOT_TRACK": "1",
@@ -78,16 +85,17 @@ def serve(port: int) -> None:
             require_free(port)
             start("server", "server", "start", "--host", HOST, "--port", str(port))
             wait_until(lambda: answers(url), "the server", processes)
+        require_own(deployment)
         # The worker makes its work pool if there is none.
         start("worker", "worker", "start", "--pool", POOL, "--type", "process")
         wait_until(has_pool, f"the work pool {POOL}", processes)
-        say("deploying the flow")
+        say(f"deploying {deployment}")
         if subprocess.run([*PREFECT, "deploy", "--all"], env=environment).returncode:
             raise DeployError("the deployment failed, see above")
         place = without_password(url)
         say(f"ready: {place.removesuffix('/api')} shows the runs. To start one, type elsewhere:\n\n"
             f"    export PREFECT_API_URL={place}\n"
-            f"    prefect deployment run {DEPLOYMENT} --watch\n\nCtrl-C stops everything.\n")
+            f"    prefect deployment run {deployment} --watch\n\nCtrl-C stops everything.\n")
         while True:
             require_running(processes)
             time.sleep(POLL_S)
@@ -122,6 +130,43 @@ def answers(url: str) -> bool:
         return httpx.get(f"{url}/health", timeout=5).is_success
     except httpx.TransportError:
         return False
+
+
+def deployment_here() -> str:
+    """How Prefect calls the deployment that prefect.yaml in the current folder describes.
+
+    Raises:
+        DeployError: there is no prefect.yaml, or none that names a deployment.
+    """
+    try:
+        name = YAML(typ="safe", pure=True).load(FILE)["deployments"][0]["name"]
+    except FileNotFoundError as error:
+        raise DeployError(f"{FILE.absolute()} is missing: run this in a project's folder (`kdm new "
+                          "DIR` makes one)") from error
+    except (YAMLError, UnicodeDecodeError, KeyError, IndexError, TypeError) as error:
+        raise DeployError(f"{FILE.absolute()} names no deployment ({type(error).__name__}: "
+                          f"{error}): write it as deployments[0].name") from error
+    return f"{FLOW}/{name}"
+
+
+def require_own(deployment: str) -> None:
+    """Make sure that the server does not run another project under this one's name.
+
+    Raises:
+        DeployError: it does.
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            steps = client.read_deployment_by_name(deployment).pull_steps or []
+        except ObjectNotFound:
+            return
+    for folder in (Path((settings or {}).get("directory", "")) for step in steps
+                   for settings in step.values()):
+        if folder.resolve() != Path.cwd() and (folder / FILE).is_file():
+            raise DeployError(
+                f"the deployment {deployment} of that server is the project in {folder}: give this "
+                f"one another name in {FILE.absolute()} (deployments[0].name), or remove that one "
+                f"(prefect deployment delete {deployment})")
 
 
 def has_pool() -> bool:
@@ -187,14 +232,16 @@ def check() -> None:
     """Make sure that a run of the deployment would start now.
 
     Raises:
+        DeployError: prefect.yaml cannot be used.
         ServerError: it would not.
     """
+    deployment = deployment_here()
     if server_url() is None:
         raise ServerError("PREFECT_API_URL is not set: export the URL of the server")
     require_server()
     with get_client(sync_client=True) as client:
-        require_deployment(client, DEPLOYMENT)
-    say(f"a run of {DEPLOYMENT} would start now")
+        require_deployment(client, deployment)
+    say(f"a run of {deployment} would start now")
 
 
 def main() -> None:

@@ -28,8 +28,8 @@ from pipeline import repro
 from pipeline.notifying import announce, notifier_of
 from pipeline.overrides import Change, Overrides, override
 from pipeline.params import load_params, read_file
+from pipeline.project.current import require_current_project
 from pipeline.publishing import StageProgress, publish_changes, publish_report
-from pipeline.records import require_pipeline
 from pipeline.server import require_server
 from pipeline.staleness import PLAN, standings
 from stages.guard import try_lock
@@ -98,13 +98,13 @@ def distill(
         ServerError: the Prefect server cannot be used.
         NotifyError: there is no such block.
         ParamsError: params.yaml cannot be used, or not with the overrides.
-        PipelineError: there is no pipeline in `root`.
+        PipelineError: there is no project in `root`, or one of an older version.
         FlowError: `stages` names something unknown, a stage failed, or another run is under way.
     """
     require_server()
     notifier_of({"notify": notify})
     folder = Path(root).resolve()
-    require_pipeline(folder)
+    require_current_project(folder)
     with only_run(folder):
         job = prepare(folder, overrides or {}, stages)
         if job.changes:

@@ -638,7 +638,8 @@ def read_file(path: Path = FILE) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise ParamsError(f"{path} is missing: `kdm preset use digits` writes one") from error
+        raise ParamsError(f"{path} is missing: run this in a project's folder (`kdm new DIR` "
+                          "makes one), or let `kdm preset use digits` write it") from error
 
 
 def read_values(path: Path = FILE) -> Any:

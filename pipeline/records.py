@@ -15,7 +15,7 @@ from typing import TypeVar
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
-from kdm_core.errors import KDMError
+from pipeline.project.current import PipelineError, require_current_project
 
 CUT_RWLOCK = "it is cut, since DVC was killed while it wrote it: remove it when no DVC runs"
 CUT_LOCK = ("it is cut, since DVC was killed while it wrote it, or holds a conflict of a merge: "
@@ -35,25 +35,8 @@ AGAIN_S = 0.5
 T = TypeVar("T")
 
 
-class PipelineError(KDMError):
-    """The folder has no pipeline that DVC can read."""
-
-
 class CutError(PipelineError):
     """One of DVC's records is cut."""
-
-
-def require_pipeline(root: Path) -> None:
-    """Make sure that there is a pipeline.
-
-    Raises:
-        PipelineError: there is none.
-    """
-    if not (root / "dvc.yaml").is_file():
-        raise PipelineError(f"{(root / 'dvc.yaml').absolute()} is missing: run this in the "
-                            "project's folder")
-    if not (root / ".dvc").is_dir():
-        raise PipelineError(f"{root.absolute()} is no DVC repository: run `dvc init` there")
 
 
 def look(root: Path, view: Callable[[Repo], T]) -> T:
@@ -62,7 +45,7 @@ def look(root: Path, view: Callable[[Repo], T]) -> T:
     Raises:
         PipelineError: there is none, or DVC cannot read it.
     """
-    require_pipeline(root)
+    require_current_project(root)
 
     def attempt() -> T:
         try:

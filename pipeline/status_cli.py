@@ -80,10 +80,12 @@ def survey() -> dict[str, Any]:
         PipelineError: there is no pipeline, or DVC cannot read it.
         DataError: a file of the pipeline's own is damaged.
     """
+    from pipeline.project.current import require_current_project
     from pipeline.staleness import standings
     from pipeline.unfinished import pairs_there
     from stages.status import read_status
 
+    require_current_project(Path())
     params = read_raw(Path("params.yaml"))
     rows = [describe(standing, params) for standing in standings(Path())]
     pairs = pairs_there(read_status(Path(), "sample_pairs"))

@@ -2,13 +2,23 @@
 
 import io
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from dvclive.live import Live
 from PIL import Image
+from scmrepo.exceptions import SCMError
 
 from kdm_core.training.loop import Record
 from stages import paths
+
+
+class Files(Live):
+    """DVCLive, also where git has no commit yet: of which it asks before it looks for one."""
+
+    def _init_dvc(self) -> None:
+        with suppress(SCMError):
+            super()._init_dvc()
 
 
 class Curves:
@@ -21,7 +31,8 @@ class Curves:
         self.folder: Path = paths.CURVES / name
         shutil.rmtree(self.folder, ignore_errors=True)
         # The pipeline's dvc.yaml declares the plots, and DVC makes the experiment.
-        self.live = Live(str(self.folder), save_dvc_exp=False, dvcyaml=None, monitor_system=False)
+        self.live = Files(str(self.folder), save_dvc_exp=False, dvcyaml=None,
+                          monitor_system=False)
 
     def __call__(self, record: Record) -> None:
         self.live.step = int(record["step"])

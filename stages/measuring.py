@@ -38,7 +38,7 @@ from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.serialization import file_sha256, read_json
 from kdm_core.students.seen import NETS
 from kdm_core.values import to_uint8
-from kdm_core.weights.store import WeightsMissing
+from kdm_core.weights.store import WeightsMissing, find
 from pipeline.params import EvaluationParams
 from stages import paths
 from stages.execution.features import FeatureSource, Origin
@@ -127,7 +127,7 @@ def measure_beside_real(
 
 
 def measure_lpips(stage: Stage, results: Results, samples: Samples) -> None:
-    """LPIPS between teacher and student, by all networks that are asked for."""
+    """LPIPS between teacher and student, by all networks that are asked for and can be had."""
     config = stage.params.evaluation
     if not config.lpips_pairs or not config.lpips:
         results.absent.append("LPIPS was left out (evaluation.lpips, evaluation.lpips_pairs)")
@@ -137,6 +137,12 @@ def measure_lpips(stage: Stage, results: Results, samples: Samples) -> None:
     results.conditions |= {"lpips_n": n, "lpips_resolution": config.lpips_resolution}
     teacher, student = (x[:n].to(stage.device) for x in (samples.test.samples, samples.made))
     for net in config.lpips:
+        try:
+            find(NETS[net])
+        except WeightsMissing as error:
+            results.absent.append(f"{error}; without them there is no lpips_{net}")
+            stage.say(results.absent[-1])
+            continue
         lpips = LPIPS(config.lpips_resolution, net).to(stage.device)
         with Progress(f"LPIPS ({net})", n, "pair") as progress:
             distance = paired_lpips(lpips, teacher, student, counts, on_pairs=progress.update)

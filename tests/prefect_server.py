@@ -16,6 +16,7 @@ import psutil
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from pipeline.project.files import deployment_name
 from tests import waiting
 from tests.project import environment
 from tests.waiting import free_port
@@ -23,7 +24,6 @@ from tests.waiting import free_port
 START_S = 90
 RUN_S = 240
 STOP_S = 60
-DEPLOYMENT = "kdm-distill/kdm-distill"
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 # A worker asks for runs every ten seconds otherwise.
 QUICK = {"PREFECT_WORKER_QUERY_SECONDS": "1"}
@@ -36,12 +36,14 @@ class Served:
 
     Attributes:
         url: of the server's API.
+        deployment: how Prefect calls it.
         environment: of commands that talk to it.
         log: what `pipeline.deploy` and the worker have said.
     """
 
     def __init__(self, project: Path, home: Path, url: str) -> None:
         self.project, self.url = project, url
+        self.deployment = f"kdm-distill/{deployment_name(project.name)}"
         self.log = home / "deploy.log"
         self.environment = environment(PREFECT_HOME=str(home), PREFECT_API_URL=url)
 
@@ -64,7 +66,7 @@ class Served:
         """Start a run of the deployment; returns its id."""
         with (temporary_settings({PREFECT_API_URL: self.url}),
               get_client(sync_client=True) as client):
-            deployment = client.read_deployment_by_name(DEPLOYMENT)
+            deployment = client.read_deployment_by_name(self.deployment)
             return str(client.create_flow_run_from_deployment(
                 deployment.id, parameters=parameters).id)
 

@@ -1,4 +1,4 @@
-"""A complete copy of the project in a folder of its own, to run the pipeline in."""
+"""Projects in folders of their own, made as `kdm new` makes them, to run the pipeline in."""
 
 import os
 import shutil
@@ -10,43 +10,53 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from pipeline.project import new
+
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("kdm_core", "stages", "pipeline", "presets")
-FILES = ("dvc.yaml", "prefect.yaml")
-# Not needed to run, but part of the project where they exist.
-OPTIONAL = (".gitignore", ".dvcignore")
+PACKAGES = ("kdm_core", "stages", "pipeline")
 
 
-def make_project(folder: Path, preset: str = "smoke") -> Path:
-    """Copy the project to `folder` (made if missing) as a Git and DVC repository, committed.
+def make_project(folder: Path, preset: str = "smoke", with_code: bool = False) -> Path:
+    """Make `folder` (made if missing) a project, committed.
 
-    The packages' copies are the ones that `python -m …` finds there: the current folder comes
-    before an editable installation.
+    Args:
+        with_code: as `add_code`.
 
     Returns:
         The folder, as an absolute path.
     """
-    folder = folder.resolve()
-    for name in FOLDERS:
-        shutil.copytree(ROOT / name, folder / name,
-                        ignore=shutil.ignore_patterns("__pycache__"))
-    for name in FILES:
-        shutil.copy(ROOT / name, folder)
-    for name in OPTIONAL:
-        if (ROOT / name).exists():
-            shutil.copy(ROOT / name, folder)
-    shutil.copy(ROOT / "presets" / f"{preset}.yaml", folder / "params.yaml")
-    make_repository(folder)
-    return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    # Of its own, wherever the tests' folders lie.
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, env=environment(), check=True)
+    new.make_project(folder, preset)
+    if with_code:
+        add_code(folder)
+    commit(folder)
+    return folder.resolve()
+
+
+def add_code(project: Path) -> None:
+    """Copy the packages into a project, for who edits them: `python -m …` there runs the copies,
+    since the current folder comes before an installation."""
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def make_repository(folder: Path) -> None:
-    """Make `folder` a Git and DVC repository and commit all that is in it."""
+    """Make `folder`, with a pipeline of its own, a Git and DVC repository and commit all in it."""
     dvc = [sys.executable, "-m", "dvc"]
     for command in (
         ["git", "init", "--quiet"],
         [*dvc, "init", "--quiet"],
         [*dvc, "config", "core.analytics", "false"],
+    ):
+        subprocess.run(command, cwd=folder, env=environment(), check=True)
+    commit(folder)
+
+
+def commit(folder: Path) -> None:
+    """Commit all that is in a Git repository."""
+    for command in (
         # DVC's experiments are commits, and a machine may know no name for their author.
         ["git", "config", "user.name", "test"],
         ["git", "config", "user.email", "test@localhost"],
@@ -58,12 +68,13 @@ def make_repository(folder: Path) -> None:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment to run commands with: this Python first, nothing that calls home, and no
-    settings of whoever runs the tests."""
+    """The environment to run commands with: this Python first and this code, nothing that calls
+    home, and no settings of whoever runs the tests."""
     kept = {name: value for name, value in os.environ.items()
             if not name.startswith(("PREFECT_", "GIT_", "KDM_LOG", "KDM_NOTIFY"))}
     return kept | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
         "DVC_NO_ANALYTICS": "1",
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from kdm_core.pairs.store import PairStore
+from pipeline.project.files import PRESETS
 from tests.project import ROOT, copy_project, edit, environment
 
 
@@ -69,7 +70,7 @@ def test_a_broken_image_whose_name_is_no_utf8(tmp_path: Path) -> None:
     """Neither a status file nor JSON takes such a name as it is."""
     project, pictures = tmp_path / "project", tmp_path / "project/pictures"
     pictures.mkdir(parents=True)
-    shutil.copy(ROOT / "presets/smoke.yaml", project / "params.yaml")
+    shutil.copy(PRESETS / "smoke.yaml", project / "params.yaml")
     edit(project, lambda values: values.update(
         data={"source": "folder", "path": "pictures", "test_fraction": 0.2},
         reference={"classifier": None}, evaluation={"extractors": []}))

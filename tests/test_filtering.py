@@ -33,9 +33,9 @@ from kdm_core.pairs.store import Block, PairStore
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import read_json, write_json
 from pipeline.params import ParamsError, load_params
+from pipeline.project.files import PRESETS
 from stages import filter_pairs, paths, report, train_student
 from stages.runner import Stage
-from tests.project import ROOT
 from tests.report_project import write_project
 
 CPU = torch.device("cpu")
@@ -339,7 +339,7 @@ def edit(change: Callable[[Any], None]) -> None:
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the stage reads: data, a classifier, and a store with planted copies."""
     monkeypatch.chdir(tmp_path)
-    shutil.copy(ROOT / "presets/smoke.yaml", "params.yaml")
+    shutil.copy(PRESETS / "smoke.yaml", "params.yaml")
     train, samples = planted()
     labelled, test = (train, np.arange(len(train)) % 2), (images(9, 5), np.arange(9) % 2)
     save_dataset(paths.DATASET, assemble("digits", "image", labelled, test, ["a", "b"], True))
@@ -437,7 +437,7 @@ def test_parameters_that_do_not_fit_the_run(project: Path) -> None:
     edit(lambda params: params["evaluation"].update(extractors=[]))
     with pytest.raises(ParamsError, match="filter.copies: there is no classifier"):
         load_params()
-    shutil.copy(ROOT / "presets/checkerboard.yaml", "params.yaml")
+    shutil.copy(PRESETS / "checkerboard.yaml", "params.yaml")
     set_filter(copies=[{"features": {"kind": "vgg16"}, "quantile": 0.1}], saturated=0.5)
     with pytest.raises(ParamsError, match="(?s)filter.copies: vgg16 is for images.*"
                                           "filter.saturated: points have no ends"):

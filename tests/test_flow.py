@@ -109,12 +109,12 @@ def test_graph_of_the_real_pipeline(tmp_path: Path) -> None:
     graph = stage_graph(project)
     students = ("kdm", "kdm-f")
     assert set(graph) == {
-        "prepare_data", "reference", "teacher", "sample_pairs", "filter_pairs", "report",
+        "plan", "prepare_data", "reference", "teacher", "sample_pairs", "filter_pairs", "report",
         *(f"{stage}@{name}" for stage in ("train_student", "evaluate", "study")
           for name in students)}
-    assert graph["prepare_data"] == set()
+    assert graph["plan"] == set() and graph["prepare_data"] == {"plan"}
     assert graph["train_student@kdm"] == {
-        "prepare_data", "reference", "teacher", "sample_pairs", "filter_pairs"}
+        "plan", "prepare_data", "reference", "teacher", "sample_pairs", "filter_pairs"}
     assert {"teacher", "train_student@kdm-f"} <= graph["evaluate@kdm-f"]
     assert "train_student@kdm" not in graph["evaluate@kdm-f"]
     assert {"evaluate@kdm", "evaluate@kdm-f"} <= graph["report"]
@@ -357,7 +357,7 @@ def test_overrides_that_make_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (project / "params.yaml").read_bytes() == before
     plan = prepare(project, {"students": {"kdm": {"losses": {"latent": 0.5}}}},
                    ["train_student@kdm"])
-    assert plan.graph == {"train_student@kdm": set()} and not plan.on_gpu
+    assert plan.graph == {"plan": set(), "train_student@kdm": {"plan"}} and not plan.on_gpu
     assert plan.changes == [Change("students.kdm.losses.latent", MISSING, 0.5)]
 
 

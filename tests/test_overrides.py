@@ -14,9 +14,10 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.flow import distill
 from pipeline.overrides import MISSING, Change, merge, override, partial
 from pipeline.params import Params, ParamsError, load_params, read_values
+from pipeline.project.files import PRESETS
 from tests.project import ROOT
 
-PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+ALL_PRESETS = sorted(PRESETS.glob("*.yaml"))
 PARTIAL = TypeAdapter(partial(Params))
 
 
@@ -27,7 +28,7 @@ def some_of(values: Any, draw: random.Random) -> Any:
     return {key: some_of(value, draw) for key, value in values.items() if draw.random() < 0.6}
 
 
-@given(st.sampled_from(PRESETS), st.integers(0, 2**31))
+@given(st.sampled_from(ALL_PRESETS), st.integers(0, 2**31))
 @settings(max_examples=60, deadline=None)
 def test_any_part_of_a_file_is_an_override(preset: Path, seed: int) -> None:
     """One that the form's schema takes, and that changes nothing in the file it is from."""
@@ -113,7 +114,7 @@ def test_merging() -> None:
         "pairs": None, "teacher": values["teacher"], "list": [3]}
 
 
-@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("preset", ALL_PRESETS, ids=lambda path: path.stem)
 def test_a_file_keeps_its_comments(preset: Path, tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text(preset.read_text())

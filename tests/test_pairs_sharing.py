@@ -15,10 +15,11 @@ from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
 from kdm_core.teachers import Denoiser, DenoiserConfig, save_teacher
 from pipeline.params import StoredPairs
+from pipeline.project.files import PRESETS
 from stages import sample_pairs
 from stages.runner import Stage
 from stages.stored_pairs import take
-from tests.project import ROOT, copy_project, environment, make_project
+from tests.project import copy_project, environment, make_project
 from tests.s3_server import BUCKET, serving
 from tests.test_pipeline import dvc, edit, repro
 
@@ -107,7 +108,7 @@ def test_a_store_is_few_files(publisher: Path) -> None:
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with parameters and a teacher; stages find them there."""
     monkeypatch.chdir(tmp_path)
-    shutil.copy(ROOT / "presets/smoke.yaml", "params.yaml")
+    shutil.copy(PRESETS / "smoke.yaml", "params.yaml")
     save_teacher(Path("data/teacher"), make_teacher(0))
     return tmp_path
 

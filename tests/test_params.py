@@ -10,16 +10,17 @@ from ruamel.yaml import YAML
 
 from kdm_core.samples import SampleSpec
 from pipeline.params import Params, ParamsError, load_params, parse_params
+from pipeline.project.files import PRESETS
 from tests.imports import ROOT
 
-PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+ALL_PRESETS = sorted(PRESETS.glob("*.yaml"))
 
 
 def preset(name: str = "digits") -> Any:
-    return copy.deepcopy(YAML(typ="safe").load(ROOT / f"presets/{name}.yaml"))
+    return copy.deepcopy(YAML(typ="safe").load(PRESETS / f"{name}.yaml"))
 
 
-@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", ALL_PRESETS, ids=lambda path: path.stem)
 def test_presets_are_valid_and_complete(path: Path) -> None:
     params = load_params(path)
     written = YAML(typ="safe").load(path)
@@ -29,7 +30,7 @@ def test_presets_are_valid_and_complete(path: Path) -> None:
 
 
 def test_the_default_is_the_digits_preset() -> None:
-    assert load_params(ROOT / "params.yaml") == load_params(ROOT / "presets/digits.yaml")
+    assert load_params(ROOT / "params.yaml") == load_params(PRESETS / "digits.yaml")
 
 
 def problem(change: str, value: Any, name: str = "digits") -> str:
@@ -185,7 +186,7 @@ def test_where_to_compute_may_be_left_out(section: str) -> None:
 
 def test_a_key_that_stands_there_twice(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    text = (ROOT / "presets/smoke.yaml").read_text()
+    text = (PRESETS / "smoke.yaml").read_text()
     path.write_text(f"{text}\nseed: 3\n")
     line = len(text.splitlines()) + 2
     with pytest.raises(ParamsError, match=f"line {line} is no valid YAML: .*duplicate") as caught:

@@ -26,9 +26,9 @@ from pipeline.checks import fit
 from pipeline.checks.inputs import needed_weights
 from pipeline.cli import app
 from pipeline.params import parse_params
-from tests.imports import ROOT
+from pipeline.project.files import PRESETS
 
-SMOKE = YAML(typ="safe").load(ROOT / "presets/smoke.yaml")
+SMOKE = YAML(typ="safe").load(PRESETS / "smoke.yaml")
 UNET = {"kind": "unet", "channels": 8, "multipliers": [1, 2]}
 
 

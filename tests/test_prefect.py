@@ -1,6 +1,8 @@
 """The deployed flow: a real server, a real worker, a real project, and a webhook."""
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,12 +17,12 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from pipeline.deploy import DEPLOYMENT, check
+from pipeline.deploy import check
 from pipeline.notifying import NotifyError, load_notifier
 from pipeline.repro import stage_graph
 from pipeline.server import ServerError, require_deployment, require_pool
 from tests.prefect_server import RUN_S, START_S, STOP_S, Served, deployed, wait_until
-from tests.project import copy_project
+from tests.project import copy_project, make_project
 
 # The student takes a while, so that the run can be cancelled in its midst.
 OVERRIDE = {"students": {"kdm-f": {"training": {"steps": 1500}}}}
@@ -30,8 +32,11 @@ WAITS = {"PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "1",
 
 
 @pytest.fixture
-def served(finished: Path, tmp_path: Path) -> Iterator[Served]:
+def served(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Served]:
     project = copy_project(finished, tmp_path / "project")
+    monkeypatch.chdir(project)
     with deployed(project, tmp_path / "prefect", **WAITS) as served:
         assert f"export PREFECT_API_URL={served.url}\n" in served.log.read_text()
         with temporary_settings({PREFECT_API_URL: served.url}):
@@ -100,10 +105,29 @@ def test_deployment(served: Served, webhook: tuple[str, list[dict[str, Any]]]) -
     check_limit(served)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(2 * START_S + 2 * RUN_S + 2 * STOP_S)
+def test_two_projects_on_one_server(tmp_path: Path) -> None:
+    """Each runs in its own folder, which has no code; a third of the same name is refused."""
+    projects = [make_project(tmp_path / name) for name in ("a/x", "y", "b/x")]
+    with (deployed(projects[0], tmp_path / "first") as first,
+          deployed(projects[1], tmp_path / "second", first.url) as second):
+        for served in (first, second):
+            assert served.finished(served.start(stages=["plan", "prepare_data"])
+                                   )["type"] == "COMPLETED", served.log.read_text()
+            assert (served.project / "data/dataset").is_dir()
+            assert not (projects[2] / "data").exists()
+        refused = subprocess.run(
+            [sys.executable, "-m", "pipeline.deploy"], cwd=projects[2], text=True,
+            env=first.environment, capture_output=True, timeout=START_S)
+        assert refused.returncode == 1
+        assert f"kdm-distill/x of that server is the project in {projects[0]}: " in refused.stderr
+
+
 def run_as_a_person(served: Served, *parameters: str) -> str:
     """Run the deployment with Prefect's command; returns the run's id."""
     given = [word for parameter in parameters for word in ("-p", parameter)]
-    made = served.prefect("deployment", "run", DEPLOYMENT, *given)
+    made = served.prefect("deployment", "run", served.deployment, *given)
     assert made.returncode == 0, made.stdout + made.stderr
     run, = served.post("flow_runs/filter")
     return str(run["id"])
@@ -112,7 +136,7 @@ def run_as_a_person(served: Served, *parameters: str) -> str:
 def check_refusals(served: Served) -> None:
     """What cannot be run is refused at once, by the server where it can know."""
     params = (served.project / "params.yaml").read_bytes()
-    refused = served.prefect("deployment", "run", DEPLOYMENT, "-p",
+    refused = served.prefect("deployment", "run", served.deployment, "-p",
                              'overrides={"students": {"kdm": {"training": {"steps": -3}}}}')
     said = " ".join((refused.stdout + refused.stderr).split())
     assert refused.returncode == 1, said
@@ -163,9 +187,9 @@ def check_cached(served: Served, stages: set[str]) -> None:
     run = served.start()
     assert served.finished(run)["type"] == "COMPLETED", served.log.read_text()
     print(f"all stages from the cache in {time.monotonic() - started:.1f} s")
-    skipped = {f"Stage '{stage}' didn't change, skipping" for stage in stages}
     # Logs arrive a moment after the state.
-    wait_until(lambda: skipped <= set(served.lines(run)), STOP_S, served.log.read_text)
+    wait_until(lambda: served.lines(run).count("nothing that it depends on has changed")
+               == len(stages), STOP_S, served.log.read_text)
     assert not [line for line in served.lines(run) if line.startswith("Running stage")]
     assert (served.project / "dvc.lock").read_bytes() == recorded
     assert times(served.project / "reports") == written

@@ -15,9 +15,8 @@ from kdm_core.losses.distances import LPIPSConfig
 from kdm_core.samples import SampleSpec
 from kdm_core.students.model import KDM
 from pipeline.params import Params, StudentParams, load_params
-from tests.imports import ROOT
+from pipeline.project.files import PRESETS
 
-PRESETS = ROOT / "presets"
 CIFAR = SampleSpec(kind="image", shape=[3, 32, 32])
 CONDITIONAL = CIFAR.model_copy(update={"label_names": CLASSES})
 FACES = SampleSpec(kind="image", shape=[3, 64, 64])

@@ -187,8 +187,8 @@ def test_readers_do_without_torch_and_parameters() -> None:
 def test_without_a_pipeline(folder: Path) -> None:
     result = kdm_status()
     assert result.exit_code == 1
-    assert result.stderr == (f"error: {folder / 'dvc.yaml'} is missing: run this in the project's "
-                             "folder\n")
+    assert result.stderr == (f"error: {folder / 'dvc.yaml'} is missing, so this is no project: run "
+                             "this in the folder of one, or make one with `kdm new DIR`\n")
 
 
 def test_what_is_done_and_what_is_stale(project: Path) -> None:
@@ -199,16 +199,14 @@ def test_what_is_done_and_what_is_stale(project: Path) -> None:
     assert {row["state"] for row in rows().values()} == {"done"}
 
     edit("evaluation", bootstrap=21)
-    (project / "stages/study.py").open("a").write("# a remark\n")
     (project / "data/students/kdm/config.json").unlink()
     found = rows()
     assert [found[name]["state"] for name in ("teacher", "train_student@kdm-f")] == ["done"] * 2
-    assert found["evaluate@kdm-f"]["why"] == {"params": ["evaluation"]}
-    assert found["study@kdm-f"]["why"] == {"code": ["stages/study.py"]}
+    assert found["evaluate@kdm-f"]["why"] == {"parameters": ["evaluation.bootstrap"]}
     assert found["train_student@kdm"]["why"] == {"result modified": ["data/students/kdm"]}
     assert found["evaluate@kdm"]["after"] == ["train_student@kdm"]
     text = kdm_status().stdout
-    assert "stale        params (evaluation)\n" in text
+    assert "stale        parameters (evaluation.bootstrap)\n" in text
     assert "time left  about" in text
 
 

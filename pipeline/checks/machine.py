@@ -28,8 +28,8 @@ def check_gpu() -> list[Finding]:
         return [ok("GPU", "none; stages compute on the CPU")]
     if torch.version.cuda is None:
         return [warning("GPU", f"there is an NVIDIA driver, but torch {torch.__version__} is a "
-                        "build for CPUs", "install PyPI's build: pip install -r "
-                        "requirements/torch.lock -r requirements/cuda.lock")]
+                        "build for CPUs", "install PyPI's build: pip install "
+                        f"--force-reinstall torch=={torch.__version__.partition('+')[0]}")]
     return [warning("GPU", "there is an NVIDIA driver, but torch cannot use it: too old for CUDA "
                     f"{torch.version.cuda}, or this process may not see the GPU",
                     "update the driver; look at nvidia-smi and CUDA_VISIBLE_DEVICES")]

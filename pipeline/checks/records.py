@@ -4,25 +4,14 @@ import json
 from pathlib import Path
 
 from pipeline.checks.finding import Finding, ok, problem
-from pipeline.records import (
-    CUT_RUN,
-    CUT_RWLOCK,
-    PipelineError,
-    empty_runs,
-    look,
-    settled,
-)
+from pipeline.project.current import PipelineError
+from pipeline.records import CUT_RUN, CUT_RWLOCK, empty_runs, look, settled
 
 RWLOCK = Path(".dvc/tmp/rwlock")
 
 
 def check_records() -> list[Finding]:
-    """Whether DVC can read the pipeline and what it has recorded of it.
-
-    Where there is no repository, other checks say so.
-    """
-    if not Path(".dvc").is_dir():
-        return []
+    """Whether this is a project, and DVC can read its pipeline and what it has recorded of it."""
     findings = []
     try:
         stages, runs = look(Path(), lambda repo: (len(repo.index.graph),

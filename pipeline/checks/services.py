@@ -25,7 +25,7 @@ PORTS = {"http": 80, "https": 443}
 
 def check_remotes() -> list[Finding]:
     """DVC's repository and its remotes."""
-    from dvc.exceptions import DvcException
+    from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
 
     try:
@@ -34,9 +34,10 @@ def check_remotes() -> list[Finding]:
             if not names:
                 return [ok("DVC remote", "none is configured: results stay on this machine")]
             return [check_remote(repo, name) for name in names]
+    except NotDvcRepoError:
+        return []  # `check_records` says so
     except DvcException as error:
-        return [problem("DVC", without_password(str(error)), "run this in the project's folder; "
-                        "`git init && dvc init` makes a repository")]
+        return [problem("DVC", without_password(str(error)), "mend what is named")]
 
 
 def check_remote(repo: Any, name: str) -> Finding:
@@ -120,15 +121,15 @@ def check_prefect() -> list[Finding]:
 
     url = server_url()
     if url is None:
-        return [ok("Prefect server", "PREFECT_API_URL is not set: `make deploy` starts a server, "
-                   "and python -m pipeline.flow needs none")]
+        return [ok("Prefect server", "PREFECT_API_URL is not set: `python -m "
+                   "pipeline.deploy` starts a server, and python -m pipeline.flow needs none")]
 
     def attempt() -> str:
         require_server()
         return ""
 
     return [judge("Prefect server", without_password(url), attempt,
-                  "start it (make deploy), correct PREFECT_API_URL or unset it")]
+                  "start it, correct PREFECT_API_URL or unset it")]
 
 
 def connect(host: str, port: int) -> str:

@@ -8,7 +8,7 @@ from packaging.requirements import Requirement
 from pipeline.checks.finding import Finding, ok, problem, warning
 
 SHOWN = ("torch", "zarr", "numcodecs", "dvc", "prefect", "distributed")
-SETUP = "`make setup`, or pip install -r requirements/base.lock"
+SETUP = "pip install --upgrade kdm-distill; in a clone of the repository, `make setup`"
 
 
 def check_python() -> list[Finding]:
@@ -28,7 +28,8 @@ def check_requirements() -> list[Finding]:
         needed = [Requirement(text) for text in requires("kdm-distill") or []]
     except PackageNotFoundError:
         return [warning("packages", "kdm-distill is not installed, so nothing says which packages "
-                        "it needs", "pip install --no-deps --editable .")]
+                        "it needs", "in a clone of the repository, pip install --no-deps "
+                        "--editable .")]
     wrong = [text for requirement in needed if (text := misfit(requirement))]
     if wrong:
         return [problem("packages", text, SETUP) for text in wrong]

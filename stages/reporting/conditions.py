@@ -12,8 +12,8 @@ from stages.reporting.records import Evaluation, Timing
 
 SAME = ("n", "real_n", "dataset", "teacher", "pairs")
 """Conditions without which students cannot be set side by side."""
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "zarr", "dvc", "clean-fid",
-            "lpips", "timm", "matplotlib")
+PACKAGES = ("kdm-distill", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "zarr", "dvc",
+            "clean-fid", "lpips", "timm", "matplotlib")
 LABELS = {
     "n": "Noises compared, unseen in training", "reference": "Real samples compared with",
     "reference_n": "Number of real samples", "real": "Other real samples",
@@ -24,7 +24,7 @@ LABELS = {
     "lpips_resolution": "Pixels of LPIPS, a side",
     "projections": "Directions of the sliced distance", "seed": "Seed", "device": "Device",
     "precision": "Precision", "threads": "CPU threads", "torch": "PyTorch",
-    "hardware": "Hardware", "revision": "Revision of the code",
+    "hardware": "Hardware", "revision": "Revision of the project",
     "packages": "Packages when the report was made",
 }
 
@@ -89,7 +89,7 @@ def adaptations(timings: Mapping[str, Timing]) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """What this report is made with: code and packages."""
+    """What this report is made with: the project's revision and packages, this one among them."""
     packages = [f"Python {platform.python_version()}"]
     for name in PACKAGES:
         try:

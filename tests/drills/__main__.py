@@ -77,7 +77,7 @@ def parse_options() -> argparse.Namespace:
 def make_finished(folder: Path) -> Path:
     """A project whose pipeline has run."""
     print("running the pipeline undisturbed", flush=True)
-    project = make_project(folder)
+    project = make_project(folder, with_code=True)  # some edit it
     done = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=project, text=True,
                           env=environment(OMP_NUM_THREADS="1"), capture_output=True)
     if done.returncode:

@@ -1,6 +1,6 @@
 #!/bin/sh
 # The paper's table 6, sizes of the latent and so of the Koopman matrix, one experiment a size:
-#     sh presets/sweeps/table6.sh [STUDENT]    (default: paper)
+#     sh "$(kdm preset path table6)" [STUDENT]    (default: paper)
 # queues them; `dvc queue start` runs them, `dvc exp show` compares.
 set -eu
 student=${1:-paper}

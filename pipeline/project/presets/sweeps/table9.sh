@@ -1,6 +1,6 @@
 #!/bin/sh
 # The paper's table 9, sizes of a U-Net student for CIFAR-10, one experiment a size:
-#     sh presets/sweeps/table9.sh [STUDENT]    (default: paper)
+#     sh "$(kdm preset path table9)" [STUDENT]    (default: paper)
 # queues them; `dvc queue start` runs them, `dvc exp show` compares.
 #
 # The paper gives no widths. Its 62 million parameters of table 4 are the 47.5 that are trained and

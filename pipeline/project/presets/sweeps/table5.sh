@@ -1,6 +1,6 @@
 #!/bin/sh
 # The paper's table 5, which of the losses a student is trained with, one experiment a column:
-#     sh presets/sweeps/table5.sh [STUDENT]    (default: paper)
+#     sh "$(kdm preset path table5)" [STUDENT]    (default: paper)
 # queues them; `dvc queue start` runs them, `dvc exp show` compares.
 set -eu
 student=${1:-paper}

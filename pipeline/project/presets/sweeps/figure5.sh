@@ -1,6 +1,6 @@
 #!/bin/sh
 # The paper's figure 5B, numbers of training pairs, one experiment a number:
-#     sh presets/sweeps/figure5.sh [STUDENT]    (default: paper)
+#     sh "$(kdm preset path figure5)" [STUDENT]    (default: paper)
 # queues them; `dvc queue start` runs them, `dvc exp show` compares. (Figure 5A is table 9.)
 set -eu
 student=${1:-paper}
