@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,12 +132,12 @@ def test_sections_that_come_and_go() -> None:
 def test_lists() -> None:
     """One of sections is compared section by section, one of names as a whole."""
     def change(values: Any) -> None:
-        values["evaluation"]["extractors"].insert(0, {"kind": "pixels"})
+        values["evaluation"]["extractors"].insert(0, {"kind": "inception"})
         values["evaluation"]["lpips"] = ["vgg"]
         values["students"]["kdm"]["then"][0]["steps"] = 10
-    made = compared(lambda values: change(values))
-    assert yours(made) == {"evaluation.extractors.0.kind": "pixels", "evaluation.lpips": ["vgg"],
-                           "students.kdm.then.0.steps": 10}
+    made = compared(change)
+    assert yours(made) == {"evaluation.extractors.0.kind": "inception",
+                           "evaluation.lpips": ["vgg"], "students.kdm.then.0.steps": 10}
     assert made["evaluation.lpips"].preset == ["vgg", "alex"]
     assert made["evaluation.extractors.2.resolution"] == Entry(32, "preset", MISSING)
 
@@ -166,7 +167,7 @@ def test_data_of_your_own() -> None:
 
 
 def test_a_file_of_its_own() -> None:
-    network = {"kind": "mlp", "width": 7, "blocks": 7}
+    network = {"kind": "mlp", "width": 11, "blocks": 7}
     training = {"steps": 7, "batch": 7}
     values = {
         "seed": 7, "data": {"source": "npz", "path": "a.npz"}, "reference": {"classifier": None},
@@ -205,15 +206,15 @@ def test_the_table(file: Path) -> None:
     assert lines[0] == "params.yaml: preset smoke, 2 values changed, 1 left out"
     rows = [line for line in lines[1:] if line]
     assert len(rows) == len(json.loads(show("--json")))
-    starts = {line.rindex(line.split(" (preset")[0].split()[-1]) for line in rows
-              if " (preset" not in line}
-    assert len(starts) == 1  # of the last column
+    ends = [re.search(r"  (default|preset|yours)( \(preset: .+\))?$", line) for line in rows]
+    starts = [end.start() for end in ends if end]
+    # The last column is aligned, but for values that are much longer than others.
+    assert len(starts) == len(rows) and sum(start != starts[0] for start in starts) < 3
     words = [line.split(maxsplit=3) for line in rows]
     assert ["compute.threads", "0", "default", "(preset: 1)"] in words
     assert ["students.kdm.training.steps", "7", "yours", "(preset: 200)"] in words
     assert ["report.title", '"a\\tb"', "yours", "(preset: Smoke test)"] in words
     assert ["execution.sampling.engine", "local", "preset"] in words
-    assert max(map(len, rows)) < 130
 
 
 def test_a_stage(file: Path) -> None:
@@ -225,7 +226,7 @@ def test_a_stage(file: Path) -> None:
     assert made.items() < both.items()
     assert both["students.kdm-f.training.steps"] == {"value": 200, "origin": "preset"}
     assert {path.partition(".")[0] for path in json.loads(show("evaluate", "--json"))} == {
-        "seed", "evaluation", "reference", "weights"} - {"weights"} | {"weights"}
+        "seed", "evaluation", "reference", "weights"}
     assert "teacher" not in show("sample_pairs")
 
 
