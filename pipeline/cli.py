@@ -1,4 +1,4 @@
-"""The command `kdm`: projects, presets, a check of the parameters, and tidying up.
+"""The command `kdm`: projects, presets, and tidying up; the other groups have files of their own.
 
 What needs torch is imported by the commands that use it, so that the others answer at once.
 """
@@ -20,7 +20,8 @@ from kdm_core.errors import Adapted, KDMError, printable
 from pipeline.doctor_cli import doctor
 from pipeline.new_cli import new
 from pipeline.pairs_cli import app as pairs_app
-from pipeline.project.files import PRESETS, free_name, preset_path
+from pipeline.params_cli import app as params_app
+from pipeline.project.files import PRESETS, SCHEMA, free_name, preset_path
 from pipeline.report_cli import app as report_app
 from pipeline.status_cli import status
 from pipeline.student_cli import add_commands as add_student_commands
@@ -72,7 +73,6 @@ app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False,
                   pretty_exceptions_enable=False,
                   help="One-step generators by distillation: the pipeline's helpers.")
 preset_app = typer.Typer(no_args_is_help=True, help="Complete parameter files to start from.")
-params_app = typer.Typer(no_args_is_help=True, help="The parameter file.")
 app.add_typer(preset_app, name="preset")
 app.add_typer(params_app, name="params")
 app.add_typer(teacher_app, name="teacher")
@@ -112,7 +112,7 @@ def preset_use(
     force: Annotated[bool, typer.Option(help="Replace a params.yaml that is no preset; it is kept "
                                              "as params.yaml.bak.")] = False,
 ) -> None:
-    """Make a preset the params.yaml of the current folder."""
+    """Make a preset the params.yaml of the current folder, with its schema for editors."""
     from kdm_core.serialization import write_atomic
     from pipeline.params import load_params
 
@@ -126,29 +126,8 @@ def preset_use(
         shutil.copy2(PARAMS, backup)
         typer.echo(f"kept the old {PARAMS} as {backup}")
     write_atomic(PARAMS, path.read_bytes())
+    write_atomic(PARAMS.with_name(SCHEMA), (PRESETS / SCHEMA).read_bytes())
     typer.echo(f"{PARAMS} is the preset {name} now")
-
-
-@params_app.command("check")
-def params_check(file: Annotated[Path, typer.Argument()] = PARAMS) -> None:
-    """Check that a run with a parameter file can come to its end here, all problems at once."""
-    from pipeline.checks import fit, inputs, machine
-    from pipeline.doctor_cli import findings_of
-    from pipeline.params import load_params
-
-    params = load_params(file)
-    found = [one for check in (machine.check_device, machine.check_processes, inputs.check_sources,
-                               fit.check_fit, inputs.check_weights)
-             for one in findings_of(check, params)]
-    wrong = [one for one in found if one.level == "problem"]
-    if wrong:
-        raise CommandError(f"{file} cannot be used here:\n" + "\n".join(
-            f"  {one.check}: {one.text}" + (f"; {one.advice}" if one.advice else "")
-            for one in wrong))
-    for one in found:
-        if one.level == "warning":
-            typer.echo(f"note: {one.check}: {one.text}; {one.advice}", err=True)
-    typer.echo(f"{file}: ok")
 
 
 @app.command()
@@ -171,12 +150,13 @@ def clean(
 
 
 def description(path: Path) -> str:
-    """The comment at the head of a file."""
+    """The comment at the head of a file, without the line that tells editors of the schema."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             break
-        lines.append(line.lstrip("# "))
+        if not line.startswith("# yaml-language-server:"):
+            lines.append(line.lstrip("# "))
     return "\n    ".join(lines)
 
 

@@ -7,7 +7,6 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from griffe import Docstring, DocstringSectionKind
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -21,6 +20,7 @@ from pydantic_core import CoreSchema
 from ruamel.yaml import YAML
 
 from kdm_core.serialization import write_atomic
+from pipeline.descriptions import described, tag_of
 from pipeline.params import Params, ParamsError, parse_params, read_values
 from pipeline.schema_errors import TAGS, union_members, within
 
@@ -109,26 +109,6 @@ def partial_type(annotation: Any) -> Any:
     if origin is Literal:
         return Annotated[annotation, WithJsonSchema({"enum": list(arguments)})]
     return annotation
-
-
-def tag_of(model: type[BaseModel]) -> str | None:
-    """How a file calls a model that is one of several: the value of its tag."""
-    for tag in TAGS:
-        field = model.model_fields.get(tag)
-        if field is not None and get_origin(field.annotation) is Literal:
-            return " / ".join(str(value) for value in get_args(field.annotation))
-    return None
-
-
-def described(model: type[BaseModel]) -> tuple[str, dict[str, str]]:
-    """What a model's docstring says of it, and of its attributes by their names."""
-    about, attributes = "", {}
-    for section in Docstring(model.__doc__ or "").parse("google"):
-        if section.kind is DocstringSectionKind.text:
-            about = about or section.value
-        elif section.kind is DocstringSectionKind.attributes:
-            attributes = {each.name: each.description for each in section.value}
-    return about, attributes
 
 
 def merge(values: Any, overrides: Any, annotation: Any = Params) -> Any:

@@ -22,8 +22,8 @@ from pipeline.project.current import PipelineError, require_current_project
 from pipeline.project.files import PRESETS, TEMPLATES, deployment_name
 from tests.project import ROOT, environment
 
-MADE = {".dvc", ".dvcignore", ".git", ".gitignore", "README.md", "dvc.yaml", "params.yaml",
-        "prefect.yaml"}
+MADE = {".dvc", ".dvcignore", ".git", ".gitignore", "README.md", "dvc.yaml", "params.schema.json",
+        "params.yaml", "prefect.yaml"}
 OLD = """
 stages:
   prepare_data:
@@ -89,7 +89,8 @@ def test_a_new_project(folder: Path) -> None:
     assert (project / "params.yaml").read_bytes() == (PRESETS / "smoke.yaml").read_bytes()
     assert (project / ".dvc/config").read_bytes() == (ROOT / ".dvc/config").read_bytes()
     staged = set(git(project, "diff", "--cached", "--name-only").split())
-    assert staged == MADE - {".dvc", ".git"} | {".dvc/config", ".dvc/.gitignore"}
+    assert staged == MADE - {".dvc", ".git", "params.schema.json"} | {
+        ".dvc/config", ".dvc/.gitignore"}
     assert git(project, "status", "--short", "--untracked-files").count("\n") == len(staged)
     assert git(project, "check-ignore", "data/dataset", "reports/report.html")
     readme = (project / "README.md").read_text()

@@ -27,8 +27,8 @@ from kdm_core.pairs.sampling import WHOLE, sample_pairs, sample_shard, sampler, 
 from kdm_core.pairs.store import Block, PairStore
 from kdm_core.solvers import FixedSolver
 from stages import filling
-from stages.growing import adopt
 from stages.elsewhere import stores_there
+from stages.growing import adopt
 from stages.kept_pairs import keep, link_anew
 from tests.test_pairs import CPU, plan, sampled, teacher
 

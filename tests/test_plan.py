@@ -13,21 +13,18 @@ import pytest
 from kdm_core.errors import DataError
 from pipeline.params import load_params, parse_params, read_values
 from pipeline.plan import code, plans
-from pipeline.plan.code import code_of, own_code
-from pipeline.plan.plans import current_plans, written, write_plans
+from pipeline.plan.code import own_code
+from pipeline.plan.plans import current_plans, write_plans, written
 from pipeline.plan.resolving import chosen_by, components, plan_all, section
-from pipeline.plan.sections import READS, reads_of, stages_of
+from pipeline.plan.sections import reads_of, stages_of
+from pipeline.project.files import PRESETS
 from tests.project import ROOT
 
-SMOKE = ROOT / "presets/smoke.yaml"
+SMOKE = PRESETS / "smoke.yaml"
 STUDENTS = ("kdm", "kdm-f")
 EVERY = set(stages_of(list(STUDENTS)))
 OF_TEACHER = {"teacher", "sample_pairs"} | {
     f"{stage}@{name}" for stage in ("train_student", "evaluate", "study") for name in STUDENTS}
-
-
-def of(*names: str) -> set[str]:
-    return {f"{stage}@{name}" for stage in ("train_student", "evaluate", "study") for name in names}
 
 
 @pytest.fixture
@@ -61,7 +58,8 @@ def replaced(before: str, after: str) -> Callable[[str], str]:
 
 # Of what, and what stages run again.
 EDITS: dict[str, tuple[str, Callable[[str], str], set[str]]] = {
-    "docstring": ("kdm_core/networks/mlp.py", replaced('"""A residual', '"""Now a residual'), set()),
+    "docstring": ("kdm_core/networks/mlp.py", replaced('"""A residual', '"""Now a residual'),
+                  set()),
     "comment": ("kdm_core/solvers/fixed.py", lambda text: "# a remark\n" + text + "\n# another\n",
                 set()),
     "error": ("kdm_core/pairs/sampling.py", replaced("is no multiple of", "must be a multiple of"),
@@ -144,15 +142,15 @@ def test_the_kinds_of_a_run_are_its_code() -> None:
             "kdm_core.training.loop", "kdm_core.pairs.store", "stages.train_student"} <= found
     assert not found & {"kdm_core.networks.unet", "kdm_core.networks.edm2_unet",
                         "kdm_core.losses.adversary", "kdm_core.metrics.frechet", "stages.log"}
-    assert "kdm_core.networks.song_unet" in modules("teacher", ROOT / "presets/cifar10.yaml")
+    assert "kdm_core.networks.song_unet" in modules("teacher", PRESETS / "cifar10.yaml")
     # Of an imported teacher nobody knows yet what it is made of.
-    imported = modules("evaluate@" + next(iter(load_params(
-        ROOT / "presets/ffhq64.yaml").students)), ROOT / "presets/ffhq64.yaml")
+    name, *_ = load_params(PRESETS / "ffhq64.yaml").students
     assert {"kdm_core.networks.edm2_unet", "kdm_core.networks.song_unet",
-            "kdm_core.teachers.flow_matching"} <= imported
+            "kdm_core.teachers.flow_matching"} <= modules(f"evaluate@{name}",
+                                                          PRESETS / "ffhq64.yaml")
 
 
-@pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")),
+@pytest.mark.parametrize("preset", sorted(PRESETS.glob("*.yaml")),
                          ids=lambda path: path.stem)
 def test_what_a_program_imports_is_its_code_or_plumbing(preset: Path) -> None:
     """Each module that defines a component of the run is in the plan of those who read it."""
@@ -165,30 +163,6 @@ def test_what_a_program_imports_is_its_code_or_plumbing(preset: Path) -> None:
         kinds = {name for name in chosen_by(used) if name.startswith("kdm_core.networks.")}
         if stage.partition("@")[0] in ("teacher", "sample_pairs", "train_student", "evaluate"):
             assert kinds <= plan["code"].keys(), stage
-
-
-def test_code_of_all_stages_is_what_they_import() -> None:
-    """With all kinds chosen, the plan has every module that the program has loaded but plumbing."""
-    every = {name for package in ("kdm_core", "stages") for name in code.modules_below(package)}
-    for stage in READS:
-        script = (f"import sys, stages.{stage}\n"
-                  "print(*(name for name, module in sys.modules.items()\n"
-                  "        if name.split('.')[0] in ('kdm_core', 'stages')\n"
-                  "        and not hasattr(module, '__path__')))")
-        if stage not in ("sample_pairs", "train_student"):
-            continue
-        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True,
-                              text=True, check=True)
-        found = code_of([f"stages.{stage}"], every)
-        loaded = {name for name in done.stdout.split() if not code.is_plumbing(name)}
-        # What the schema of params.yaml has loaded besides is no code of the stage.
-        schema = {name for name in loaded if name not in found}
-        roots = code_of(["pipeline.params"], every)
-        assert not roots  # plumbing
-        direct = code.read(f"stages.{stage}")
-        assert {source for source, _ in direct.imports if source.startswith("kdm_core")
-                and not code.is_plumbing(source)} <= found.keys()
-        assert not {name for name in schema if name.startswith("stages.")}
 
 
 @pytest.fixture

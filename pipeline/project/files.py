@@ -9,6 +9,8 @@ from kdm_core.errors import KDMError
 
 PRESETS = Path(__file__).parent / "presets"
 TEMPLATES = Path(__file__).parent / "templates"
+SCHEMA = "params.schema.json"
+"""By which editors complete and check params.yaml; `kdm params schema` makes it."""
 OF_THE_REPOSITORY = "  - name: kdm-distill\n"
 """The line of prefect.yaml that names the deployment."""
 
@@ -53,6 +55,7 @@ def contents(name: str, preset: str) -> dict[str, bytes]:
         ".gitignore": template("gitignore"),
         "README.md": readme.encode(),
         "prefect.yaml": served.encode(),
+        SCHEMA: (PRESETS / SCHEMA).read_bytes(),
         "params.yaml": preset_path(preset).read_bytes(),
         "dvc.yaml": template("dvc.yaml"),
     }

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kdm_core.errors import KDMError
 from pipeline.project.current import PipelineError, is_of_ours, require_current_project
-from pipeline.project.files import contents, free_name, template
+from pipeline.project.files import SCHEMA, contents, free_name, template
 
 DEFAULT = "digits"
 # Of these the user's own will do; a .gitignore gets the lines that it lacks.
@@ -167,8 +167,9 @@ def write(folder: Path, name: str, content: bytes) -> str:
 
 def stage_files(folder: Path, names: list[str]) -> None:
     """Have git commit the files the next time that somebody commits."""
-    made = (".dvc/config", ".dvc/.gitignore", *names)
-    git(folder, "add", "--", *(name for name in made if (folder / name).exists()))
+    made = [name for name in (".dvc/config", ".dvc/.gitignore", *names)
+            if name != SCHEMA and (folder / name).exists()]  # which is git-ignored
+    git(folder, "add", "--", *made)
 
 
 def refresh(folder: Path) -> list[str]:
