@@ -68,7 +68,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_templates_are_those_of_the_repository() -> None:
-    for name, template in (("dvc.yaml", "dvc.yaml"), ("prefect.yaml", "prefect.yaml"),
+    for name, template in (("dvc.yaml", "pipeline.yaml"), ("prefect.yaml", "prefect.yaml"),
                            (".dvcignore", "dvcignore")):
         assert (ROOT / name).read_bytes() == (TEMPLATES / template).read_bytes(), name
     lines = (ROOT / ".gitignore").read_text().splitlines()

@@ -9,6 +9,7 @@ from kdm_core.errors import KDMError
 
 PRESETS = Path(__file__).parent / "presets"
 TEMPLATES = Path(__file__).parent / "templates"
+"""None is called dvc.yaml: DVC takes any such file below a project for a part of its pipeline."""
 SCHEMA = "params.schema.json"
 """By which editors complete and check params.yaml; `kdm params schema` makes it."""
 OF_THE_REPOSITORY = "  - name: kdm-distill\n"
@@ -57,7 +58,7 @@ def contents(name: str, preset: str) -> dict[str, bytes]:
         "prefect.yaml": served.encode(),
         SCHEMA: (PRESETS / SCHEMA).read_bytes(),
         "params.yaml": preset_path(preset).read_bytes(),
-        "dvc.yaml": template("dvc.yaml"),
+        "dvc.yaml": template("pipeline.yaml"),
     }
 
 

@@ -183,7 +183,7 @@ def refresh(folder: Path) -> list[str]:
         NewError: the folder cannot be written.
     """
     folder = folder.resolve()
-    pipeline, today = folder / "dvc.yaml", template("dvc.yaml")
+    pipeline, today = folder / "dvc.yaml", template("pipeline.yaml")
     if not pipeline.is_file() or not (folder / ".dvc").is_dir():
         raise PipelineError(f"{folder} is no project, so there is nothing to refresh: "
                             f"`kdm new {shlex.quote(str(folder))}` makes it one")
