@@ -71,14 +71,16 @@ EDITS: dict[str, tuple[str, Callable[[str], str], set[str]]] = {
     "network that nobody uses": ("kdm_core/networks/edm2_unet.py",
                                  lambda text: text + "\nLATER = 1\n", set()),
     "network": ("kdm_core/networks/mlp.py", lambda text: text + "\nLATER = 1\n", OF_TEACHER),
+    "loss that nobody uses": ("kdm_core/losses/drifting.py", lambda text: text + "\nLATER = 1\n",
+                              set()),
     "loss": ("kdm_core/losses/adversary.py", lambda text: text + "\nLATER = 1\n",
-             {"train_student@kdm-f"}),
+             {"train_student@kdm", "train_student@kdm-f"}),
     "study": ("kdm_core/studies/grids.py", lambda text: text + "\nLATER = 1\n",
               {"study@kdm", "study@kdm-f"}),
     "template": ("stages/templates/page.css", lambda text: text + "\n/* later */\n", {"report"}),
     "default of a student": ("kdm_core/students/objective.py",
-                             replaced("latent_noise: float = Field(0.4",
-                                      "latent_noise: float = Field(0.41"),
+                             replaced("reconstruction: float = Field(1.0",
+                                      "reconstruction: float = Field(1.1"),
                              {"train_student@kdm", "train_student@kdm-f", "report"}),
     "default that is set": ("pipeline/params.py", replaced("timing_images: int = Field(1000",
                                                            "timing_images: int = Field(999"),
@@ -113,7 +115,7 @@ def test_defaults_are_written_down() -> None:
     """A parameter that is set to its default is no other parameter."""
     values = read_values(SMOKE)
     bare, _ = plan_all(parse_params(values), ROOT, "2")
-    values["students"]["kdm"]["losses"]["latent_noise"] = 0.4
+    values["students"]["kdm"]["losses"]["reconstruction"] = 1.0
     values["evaluation"]["projections"] = 128
     assert plan_all(parse_params(values), ROOT, "2")[0] == bare
     values["evaluation"]["projections"] = 127
@@ -141,7 +143,7 @@ def test_the_kinds_of_a_run_are_its_code() -> None:
     assert {"kdm_core.networks.mlp", "kdm_core.teachers.denoiser", "kdm_core.students.objective",
             "kdm_core.training.loop", "kdm_core.pairs.store", "stages.train_student"} <= found
     assert not found & {"kdm_core.networks.unet", "kdm_core.networks.edm2_unet",
-                        "kdm_core.losses.adversary", "kdm_core.metrics.frechet", "stages.log"}
+                        "kdm_core.losses.drifting", "kdm_core.metrics.frechet", "stages.log"}
     assert "kdm_core.networks.song_unet" in modules("teacher", PRESETS / "cifar10.yaml")
     # Of an imported teacher nobody knows yet what it is made of.
     name, *_ = load_params(PRESETS / "ffhq64.yaml").students

@@ -231,7 +231,8 @@ def own_code(names: Iterable[str], folder: Path) -> dict[str, tuple[str, str]]:
         module = parse(name, file)
         found[name] = (str(file.relative_to(folder)), module.digest)
         todo += packages_around(name)
-        todo += (part for source, taken in module.imports for part in (source, f"{source}.{taken}"))
+        for source, taken in module.imports:
+            todo += [source, f"{source}.{taken}"] if taken else [source]
     return dict(sorted(found.items()))
 
 

@@ -32,7 +32,7 @@ def plan_all(
     plans, own = {}, dict[str, str]()
     for stage in stages_of(list(params.students)):
         reads = reads_of(stage)
-        used = [one for name in (*reads.values, *reads.kinds)
+        used = [one for name in (*reads.values, *reads.kinds) if not reads.shows
                 for one in components(section(params, name))]
         files = own_code(own_modules(used), root)
         own |= {name: file for name, (file, _) in files.items()}
@@ -40,7 +40,7 @@ def plan_all(
             "parameters": parameters_of(stage, params),
             "code": code_of([f"stages.{stage.partition('@')[0]}"], chosen_by(used))
             | {name: mark for name, (_, mark) in files.items()}
-            | (templates() if reads.templates else {}),
+            | (templates() if reads.shows else {}),
             "torch": torch}
     return plans, sorted(own.values())
 

@@ -9,12 +9,12 @@ class Reads(NamedTuple):
     Attributes:
         values: sections whose values decide its result.
         kinds: sections that say of what kind the components are that it loads from others' results.
-        templates: whether it fills in templates, which are code that no module imports.
+        shows: whether it only shows what it reads, in templates, which no module imports.
     """
 
     values: tuple[str, ...]
     kinds: tuple[str, ...] = ()
-    templates: bool = False
+    shows: bool = False
 
 
 STUDENT = "students.{key}"
@@ -28,7 +28,7 @@ READS: dict[str, Reads] = {
     "evaluate": Reads(("seed", "evaluation", "reference", "weights"), ("teacher", STUDENT)),
     "study": Reads(("seed", "studies", "reference"), ("teacher", STUDENT)),
     "report": Reads(("seed", "data", "reference", "teacher", "pairs", "filter", "students",
-                     "evaluation", "weights", "studies", "report"), templates=True),
+                     "evaluation", "weights", "studies", "report"), shows=True),
 }
 PER_STUDENT = ("train_student", "evaluate", "study")
 
