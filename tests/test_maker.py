@@ -33,7 +33,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "transformer": {"kind": "transformer", "width": 32, "blocks": 1, "heads": 2},
 }
 SOLVERS: dict[str, dict[str, Any]] = {
-    **{kind: {"kind": kind, "steps": 4} for kind in ("euler", "heun", "midpoint", "rk4", "dpmpp_2m")},
+    **{kind: {"kind": kind, "steps": 4}
+       for kind in ("euler", "heun", "midpoint", "rk4", "dpmpp_2m")},
     "dopri5": {"kind": "dopri5", "tolerance": 1e-3}}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None]] = {
     **{f"denoiser, {name}": ({"kind": "denoiser", "network": network}, HEUN, None)
@@ -48,12 +49,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None]] =
 
 
 def filled(teacher: Teacher) -> Teacher:
-    """The teacher with weights that no generator of random numbers decides."""
+    """The teacher with weights that torch's generators do not decide."""
     for place, (_, weight) in enumerate(sorted(teacher.named_parameters())):
-        count = torch.arange(weight.numel(), dtype=torch.float64)
         inputs = weight[0].numel() if weight.ndim else 1
-        values = torch.sin(1.3 * count + place) / max(inputs, 4) ** 0.5
-        weight.data.copy_(values.reshape(weight.shape))
+        values = np.random.default_rng(place).normal(size=weight.shape) / max(inputs, 4) ** 0.5
+        weight.data.copy_(torch.from_numpy(np.asarray(values)))
     teacher.label_dropout = 0.1
     return teacher.eval()
 
