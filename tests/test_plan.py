@@ -179,11 +179,10 @@ def test_plans_are_written_once(project: Path, monkeypatch: pytest.MonkeyPatch) 
     assert set(write_plans()) == EVERY
     dates = {path: path.stat().st_mtime_ns for path in plans.FOLDER.iterdir()}
     # Nothing has to be imported to see that nothing has changed.
-    monkeypatch.setattr(plans, "make_plans", None)
-    assert write_plans() == []
-    assert current_plans() == {stage: written(stage) for stage in EVERY}
-    monkeypatch.undo()
-    monkeypatch.chdir(project)
+    with monkeypatch.context() as without:
+        without.setattr(plans, "make_plans", None)
+        assert write_plans() == []
+        assert current_plans() == {stage: written(stage) for stage in EVERY}
     os.utime("params.yaml")
     values = Path("params.yaml").read_text()
     Path("params.yaml").write_text(values.replace("seed: 0", "seed: 0  # a remark"))
