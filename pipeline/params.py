@@ -307,8 +307,8 @@ class ReportParams(Config):
 class Params(Config):
     """A whole run, as params.yaml describes it.
 
-    A section that dvc.yaml names must be there, or DVC refuses to run the stage; the example is the
-    least that may stand in it. Those that say where to compute may be left out.
+    All sections must be there but those that say where to compute; the example is the least that
+    may stand in one.
 
     Attributes:
         weights: files of extractors' weights that lie somewhere else than where `kdm weights`
