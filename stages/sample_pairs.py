@@ -73,7 +73,8 @@ def begin(
     former = [one for one in there if one is not own]
     made_with = provenance(stage, spec, former)
     if location is not None:
-        work = stage.folder_of(spec.fingerprint) / "pairs.zarr"
+        # Of its own: the fingerprint's may hold pairs of before there was a location.
+        work = stage.work_folder(spec.fingerprint, location)[0] / "pairs.zarr"
         place = place_of(location, spec) if own is None else own.location
         return open_or_create(place, spec, made_with), work, former
     # An earlier release may have called the folder otherwise.
