@@ -53,6 +53,9 @@ MLP = MLPConfig(kind="mlp", width=16, blocks=1)
 UNET = SongUNetConfig(kind="song_unet", channels=16, multipliers=[1, 2], blocks=1, attention=[],
                       dropout=0.0)
 
+ROUNDING = 1e-4
+"""Adam's eps: a gradient of no more than rounding must not become a step of full length."""
+
 
 def task_of(
     student: KDM, losses: LossConfig, frozen: Frozen = NOWHERE, **training: object
@@ -66,8 +69,11 @@ def task_of(
         "precision": "fp32", "checkpoint_every": 5, "log_every": 3, **training})
     held_out = Pairs(*(part[:8] for part in pairs[:3]))
     reader = ResidentReader.of(pairs, config.batch, seed=0)
-    return StudentTask(student, losses, config, reader, held_out, seed=0,
+    task = StudentTask(student, losses, config, reader, held_out, seed=0,
                        given=Given(frozen=frozen))
+    for group in task.optimizer.adam.param_groups:
+        group["eps"] = ROUNDING
+    return task
 
 
 def student_task(
