@@ -60,7 +60,7 @@ drills: setup  ## faults of all kinds at random instants; writes the table of do
 	$(BIN)/python -m tests.drills
 
 deploy: setup  ## Prefect server, work pool, deployment and worker, until Ctrl-C
-	$(BIN)/python -m pipeline.deploy
+	$(BIN)/python -m pipeline.flow.deploy
 
 clean-venv:
 	rm -rf $(VENV)

@@ -33,8 +33,8 @@ from kdm_core.students.training import StudentTask
 from kdm_core.training.config import TrainingConfig
 from kdm_core.training.loop import fit
 from pipeline.params import StudentParams, load_params
-from stages import paths
-from stages.progress import Progress
+from pipeline.runtime import paths
+from pipeline.runtime.progress import Progress
 
 TERMS: dict[str, Any] = {"reconstruction": 0.0, "latent": 0.0, "latent_noise": 0.0}
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -45,7 +45,7 @@ from kdm_core.teachers import load_teacher
 from kdm_core.training.loop import fit
 from kdm_core.values import to_uint8
 from pipeline.params import Params, load_params
-from stages import paths
+from pipeline.runtime import paths
 from stages.train_student import real_samples
 
 ADVERSARIAL, DRIFTING, CHANNELS = 0.01, 0.1, 32

@@ -9,7 +9,7 @@ from kdm_core.metrics.extractors import ReferenceConfig, build_extractor
 from kdm_core.metrics.features import Features, extract
 from kdm_core.metrics.frechet import fit_gaussian, frechet_distance
 from kdm_core.values import to_uint8
-from stages import paths
+from pipeline.runtime import paths
 
 
 class Judge:

@@ -10,7 +10,7 @@ from kdm_core.pairs.reading.whole import read_split
 from kdm_core.pairs.store import PairStore
 from kdm_core.students.model import load_student
 from kdm_core.teachers import load_sampled
-from stages import paths
+from pipeline.runtime import paths
 
 BATCH, ROUNDS = 500, 7
 

@@ -90,8 +90,8 @@ def sample(folder: Path, name: str, engine: dict[str, Any]) -> Run:
 
 def sample_here(location: str) -> None:
     """What `sample` starts: sample, and tell how long it took, without what was imported before."""
-    from stages.filling import sample_into
-    from stages.runner import Stage
+    from pipeline.pairs.filling import sample_into
+    from pipeline.runtime.runner import Stage
 
     stage = Stage("sample_pairs")
     start, used = time.perf_counter(), cpu_seconds()

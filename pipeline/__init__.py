@@ -1,1 +1,1 @@
-"""What is about running: the schema of the parameters, the Prefect flow, the command line."""
+"""All about running: parameters, programs, workers, projects, Prefect, the command, the report."""

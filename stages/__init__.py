@@ -1,9 +1,4 @@
-"""The pipeline's stages, one file each, named after the stage in dvc.yaml."""
+"""The pipeline's stages, a file or a folder each, named after the stage in dvc.yaml."""
 
-from pipeline.plan.code import INSTALLED, PACKAGES
-
-# Taken before a program reads the rest of its code, which takes it seconds.
-CHANGED = {file: file.stat().st_mtime_ns
-           for package in PACKAGES for file in (INSTALLED / package).rglob("*.py")
-           if file.is_file()}
-"""When each file of the code was last changed."""
+# Looks at the code before a program reads the rest of it.
+from pipeline.runtime.dates import CHANGED  # noqa: F401

@@ -1,10 +1,10 @@
-"""plan: what decides the result of every other stage, a file each (see `pipeline.plan.plans`)."""
+"""plan: what decides the result of every other stage, a file each (`pipeline.runtime.plan`)."""
 
 import sys
 
 from kdm_core.errors import KDMError
-from pipeline.plan.plans import write_plans
-from stages import log
+from pipeline.runtime import log
+from pipeline.runtime.plan.plans import write_plans
 
 
 def main() -> None:

@@ -2,8 +2,8 @@
 
 from kdm_core.datasets import load_dataset, save_dataset
 from kdm_core.serialization import write_json
-from stages import paths
-from stages.runner import Stage, run
+from pipeline.runtime import paths
+from pipeline.runtime.runner import Stage, run
 
 
 def main(stage: Stage) -> None:

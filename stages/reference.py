@@ -18,9 +18,9 @@ from kdm_core.serialization import write_json
 from kdm_core.training.loop import fit
 from kdm_core.values import as_float, to_uint8
 from pipeline.params import ClassifierParams, ParamsError
-from stages import paths
-from stages.progress import Progress
-from stages.runner import Stage, run
+from pipeline.runtime import paths
+from pipeline.runtime.progress import Progress
+from pipeline.runtime.runner import Stage, run
 
 
 def main(stage: Stage) -> None:

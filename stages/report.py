@@ -8,21 +8,21 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from kdm_core.datasets import DatasetInfo, open_dataset
+from kdm_core.figures.files import render as render_figure
 from kdm_core.serialization import write_atomic, write_json
-from stages import paths
-from stages.figures import render as render_figure
-from stages.publishing import publish
-from stages.reporting import conditions, filtered, pictures, reading, table
-from stages.reporting.document import Document, Model, merge, models, of_evaluations
-from stages.reporting.durations import durations, wall_s
-from stages.reporting.filtered import Filtered
-from stages.reporting.headlines import headlines, lead
-from stages.reporting.metrics import by_rank
-from stages.reporting.page import render
-from stages.reporting.pictures import Embedded, Picture
-from stages.reporting.records import PICTURES, FindingRecord, Timing
-from stages.reporting.verdicts import verdicts
-from stages.runner import Stage, run
+from pipeline.reporting import conditions, filtered, pictures, reading, table
+from pipeline.reporting.document import Document, Model, merge, models, of_evaluations
+from pipeline.reporting.durations import durations, wall_s
+from pipeline.reporting.filtered import Filtered
+from pipeline.reporting.headlines import headlines, lead
+from pipeline.reporting.metrics import by_rank
+from pipeline.reporting.page import render
+from pipeline.reporting.pictures import Embedded, Picture
+from pipeline.reporting.publishing import publish
+from pipeline.reporting.records import PICTURES, FindingRecord, Timing
+from pipeline.reporting.verdicts import verdicts
+from pipeline.runtime import paths
+from pipeline.runtime.runner import Stage, run
 
 
 def main(stage: Stage) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kdm_core.datasets import open_dataset
 from kdm_core.errors import adapted
+from kdm_core.figures.files import save_figure
 from kdm_core.metrics.extractors import ReferenceConfig, VGG16Config, build_extractor
 from kdm_core.metrics.features import Extractor, FeatureCache
 from kdm_core.serialization import write_json
@@ -18,11 +19,10 @@ from kdm_core.studies import StudiesConfig, run_studies
 from kdm_core.studies.base import Subject
 from kdm_core.studies.memorisation import MemorisationConfig
 from kdm_core.values import to_uint8
-from stages import paths
-from stages.figures import save_figure
-from stages.models import Models, open_models
-from stages.reporting.records import PICTURES
-from stages.runner import Stage, run
+from pipeline.reporting.records import PICTURES
+from pipeline.runtime import paths
+from pipeline.runtime.models import Models, open_models
+from pipeline.runtime.runner import Stage, run
 
 
 def main(stage: Stage, name: str) -> None:

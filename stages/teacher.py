@@ -21,10 +21,10 @@ from kdm_core.training.config import TrainingConfig
 from kdm_core.training.loop import Record, fit
 from kdm_core.values import as_float
 from pipeline.params import ExactTeacher, TrainedTeacher
-from stages import paths
-from stages.curves import Curves
-from stages.progress import Progress
-from stages.runner import Stage, run
+from pipeline.runtime import paths
+from pipeline.runtime.curves import Curves
+from pipeline.runtime.progress import Progress
+from pipeline.runtime.runner import Stage, run
 
 
 def main(stage: Stage) -> None:

@@ -15,6 +15,7 @@ from kdm_core.classes import match_classes
 from kdm_core.compute import is_worker, seeded
 from kdm_core.datasets import Dataset, open_dataset
 from kdm_core.errors import MismatchError
+from kdm_core.figures.files import comparison, render
 from kdm_core.losses.features import Frozen
 from kdm_core.metrics.classifier import Classifier, load_classifier
 from kdm_core.pairs.keep import KeepMask
@@ -45,13 +46,12 @@ from kdm_core.training.launcher import launch
 from kdm_core.training.loop import Record
 from kdm_core.training.meeting import Machines
 from kdm_core.training.waiting import Waiting
-from pipeline.execution import TorchrunTraining
 from pipeline.params import StudentParams
-from stages import paths
-from stages.curves import Curves
-from stages.figures import comparison, render
-from stages.progress import Progress
-from stages.runner import Stage, run
+from pipeline.params.execution import TorchrunTraining
+from pipeline.runtime import paths
+from pipeline.runtime.curves import Curves
+from pipeline.runtime.progress import Progress
+from pipeline.runtime.runner import Stage, run
 
 PROGRAM = "stages.train_student"
 PREFIX = "kdm-"

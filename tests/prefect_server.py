@@ -38,7 +38,7 @@ class Served:
         url: of the server's API.
         deployment: how Prefect calls it.
         environment: of commands that talk to it.
-        log: what `pipeline.deploy` and the worker have said.
+        log: what `pipeline.flow.deploy` and the worker have said.
     """
 
     def __init__(self, project: Path, home: Path, url: str) -> None:
@@ -113,7 +113,7 @@ class Served:
 def deployed(
     project: Path, home: Path, url: str | None = None, **variables: str
 ) -> Iterator[Served]:
-    """Serve a project's flow with `python -m pipeline.deploy` until the context is left.
+    """Serve a project's flow with `python -m pipeline.flow.deploy` until the context is left.
 
     Args:
         home: a new folder, for what Prefect keeps.
@@ -126,7 +126,7 @@ def deployed(
     outside = served.environment if url else environment(PREFECT_HOME=str(home))
     with served.log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.deploy", "--port", str(port)], cwd=project,
+            [sys.executable, "-m", "pipeline.flow.deploy", "--port", str(port)], cwd=project,
             env=outside | QUICK | variables, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             # Where the tests run in the background, Ctrl-C would be ignored.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))

@@ -14,10 +14,10 @@ from ruamel.yaml import YAML
 from kdm_core.datasets.base import assemble, unlabelled
 from kdm_core.datasets.checkerboard import sample_board
 from kdm_core.datasets.storage import save_dataset
+from kdm_core.figures.files import save_figure
 from kdm_core.serialization import read_json, write_json
+from pipeline.runtime.runner import Stage
 from stages import report
-from stages.figures import save_figure
-from stages.runner import Stage
 
 STUDENTS = ("kdm", "kdm-f")
 MARK = "0123456789abcdef" * 4

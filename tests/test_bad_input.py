@@ -124,7 +124,7 @@ def test_a_store_of_other_parameters_in_the_way(project: Path) -> None:
 
     # A store that DVC has never seen lies where the stage goes on with its work.
     edit(project, lambda values: values["pairs"].update(train=1100))
-    code, _ = run(project, "stages.sample_pairs", limit=8_000)
+    code, _ = run(project, "stages.sample_pairs.stage", limit=8_000)
     assert code == 1
     work, = (project / "data/work/sample_pairs").iterdir()
     shutil.rmtree(work / "pairs.zarr")
@@ -143,7 +143,7 @@ def test_a_store_of_other_parameters_in_the_way(project: Path) -> None:
 def test_no_space(project: Path) -> None:
     """Files that cannot grow: the same path through the code as a full disk."""
     edit(project, lambda values: values["pairs"].update(train=2100, shard=400))
-    fails(project, "stages.sample_pairs", limit=20_000,
+    fails(project, "stages.sample_pairs.stage", limit=20_000,
           saying=["[sample_pairs] error: cannot write shard 0", "free some space"])
     succeeds(project, "dvc", "repro", "filter_pairs")
     fails(project, "stages.train_student", "kdm", limit=2_000_000,
@@ -154,7 +154,7 @@ def test_no_space(project: Path) -> None:
 def test_a_damaged_result_is_named(project: Path) -> None:
     weights = project / "data/teacher/weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    fails(project, "stages.sample_pairs", saying=["[sample_pairs] error:",
+    fails(project, "stages.sample_pairs.stage", saying=["[sample_pairs] error:",
                                                   "data/teacher/weights.safetensors"])
     # DVC sees that the output is not what it recorded, and makes it again.
     succeeds(project, "dvc", "repro", "sample_pairs")

@@ -48,8 +48,8 @@ from kdm_core.teachers import (
 )
 from kdm_core.teachers.exact import fit_data, fit_mixture
 from pipeline.params import Params
-from stages.evaluate import as_in_data
-from stages.stored_pairs import require_teacher
+from stages.evaluate.stage import as_in_data
+from stages.sample_pairs.stored_pairs import require_teacher
 
 MLP = MLPConfig(kind="mlp", width=8, blocks=1)
 NAMES = ["zero", "one", "two"]
@@ -335,7 +335,7 @@ def test_stored_pairs_keep_their_numbers(
     stage: Any = SimpleNamespace(note=lambda message: None, params=SimpleNamespace(
         trusts_code=False, check_against=lambda spec: None,
         check_stored=partial(Params.check_stored, SimpleNamespace(students={}))))
-    monkeypatch.setattr("stages.stored_pairs.paths.TEACHER", tmp_path)
+    monkeypatch.setattr("stages.sample_pairs.stored_pairs.paths.TEACHER", tmp_path)
     save_teacher(tmp_path, make_teacher("denoiser", NAMES))
     with pytest.raises(MismatchError, match=r"\[two, zero, one\].*\[zero, one, two\]"):
         require_teacher(stage, cast(Any, store))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from pipeline.cli import PRESETS, app
+from pipeline.kdm.cli import PRESETS, app
 from tests.project import environment
 
 
@@ -22,7 +22,7 @@ def kdm(*arguments: str, input: str | None = None) -> Result:
 
 
 def test_command_answers_without_torch(folder: Path) -> None:
-    code = ("import sys; from pipeline.cli import app\n"
+    code = ("import sys; from pipeline.kdm.cli import app\n"
             "try: app(['preset', 'list'])\n"
             "finally: assert 'torch' not in sys.modules")
     result = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment(),
@@ -32,7 +32,7 @@ def test_command_answers_without_torch(folder: Path) -> None:
 
 
 def test_errors_have_no_traceback(folder: Path) -> None:
-    code = "from pipeline.cli import app; app(['params', 'check'])"
+    code = "from pipeline.kdm.cli import app; app(['params', 'check'])"
     result = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment(),
                             capture_output=True, text=True, timeout=60)
     assert result.returncode == 1

@@ -31,7 +31,7 @@ from kdm_core.studies.collages import (
     tally,
 )
 from kdm_core.values import from_uint8, to_uint8
-from pipeline.cli import app
+from pipeline.kdm.cli import app
 from tests.test_student_use import IMAGES, POINTS, make_student
 
 KEY = Key(student="kdm", fingerprint="f" * 64, pairs="p" * 64, seed=0, side=2,

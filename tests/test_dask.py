@@ -30,18 +30,18 @@ from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
 from kdm_core.solvers import FixedSolver
 from kdm_core.teachers import Denoiser, DenoiserConfig, load_teacher, save_teacher
-from pipeline.execution import DaskSampling, ExecutionParams
-from stages.execution.cluster import Cluster, Disconnected, Local, Remote, visible_gpu
-from stages.execution.engine import Here, own_places
-from stages.execution.engine import engine as engine_of
-from stages.execution.features import FeatureSource, Origin
-from stages.execution.filtering import FilterTask, Yardstick
-from stages.execution.fitness import Wanted, Worker, require_own_gpus, versions
-from stages.execution.processes import Processes
-from stages.execution.sampling import SamplingTask
-from stages.execution.tasks import Engine, Folder, Place
-from stages.runner import Stage
-from stages.stopping import Stop, Stopped, stoppable
+from pipeline.params.execution import DaskSampling, ExecutionParams
+from pipeline.runtime.runner import Stage
+from pipeline.runtime.stopping import Stop, Stopped, stoppable
+from pipeline.workers.cluster import Cluster, Disconnected, Local, Remote, visible_gpu
+from pipeline.workers.engine import Here, own_places
+from pipeline.workers.engine import engine as engine_of
+from pipeline.workers.features import FeatureSource, Origin
+from pipeline.workers.filtering import FilterTask, Yardstick
+from pipeline.workers.fitness import Wanted, Worker, require_own_gpus, versions
+from pipeline.workers.processes import Processes
+from pipeline.workers.sampling import SamplingTask
+from pipeline.workers.tasks import Engine, Folder, Place
 from tests.project import environment
 from tests.s3_server import BUCKET, serving
 from tests.test_pairs_workers import spawned
@@ -319,7 +319,7 @@ def test_dask_may_be_missing(
     stage = Stage("sample_pairs")
     config = DaskSampling(engine="dask")
     stage.params = stage.params.model_copy(update={"execution": ExecutionParams(sampling=config)})
-    monkeypatch.delitem(sys.modules, "stages.execution.cluster")
+    monkeypatch.delitem(sys.modules, "pipeline.workers.cluster")
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(KDMError, match=r"not installed .*pip install 'kdm-distill\[dask\]'"):
         engine_of(stage)

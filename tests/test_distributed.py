@@ -30,7 +30,7 @@ from kdm_core.training.distributed import (
     synchronised,
 )
 from kdm_core.training.loop import Record
-from pipeline.execution import DaskSampling, TorchrunTraining
+from pipeline.params.execution import DaskSampling, TorchrunTraining
 from tests.distributed_worker import IMAGES, PROCESSES, normalised, task_of, train
 from tests.project import ROOT
 

@@ -23,14 +23,14 @@ from typer.testing import CliRunner
 from kdm_core.compute import resolve_device
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
-from pipeline.addresses import without_password
-from pipeline.checks import inputs, machine, services, storage, versions
-from pipeline.checks.finding import Finding, within
-from pipeline.cli import PRESETS, app
-from pipeline.doctor_cli import findings_of
+from pipeline.flow.addresses import without_password
+from pipeline.kdm.checks import inputs, machine, services, storage, versions
+from pipeline.kdm.checks.finding import Finding, within
+from pipeline.kdm.cli import PRESETS, app
+from pipeline.kdm.doctor import findings_of
 from pipeline.params import Params, load_params, parse_params
-from pipeline.records import CUT_LOCK
-from stages import paths
+from pipeline.project.dvc_records import CUT_LOCK
+from pipeline.runtime import paths
 from tests.project import ROOT, copy_project, environment
 
 SECRET = "hunter2"
@@ -226,7 +226,8 @@ def test_an_address_that_is_none() -> None:
         (found,) = findings_of(services.check_prefect)
     assert found.level == "problem" and "no URL" in found.text and SECRET not in found.text
     # Prefect cannot even be imported without a complaint.
-    code = ("from pipeline.checks import services\nfrom pipeline.doctor_cli import findings_of\n"
+    code = ("from pipeline.kdm.checks import services\n"
+            "from pipeline.kdm.doctor import findings_of\n"
             "print(findings_of(services.check_prefect))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT,
                           env=environment(PREFECT_API_URL=f"http://me:{SECRET}@[::1/api"))

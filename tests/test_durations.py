@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from stages.reporting.durations import durations, wall_s
-from stages.reporting.records import Timing
-from stages.reporting.text import duration
+from pipeline.reporting.durations import durations, wall_s
+from pipeline.reporting.records import Timing
+from pipeline.reporting.text import duration
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 

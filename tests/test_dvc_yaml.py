@@ -4,7 +4,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.params import Params
-from pipeline.plan.sections import PER_STUDENT, READS
+from pipeline.runtime.plan.sections import PER_STUDENT, READS
 from tests.project import ROOT
 
 DOCUMENT = YAML(typ="safe").load(ROOT / "dvc.yaml")

@@ -42,13 +42,15 @@ from kdm_core.teachers import build_teacher, load_teacher, save_teacher
 from kdm_core.values import to_uint8
 from kdm_core.weights import store
 from pipeline.params import load_params
-from stages import evaluate, paths, study
-from stages.models import open_models
-from stages.reporting.reading import read_evaluation, read_studies
-from stages.reporting.records import PICTURES
-from stages.results import Results
-from stages.runner import Stage
-from stages.speed import measure_speed
+from pipeline.reporting.reading import read_evaluation, read_studies
+from pipeline.reporting.records import PICTURES
+from pipeline.runtime import paths
+from pipeline.runtime.models import open_models
+from pipeline.runtime.runner import Stage
+from stages import study
+from stages.evaluate import stage as evaluate
+from stages.evaluate.results import Results
+from stages.evaluate.speed import measure_speed
 
 CPU = torch.device("cpu")
 NETWORK = {"kind": "mlp", "width": 16, "blocks": 1}
@@ -252,7 +254,7 @@ def test_students_share_their_teachers_features(monkeypatch: pytest.MonkeyPatch)
         computed.append(len(images))
         return extract(extractor, images, *batch, **options)
 
-    for user in ("kdm_core.metrics.features", "stages.execution.features"):
+    for user in ("kdm_core.metrics.features", "pipeline.workers.features"):
         monkeypatch.setattr(f"{user}.extract", counted)
     second = run_evaluation("other")
     assert computed == [40]  # its own; the teacher's and the real ones were there

@@ -34,8 +34,10 @@ from kdm_core.samples import SampleSpec
 from kdm_core.serialization import read_json, write_json
 from pipeline.params import ParamsError, load_params
 from pipeline.project.files import PRESETS
-from stages import filter_pairs, paths, report, train_student
-from stages.runner import Stage
+from pipeline.runtime import paths
+from pipeline.runtime.runner import Stage
+from stages import report, train_student
+from stages.filter_pairs import stage as filter_pairs
 from tests.report_project import write_project
 
 CPU = torch.device("cpu")

@@ -21,8 +21,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from ruamel.yaml import YAML
 
 from kdm_core.errors import KDMError
-from pipeline import deploy, flow, publishing, repro
-from pipeline.flow import (
+from pipeline.flow import deploy, flow, publishing
+from pipeline.flow.artifacts import StageProgress, key_of
+from pipeline.flow.flow import (
     GPU_TAG,
     TAG,
     FlowError,
@@ -32,10 +33,11 @@ from pipeline.flow import (
     tags_of,
     worth_retrying,
 )
-from pipeline.overrides import MISSING, Change
-from pipeline.publishing import StageProgress, key_of
-from pipeline.records import PipelineError, empty_runs
-from pipeline.repro import (
+from pipeline.flow.server import ServerError, require_server, require_version
+from pipeline.params.overrides import MISSING, Change
+from pipeline.project import repro
+from pipeline.project.dvc_records import PipelineError, empty_runs
+from pipeline.project.repro import (
     Lines,
     StageError,
     StageStopped,
@@ -43,8 +45,7 @@ from pipeline.repro import (
     reproduce,
     stage_graph,
 )
-from pipeline.server import ServerError, require_server, require_version
-from stages.status import ProgressStatus, status_file
+from pipeline.runtime.status import ProgressStatus, status_file
 from tests.project import ROOT, environment, make_project, make_repository
 
 PIPELINE = """

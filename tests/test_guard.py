@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from kdm_core.errors import KDMError
-from stages import guard
-from stages.guard import holder, lock_file, only_run
+from pipeline.runtime import guard
+from pipeline.runtime.guard import holder, lock_file, only_run
 from tests.project import ROOT
 
 POLL_S = 0.05
@@ -45,7 +45,7 @@ def program(code: str, *prefix: str, **environment: str) -> subprocess.Popen[str
 @contextmanager
 def other_run(stage: str) -> Iterator[subprocess.Popen[str]]:
     """Another process that runs a stage."""
-    other = program("import time; from stages.guard import only_run\n"
+    other = program("import time; from pipeline.runtime.guard import only_run\n"
                     f"with only_run({stage!r}, print): print('in', flush=True); time.sleep(60)")
     assert other.stdout is not None
     assert other.stdout.readline() == "in\n"
@@ -164,7 +164,8 @@ def test_a_stage_whose_dvc_was_killed_while_it_started_ends(folder: Path) -> Non
 def test_without_dvc_a_stage_goes_on() -> None:
     left = {name: value for name, value in os.environ.items() if name != guard.DVC_MARK}
     done = subprocess.run(
-        [sys.executable, "-c", "from stages.guard import end_with_dvc; end_with_dvc(); print(1)"],
+        [sys.executable, "-c",
+         "from pipeline.runtime.guard import end_with_dvc; end_with_dvc(); print(1)"],
         env={**left, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.stdout == "1\n"
 
@@ -174,7 +175,7 @@ import shutil, sys
 from pathlib import Path
 from kdm_core.errors import KDMError
 import stages
-from stages.guard import Code
+from pipeline.runtime.guard import Code
 name = {name!r}
 late = Code(["kdm_core.errors", name])
 Path({file!r}).write_text("1")
@@ -201,7 +202,7 @@ def test_code_that_is_edited_before_it_is_imported_is_named(folder: Path, loaded
 
 
 def test_leaving_writes_what_was_said() -> None:
-    code = ("import atexit; from stages.guard import leave\n"
+    code = ("import atexit; from pipeline.runtime.guard import leave\n"
             "atexit.register(print, 'late'); print('said'); leave()")
     done = program(code)
     assert done.communicate()[0] == "said\n"

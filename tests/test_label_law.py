@@ -34,12 +34,14 @@ from kdm_core.students.model import KDM, save_student
 from kdm_core.teachers import Teacher, load_sampled, save_teacher
 from kdm_core.teachers.exact import fit_mixture
 from kdm_core.values import as_float
-from pipeline.cli import app
+from pipeline.kdm.cli import app
+from pipeline.pairs.kept import KEPT
 from pipeline.params import load_params
-from stages import evaluate, filter_pairs, paths
-from stages import sample_pairs as sampling
-from stages.kept_pairs import KEPT
-from stages.runner import Stage
+from pipeline.runtime import paths
+from pipeline.runtime.runner import Stage
+from stages.evaluate import stage as evaluate
+from stages.filter_pairs import stage as filter_pairs
+from stages.sample_pairs import stage as sampling
 
 CPU = torch.device("cpu")
 NAMES = ["zero", "one"]
@@ -206,7 +208,7 @@ def test_pairs_of_older_code_are_those_of_today(monkeypatch: pytest.MonkeyPatch)
     content = sample()[0].content_hash()
     write_params(None)
     with monkeypatch.context() as later:
-        later.setattr("pipeline.plan.code.digest", lambda content: "later")
+        later.setattr("pipeline.runtime.plan.code.digest", lambda content: "later")
         later.setattr("kdm_core.pairs.sampling.sample_batch", None)
         store, notes = sample()
     assert store.content_hash() == content

@@ -15,7 +15,7 @@ from kdm_core.operators import ContinuousConfig
 from kdm_core.samples import SampleSpec
 from kdm_core.students.export import Sampler
 from kdm_core.students.trajectory import refine
-from pipeline.teacher_cli import class_names
+from pipeline.kdm.teacher import class_names
 from tests.test_student_use import IMAGES, POINTS, make_student
 
 DIGITS = [str(number) for number in range(12)]

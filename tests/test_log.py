@@ -12,18 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdm_core.errors import KDMError, adapted
-from stages import log, paths, progress
-from stages.progress import Progress
-from stages.reporting import conditions
-from stages.reporting.records import Timing
-from stages.runner import Stage, is_first
+from pipeline.reporting import conditions
+from pipeline.reporting.records import Timing
+from pipeline.runtime import log, paths, progress
+from pipeline.runtime.progress import Progress
+from pipeline.runtime.runner import Stage, is_first
 from tests.project import copy_project, environment
 
 PROGRAM = """
 import logging, sys, warnings
 from kdm_core.errors import KDMError
-from stages.progress import Progress
-from stages.runner import run
+from pipeline.runtime.progress import Progress
+from pipeline.runtime.runner import run
 
 def main(stage):
     stage.say("a message\\nof two lines")

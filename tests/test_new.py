@@ -15,9 +15,9 @@ from prefect.exceptions import ObjectNotFound
 from ruamel.yaml import YAML
 from typer.testing import CliRunner, Result
 
-from pipeline import deploy
-from pipeline.cli import app
-from pipeline.flow import distill
+from pipeline.flow import deploy
+from pipeline.flow.flow import distill
+from pipeline.kdm.cli import app
 from pipeline.project.current import PipelineError, require_current_project
 from pipeline.project.files import PRESETS, TEMPLATES, deployment_name
 from tests.project import ROOT, environment
@@ -97,7 +97,7 @@ def test_a_new_project(folder: Path) -> None:
     assert readme.startswith("# My cells\n") and "$" not in readme
     assert "kdm-distill/My-cells" in readme and "`smoke`" in readme
     served = YAML(typ="safe").load(project / "prefect.yaml")["deployments"][0]
-    assert (served["name"], served["entrypoint"]) == ("My-cells", "pipeline.flow.distill")
+    assert (served["name"], served["entrypoint"]) == ("My-cells", "pipeline.flow.flow.distill")
 
 
 def test_it_can_be_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +220,7 @@ def test_where_one_may_not_write(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 AGES = {
     "it has no stage `plan`": OLD,
-    "it lists code: stages/guard.py": """
+    "it lists code: pipeline/runtime/guard.py": """
 stages:
   plan: {cmd: python -m stages.plan, outs: [data/plan]}
   train_student:
@@ -240,7 +240,7 @@ def test_a_project_of_an_older_version(
     (project / "dvc.yaml").write_text(AGES[age])
     (project / "params.yaml").write_text((PRESETS / "smoke.yaml").read_text() + "# mine\n")
     served = (project / "prefect.yaml").read_text()
-    old_flow = served.replace("pipeline.flow.distill", "pipeline/flow.py:distill")
+    old_flow = served.replace("pipeline.flow.flow.distill", "pipeline/flow/flow.py:distill")
     (project / "prefect.yaml").write_text(old_flow)
     monkeypatch.chdir(project)
     wanted = f"dvc.yaml is of an older version ({age}): `kdm new --refresh {project}` replaces"

@@ -12,8 +12,8 @@ from prefect.blocks.system import Secret
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Completed, State
 
-from pipeline.flow import distill
-from pipeline.notifying import VARIABLE, NotifyError, announce, notifier_of
+from pipeline.flow.flow import distill
+from pipeline.flow.notifying import VARIABLE, NotifyError, announce, notifier_of
 from tests.waiting import free_port
 
 

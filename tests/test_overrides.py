@@ -11,9 +11,9 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.flow import distill
-from pipeline.overrides import MISSING, Change, merge, override, partial
+from pipeline.flow.flow import distill
 from pipeline.params import Params, ParamsError, load_params, read_values
+from pipeline.params.overrides import MISSING, Change, merge, override, partial
 from pipeline.project.files import PRESETS
 from tests.project import ROOT
 

@@ -13,7 +13,7 @@ from kdm_core.pairs.keep import KeepMask
 from kdm_core.pairs.sampling import PairsConfig, plan_store, sample_pairs, sample_shard
 from kdm_core.pairs.store import PairStore
 from kdm_core.teachers import save_teacher
-from pipeline.cli import app
+from pipeline.kdm.cli import app
 from pipeline.params import PairsParams, parse
 from tests.test_pairs import CPU, config, teacher
 from tests.test_pairs_integrity import PAIRS, SIZES, flip, shard_path

@@ -36,7 +36,7 @@ from kdm_core.pairs.store import Block, PairStore
 from kdm_core.samples import SampleSpec
 from kdm_core.solvers import FixedSolver
 from kdm_core.values import from_uint8
-from pipeline.cli import app
+from pipeline.kdm.cli import app
 
 SPLITS = {"test": 5, "validation": 4, "train": 31}
 COUNT, SEED = 40, 7

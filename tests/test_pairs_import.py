@@ -39,7 +39,7 @@ from kdm_core.solvers import FixedSolver
 from kdm_core.teachers import save_teacher
 from kdm_core.teachers.exact import GaussianMixture, fit_mixture
 from kdm_core.values import from_uint8
-from pipeline.cli import app
+from pipeline.kdm.cli import app
 from tests.pictures import raw_png
 
 CPU = torch.device("cpu")

@@ -16,9 +16,9 @@ from kdm_core.samples import SampleSpec
 from kdm_core.teachers import Denoiser, DenoiserConfig, save_teacher
 from pipeline.params import StoredPairs
 from pipeline.project.files import PRESETS
-from stages import sample_pairs
-from stages.runner import Stage
-from stages.stored_pairs import take
+from pipeline.runtime.runner import Stage
+from stages.sample_pairs import stage as sample_pairs
+from stages.sample_pairs.stored_pairs import take
 from tests.project import copy_project, environment, make_project
 from tests.s3_server import BUCKET, serving
 from tests.test_pipeline import dvc, edit, repro

@@ -19,9 +19,9 @@ from ruamel.yaml import YAML
 from kdm_core.networks import MLPConfig
 from kdm_core.samples import SampleSpec
 from kdm_core.teachers import Denoiser, DenoiserConfig, save_teacher
-from stages.execution.processes import Processes
-from stages.execution.tasks import Place
-from stages.stopping import Stop
+from pipeline.runtime.stopping import Stop
+from pipeline.workers.processes import Processes
+from pipeline.workers.tasks import Place
 from tests.project import environment, make_project
 
 SPEC = SampleSpec(kind="image", shape=[1, 8, 8], label_names=list("0123456789"), sigma_data=0.75)
@@ -182,7 +182,7 @@ def test_sigterm_finishes_what_is_under_way(
 def test_two_programs_fill_one_store(project: Path, undisturbed: dict[str, bytes]) -> None:
     """Started at once, as in two terminals: one makes it, both fill it; other pairs are refused."""
     engine(project, engine="local", workers=1)
-    program = "from pipeline.cli import app; app()"
+    program = "from pipeline.kdm.cli import app; app()"
     command = [sys.executable, "-c", program, "pairs", "sample", PAIRS]
 
     def run() -> subprocess.Popen[str]:

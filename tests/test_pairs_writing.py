@@ -26,10 +26,10 @@ from kdm_core.pairs.reading.whole import read_split
 from kdm_core.pairs.sampling import WHOLE, sample_pairs, sample_shard, sampler, shards_of_part
 from kdm_core.pairs.store import Block, PairStore
 from kdm_core.solvers import FixedSolver
-from stages import filling
-from stages.elsewhere import stores_there
-from stages.growing import adopt
-from stages.kept_pairs import keep, link_anew
+from pipeline.pairs import filling
+from pipeline.pairs.kept import keep, link_anew
+from stages.sample_pairs.elsewhere import stores_there
+from stages.sample_pairs.growing import adopt
 from tests.test_pairs import CPU, plan, sampled, teacher
 
 MANY = {"train": 950, "solver": FixedSolver(kind="heun", steps=2)}

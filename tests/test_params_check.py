@@ -22,9 +22,9 @@ from kdm_core.samples import SampleSpec
 from kdm_core.students.model import KDM, save_student
 from kdm_core.studies import StudiesConfig
 from kdm_core.teachers import DenoiserConfig, build_teacher, save_teacher
-from pipeline.checks import fit
-from pipeline.checks.inputs import needed_weights
-from pipeline.cli import app
+from pipeline.kdm.checks import fit
+from pipeline.kdm.checks.inputs import needed_weights
+from pipeline.kdm.cli import app
 from pipeline.params import parse_params
 from pipeline.project.files import PRESETS
 

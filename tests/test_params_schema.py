@@ -11,10 +11,10 @@ from jsonschema import Draft7Validator, Draft202012Validator
 from jsonschema.protocols import Validator
 from typer.testing import CliRunner
 
-from pipeline.cli import PRESETS, app, description
+from pipeline.kdm.cli import PRESETS, app, description
 from pipeline.params import Params, parse_params, read_values
+from pipeline.params.schema import objects, schema_text
 from pipeline.project.files import SCHEMA
-from pipeline.schema import objects, schema_text
 from tests.imports import ROOT
 
 FILES = [ROOT / "params.yaml", *sorted(PRESETS.glob("*.yaml"))]

@@ -11,9 +11,9 @@ import pytest
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from pipeline.cli import PRESETS, app
+from pipeline.kdm.cli import PRESETS, app
 from pipeline.params import load_params, parse_params, read_values
-from pipeline.plan.origins import (
+from pipeline.params.origins import (
     MISSING,
     NOTHING,
     Entries,
@@ -24,8 +24,8 @@ from pipeline.plan.origins import (
     of_stage,
     read_given,
 )
-from pipeline.plan.resolving import parameters_of
-from pipeline.plan.sections import reads_of, stages_of
+from pipeline.runtime.plan.resolving import parameters_of
+from pipeline.runtime.plan.sections import reads_of, stages_of
 
 NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 GIVEN = {name: read_given(PRESETS / f"{name}.yaml") for name in NAMES}

@@ -12,12 +12,12 @@ import pytest
 
 from kdm_core.errors import DataError
 from pipeline.params import load_params, parse_params, read_values
-from pipeline.plan import code, plans
-from pipeline.plan.code import own_code
-from pipeline.plan.plans import current_plans, write_plans, written
-from pipeline.plan.resolving import chosen_by, components, plan_all, section
-from pipeline.plan.sections import reads_of, stages_of
 from pipeline.project.files import PRESETS
+from pipeline.runtime.plan import code, plans
+from pipeline.runtime.plan.code import own_code
+from pipeline.runtime.plan.plans import current_plans, write_plans, written
+from pipeline.runtime.plan.resolving import chosen_by, components, plan_all, section
+from pipeline.runtime.plan.sections import reads_of, stages_of
 from tests.project import ROOT
 
 SMOKE = PRESETS / "smoke.yaml"
@@ -64,10 +64,11 @@ EDITS: dict[str, tuple[str, Callable[[str], str], set[str]]] = {
                 set()),
     "error": ("kdm_core/pairs/sampling.py", replaced("is no multiple of", "must be a multiple of"),
               set()),
-    "message": ("stages/sample_pairs.py", replaced("pairs are those of", "pairs were in"), set()),
-    "log": ("stages/log.py", replaced("def say(", "LATER = 1\n\n\ndef say("), set()),
-    "engine": ("stages/execution/processes.py", lambda text: text + "\nLATER = 1\n", set()),
-    "command": ("pipeline/cli.py", lambda text: text + "\nLATER = 1\n", set()),
+    "message": ("stages/sample_pairs/stage.py", replaced("pairs are those of", "pairs were in"),
+                set()),
+    "log": ("pipeline/runtime/log.py", replaced("def say(", "LATER = 1\n\n\ndef say("), set()),
+    "engine": ("pipeline/workers/processes.py", lambda text: text + "\nLATER = 1\n", set()),
+    "command": ("pipeline/kdm/cli.py", lambda text: text + "\nLATER = 1\n", set()),
     "network that nobody uses": ("kdm_core/networks/edm2_unet.py",
                                  lambda text: text + "\nLATER = 1\n", set()),
     "network": ("kdm_core/networks/mlp.py", lambda text: text + "\nLATER = 1\n", OF_TEACHER),
@@ -77,15 +78,17 @@ EDITS: dict[str, tuple[str, Callable[[str], str], set[str]]] = {
              {"train_student@kdm", "train_student@kdm-f"}),
     "study": ("kdm_core/studies/grids.py", lambda text: text + "\nLATER = 1\n",
               {"study@kdm", "study@kdm-f"}),
-    "template": ("stages/templates/page.css", lambda text: text + "\n/* later */\n", {"report"}),
+    "template": ("pipeline/reporting/templates/page.css",
+                 lambda text: text + "\n/* later */\n", {"report"}),
     "default of a student": ("kdm_core/students/objective.py",
                              replaced("reconstruction: float = Field(1.0",
                                       "reconstruction: float = Field(1.1"),
                              {"train_student@kdm", "train_student@kdm-f", "report"}),
-    "default that is set": ("pipeline/params.py", replaced("timing_images: int = Field(1000",
-                                                           "timing_images: int = Field(999"),
+    "default that is set": ("pipeline/params/__init__.py",
+                            replaced("timing_images: int = Field(1000",
+                                     "timing_images: int = Field(999"),
                             set()),
-    "default of the evaluation": ("pipeline/params.py",
+    "default of the evaluation": ("pipeline/params/__init__.py",
                                   replaced("projections: int = Field(128",
                                            "projections: int = Field(64"),
                                   {"evaluate@kdm", "evaluate@kdm-f", "report"}),
@@ -143,7 +146,8 @@ def test_the_kinds_of_a_run_are_its_code() -> None:
     assert {"kdm_core.networks.mlp", "kdm_core.teachers.denoiser", "kdm_core.students.objective",
             "kdm_core.training.loop", "kdm_core.pairs.store", "stages.train_student"} <= found
     assert not found & {"kdm_core.networks.unet", "kdm_core.networks.edm2_unet",
-                        "kdm_core.losses.drifting", "kdm_core.metrics.frechet", "stages.log"}
+                        "kdm_core.losses.drifting", "kdm_core.metrics.frechet",
+                        "pipeline.runtime.log"}
     assert "kdm_core.networks.song_unet" in modules("teacher", PRESETS / "cifar10.yaml")
     # Of an imported teacher nobody knows yet what it is made of.
     name, *_ = load_params(PRESETS / "ffhq64.yaml").students

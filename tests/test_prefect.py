@@ -17,10 +17,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from pipeline.deploy import check
-from pipeline.notifying import NotifyError, load_notifier
-from pipeline.repro import stage_graph
-from pipeline.server import ServerError, require_deployment, require_pool
+from pipeline.flow.deploy import check
+from pipeline.flow.notifying import NotifyError, load_notifier
+from pipeline.flow.server import ServerError, require_deployment, require_pool
+from pipeline.project.repro import stage_graph
 from tests.prefect_server import RUN_S, START_S, STOP_S, Served, deployed, wait_until
 from tests.project import copy_project, make_project
 
@@ -118,7 +118,7 @@ def test_two_projects_on_one_server(tmp_path: Path) -> None:
             assert (served.project / "data/dataset").is_dir()
             assert not (projects[2] / "data").exists()
         refused = subprocess.run(
-            [sys.executable, "-m", "pipeline.deploy"], cwd=projects[2], text=True,
+            [sys.executable, "-m", "pipeline.flow.deploy"], cwd=projects[2], text=True,
             env=first.environment, capture_output=True, timeout=START_S)
         assert refused.returncode == 1
         assert f"kdm-distill/x of that server is the project in {projects[0]}: " in refused.stderr

@@ -16,15 +16,15 @@ from PIL import Image
 
 from kdm_core.datasets import on_board
 from kdm_core.errors import DataError, MismatchError
+from kdm_core.figures import files as figures
 from kdm_core.figures.extrapolation import Extrapolated, extrapolation
 from kdm_core.figures.scatter import OFF, cell_colours
 from kdm_core.metrics.denoising.record import DenoisingCheck, LevelCheck
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import read_json, write_json
-from stages import figures
-from stages.reporting import conditions, metrics, pictures, table, text
-from stages.reporting.document import Document, models
-from stages.reporting.records import ExtractorRecord
+from pipeline.reporting import conditions, metrics, pictures, table, text
+from pipeline.reporting.document import Document, models
+from pipeline.reporting.records import ExtractorRecord
 from tests.report_project import (
     FEATURES,
     FINDINGS,
@@ -592,7 +592,7 @@ def test_any_number_and_interval_can_be_written(value: float, width: float) -> N
 
 @pytest.mark.usefixtures("undrawn")
 def test_prefects_table_has_no_multiples_of_students_that_failed() -> None:
-    from pipeline.publishing import metrics_table
+    from pipeline.flow.artifacts import metrics_table
 
     write_project("points", studies=False)
     failed, sound = STUDENTS
@@ -606,7 +606,7 @@ def test_prefects_table_has_no_multiples_of_students_that_failed() -> None:
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("unknown", [False, True])
 def test_prefects_table_has_the_verdicts(unknown: bool) -> None:
-    from pipeline.publishing import beside, metrics_table
+    from pipeline.flow.artifacts import beside, metrics_table
 
     write_project("points", of_unknown_origin(RESULTS["points"]) if unknown else None,
                   studies=False)

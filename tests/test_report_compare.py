@@ -13,7 +13,7 @@ from selenium.webdriver import Chrome
 from typer.testing import CliRunner, Result
 
 from kdm_core.serialization import read_json, write_json
-from pipeline.cli import app
+from pipeline.kdm.cli import app
 from tests.browser import browser, emulate
 from tests.project import environment
 from tests.report_project import SEEN, finished

@@ -21,9 +21,9 @@ from kdm_core.errors import DataError, KDMError
 from kdm_core.importers import StateDictSource
 from kdm_core.importers.files import fetch
 from kdm_core.pairs.importing import open_source
-from pipeline import deploy
-from pipeline.execution import ExecutionParams
+from pipeline.flow import deploy
 from pipeline.params import ParamsError, StoredPairs, parse
+from pipeline.params.execution import ExecutionParams
 from tests.project import ROOT, copy_project, environment
 from tests.unsafe import unsafe_calls
 

@@ -9,8 +9,8 @@ import prefect
 import pytest
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from pipeline.flow import run_stage, worth_retrying
-from pipeline.server import ServerError, require_server
+from pipeline.flow.flow import run_stage, worth_retrying
+from pipeline.flow.server import ServerError, require_server
 
 LOGIN = "user:hunter2"
 

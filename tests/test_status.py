@@ -18,12 +18,12 @@ from typer.testing import CliRunner, Result
 
 from kdm_core.errors import DataError, KDMError
 from kdm_core.pairs.reference import Reference
-from pipeline import status_cli
-from pipeline.cli import app
-from pipeline.unfinished import kept_work, pairs_there
-from stages import paths, status
-from stages.progress import Progress
-from stages.status import Status, read_status, recorded, status_file
+from pipeline.kdm import status as status_cli
+from pipeline.kdm.cli import app
+from pipeline.project.unfinished import kept_work, pairs_there
+from pipeline.runtime import paths, status
+from pipeline.runtime.progress import Progress
+from pipeline.runtime.status import Status, read_status, recorded, status_file
 from tests.project import ROOT, copy_project, environment
 
 STAGE = "sample_pairs"
@@ -177,8 +177,8 @@ def test_a_damaged_file_counts_as_none(folder: Path, content: bytes) -> None:
 
 
 def test_readers_do_without_torch_and_parameters() -> None:
-    code = ("import sys, stages.log, stages.status, pipeline.status_cli, pipeline.staleness, "
-            "pipeline.unfinished, kdm_core.pairs.location\n"
+    code = ("import sys, pipeline.runtime.log, pipeline.runtime.status, pipeline.kdm.status, "
+            "pipeline.project.staleness, pipeline.project.unfinished, kdm_core.pairs.location\n"
             "assert not {'torch', 'pipeline.params'} & set(sys.modules)")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -26,14 +26,14 @@ from kdm_core.pairs.sampling import sample_pairs
 from kdm_core.pairs.store import PairStore
 from kdm_core.serialization import write_json
 from kdm_core.students.model import load_student
-from pipeline.cli import app
+from pipeline.kdm.cli import app
+from pipeline.pairs.kept import keep, link_anew
 from pipeline.params import ParamsError, parse_params, read_values
 from pipeline.project.files import PRESETS
-from stages import paths
-from stages.elsewhere import place_of, refer, stores_there
-from stages.growing import adopt
-from stages.kept_pairs import keep, link_anew
-from stages.publishing import publish
+from pipeline.reporting.publishing import publish
+from pipeline.runtime import paths
+from stages.sample_pairs.elsewhere import place_of, refer, stores_there
+from stages.sample_pairs.growing import adopt
 from tests.faulty_s3 import Proxy, faulty
 from tests.project import copy_project, edit, environment
 from tests.s3_server import S3

@@ -20,7 +20,7 @@ from kdm_core.serialization import write_json
 from kdm_core.solvers import FixedSolver
 from kdm_core.students.model import save_student
 from kdm_core.values import to_uint8
-from pipeline.cli import app
+from pipeline.kdm.cli import app
 from tests.project import ROOT
 from tests.test_student_use import EVALUATION, IMAGES, POINTS, PROVENANCE, make_student
 
@@ -201,7 +201,7 @@ def test_figures_of_another_student_are_not_this_ones(folder: Path) -> None:
 
 
 def test_help_does_not_wait_for_torch() -> None:
-    script = ("import sys; from pipeline.cli import app; "
+    script = ("import sys; from pipeline.kdm.cli import app; "
               "sys.exit(' '.join(n for n in ('torch', 'numpy', 'onnx') if n in sys.modules))")
     shown = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert shown.stderr.strip() == ""

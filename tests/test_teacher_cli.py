@@ -20,7 +20,7 @@ from kdm_core.teachers import (
     load_teacher,
     save_teacher,
 )
-from pipeline.cli import app
+from pipeline.kdm.cli import app
 from tests.edm_writer import edm_pickle, record, snapshot
 from tests.test_grids import PLANE, discrete
 

@@ -28,7 +28,7 @@ from kdm_core.teachers import (
     save_teacher,
 )
 from kdm_core.values import to_uint8
-from pipeline.cli import app
+from pipeline.kdm.cli import app
 from pipeline.params import parse_params
 from pipeline.project.files import PRESETS
 from tests import test_edm2, test_import_diffusers, test_import_torchcfm
@@ -274,5 +274,5 @@ def test_a_folder_that_names_code_is_not_run(project: Path) -> None:
     (project / "mine.py").write_text("open('owned', 'w')\n" + MODULE)
     block = exact(project)
     edit(project, lambda values: values.update(teacher=block))
-    fails(project, "stages.sample_pairs", saying=["teacher.trust_code: true", "mine:Net"])
+    fails(project, "stages.sample_pairs.stage", saying=["teacher.trust_code: true", "mine:Net"])
     assert not (project / "owned").exists()

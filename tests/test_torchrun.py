@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from kdm_core.errors import KDMError
 from kdm_core.training.launcher import launch
 from kdm_core.training.meeting import OWN_STORE, Machines, require_own
-from pipeline.execution import TorchrunTraining
+from pipeline.params.execution import TorchrunTraining
 from tests.project import copy_project, environment
 from tests.waiting import free_port, wait_until
 

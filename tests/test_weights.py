@@ -15,7 +15,7 @@ from kdm_core.errors import DataError, MismatchError
 from kdm_core.weights import WeightsMissing, WeightsSource, WeightsSources, find
 from kdm_core.weights.registry import REGISTRY, WeightsFile
 from kdm_core.weights.store import cache_folder, download
-from pipeline.cli import app
+from pipeline.kdm.cli import app
 from tests.project import ROOT
 
 CONTENT = b"weights"

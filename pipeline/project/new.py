@@ -18,7 +18,7 @@ DEFAULT = "digits"
 # Of these the user's own will do; a .gitignore gets the lines that it lacks.
 KEPT = (".dvcignore", "README.md", ".gitignore")
 CONFIG = b"[core]\n    analytics = false\n"
-OLD_FLOW, FLOW = "pipeline/flow.py:distill", "pipeline.flow.distill"
+OLD_FLOW, FLOW = "pipeline/flow/flow.py:distill", "pipeline.flow.flow.distill"
 
 
 class NewError(KDMError):

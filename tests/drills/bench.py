@@ -16,7 +16,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline.records import CUT_LOCK, CUT_RUN, CUT_RWLOCK, empty_runs, with_remedy
+from pipeline.project.dvc_records import CUT_LOCK, CUT_RUN, CUT_RWLOCK, empty_runs, with_remedy
 from tests.project import copy_project, edit, environment
 from tests.waiting import wait_until
 

@@ -110,7 +110,7 @@ def damage_file(path: Path, random: Random, missing: bool = True) -> str:
 
 def repair(bench: Bench, store: Path) -> None:
     """What the error says: `kdm pairs repair`."""
-    command = f"from pipeline.cli import app; app(['pairs', 'repair', {str(store)!r}])"
+    command = f"from pipeline.kdm.cli import app; app(['pairs', 'repair', {str(store)!r}])"
     bench.complete(bench.start("-c", command))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 from ruamel.yaml import YAML
 
-from pipeline.overrides import override
+from pipeline.params.overrides import override
 from tests.prefect_server import RUN_S, Server, deployed, wait_until
 from tests.project import environment, make_project
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from functools import partial
 from random import Random
 
-from stages.status import read_status
-from stages.stopping import EXIT_CODE
+from pipeline.runtime.status import read_status
+from pipeline.runtime.stopping import EXIT_CODE
 from tests.drills.bench import LIMIT_S, SAME, Bench, Drill, Failure, Pace, await_progress
 
 STAGES = ("teacher", "sample_pairs", "filter_pairs", "train_student@kdm", "evaluate@kdm")

@@ -1,0 +1,1 @@
+"""The command `kdm`: a file a group of commands."""

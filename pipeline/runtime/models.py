@@ -1,0 +1,114 @@
+"""The teacher and one student of a run, side by side, for the stages that compare them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kdm_core.classes import require_order
+from kdm_core.errors import DivergedError
+from kdm_core.pairs.reading.whole import Pairs, read_split
+from kdm_core.pairs.spec import StoreSpec
+from kdm_core.pairs.store import PairStore
+from kdm_core.samples import Source
+from kdm_core.students.model import KDM, load_student
+from kdm_core.teachers import Teacher, load_sampled
+from kdm_core.values import from_uint8, to_uint8
+from pipeline.runtime import paths
+from pipeline.runtime.runner import Stage
+
+
+class Models(NamedTuple):
+    """Both models on the stage's device, and the unseen pairs.
+
+    Attributes:
+        store: which the student was distilled from; it says how the teacher samples.
+        test: the split that no training has seen.
+        teacher_mark, student_mark: fingerprints.
+    """
+
+    teacher: Teacher
+    student: KDM
+    store: StoreSpec
+    test: Pairs
+    teacher_mark: str
+    student_mark: str
+
+    @property
+    def source(self) -> Source:
+        """Whose samples the student's are measured beside."""
+        return self.store.source
+
+    def sample_teacher(self, noise: Tensor, labels: Tensor) -> Tensor:
+        """Samples (n, *shape) on the CPU of noise (n, *shape), as the pairs were made."""
+        solver, precision = self.store.known_solver, self.store.precision
+        return self._in_batches(
+            lambda x, y: self.teacher.sample(x, self.given(y), solver, precision).state,
+            noise, labels)
+
+    def sample_student(self, noise: Tensor, labels: Tensor) -> Tensor:
+        """As `sample_teacher`, in one evaluation."""
+        return self._in_batches(
+            lambda x, y: self.student.generate(x, self.given(y), self.store.precision),
+            noise, labels)
+
+    @torch.inference_mode()
+    def sample_latent(
+        self, start: Tensor, end: Tensor, weights: Tensor, labels: Tensor
+    ) -> Tensor:
+        """The student's samples of the latents (1 - w) E(start) + w E(end).
+
+        Args:
+            start, end: noises (n, *shape).
+            weights: w (n,).
+            labels: (n,).
+        """
+        student = self.student
+
+        def sample(start: Tensor, end: Tensor, weights: Tensor, labels: Tensor) -> Tensor:
+            y = self.given(labels)
+            a, b = student.encode_noise(start, y), student.encode_noise(end, y)
+            w = weights.reshape(-1, *[1] * (a.ndim - 1))
+            return student.decode(student.push((1 - w) * a + w * b, y), y)
+
+        return self._in_batches(sample, start, end, weights, labels)
+
+    def given(self, labels: Tensor) -> Tensor | None:
+        """What an unconditional model is told of labels is nothing."""
+        return labels if self.store.samples.num_classes else None
+
+    def _in_batches(self, sample: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """Batches as those of the pairs, so that rounding is theirs, too."""
+        device = next(self.student.parameters()).device
+        batches = zip(*(torch.split(x, self.store.compute_batch) for x in inputs), strict=True)
+        parts = [sample(*(x.to(device) for x in batch)).cpu() for batch in batches]
+        return as_at_rest(torch.cat(parts), self.store)
+
+
+def open_models(stage: Stage, name: str) -> Models:
+    """Load what the earlier stages left.
+
+    Raises:
+        KDMError: something is missing or damaged, or not of one run.
+    """
+    student, student_mark = load_student(paths.STUDENTS / name)
+    store = PairStore.open(paths.PAIRS)
+    teacher, teacher_mark, _ = load_sampled(paths.TEACHER, store.spec.guidance,
+                                            stage.params.trusts_code, done=True)
+    require_order(student.spec.label_names, store.spec.samples.label_names,
+                  str(paths.STUDENTS / name), str(paths.PAIRS))
+    return Models(teacher.to(stage.device), student.to(stage.device), store.spec,
+                  read_split(store, "test", torch.device("cpu")), teacher_mark, student_mark)
+
+
+def as_at_rest(samples: Tensor, spec: StoreSpec) -> Tensor:
+    """Images rounded to the 256 values that a file has, as floats; points as they are.
+
+    Raises:
+        DivergedError: there are values that are not finite, which a file cannot have.
+    """
+    if broken := int((~torch.isfinite(samples)).flatten(1).any(dim=1).sum()):
+        raise DivergedError(f"{broken} of {len(samples)} samples have values that are not finite: "
+                            "the model is damaged or diverged in training; train it again")
+    return from_uint8(to_uint8(samples)) if spec.samples.kind == "image" else samples
