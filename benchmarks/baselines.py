@@ -127,8 +127,7 @@ def judged_by(store: PairStore, test: Pairs) -> Callable[[KDM], str]:
     counts = resampling(len(test.noise), 0, seed=0)  # no intervals
 
     def line(student: KDM) -> str:
-        given = test.labels if student.spec.num_classes else None
-        made = torch.cat([student.generate(noise, None if given is None else labels)
+        made = torch.cat([student.generate(noise, student.spec.told(labels))
                           for noise, labels in zip(test.noise.split(250), test.labels.split(250),
                                                    strict=True)])
         found = judge.features(made)

@@ -290,8 +290,7 @@ def train(
         if step < last and time.monotonic() - shown < PICTURE_EVERY_S:
             return
         shown = time.monotonic()
-        made = best.generate(noise, labels if best.spec.num_classes else None,
-                             plan[0].training.precision)
+        made = best.generate(noise, best.spec.told(labels), plan[0].training.precision)
         curves.picture("samples.png", render(comparison(best.spec, samples, made,
                                                         training.store.spec.source)))
 

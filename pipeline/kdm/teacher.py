@@ -131,7 +131,7 @@ def sample(
     noise, classes = draw(seed, range(n), spec.sample_shape, "float32", spec.num_classes)
     if labels:
         classes = np.array(in_turn(labels, n, spec.label_names), np.int64)
-    given = torch.from_numpy(classes).to(where) if spec.num_classes else None
+    given = spec.told(torch.from_numpy(classes).to(where))
     found = teacher.sample(torch.from_numpy(noise).to(where), given, chosen)
     made = found.state.cpu().numpy()
     if spec.kind == "image":
