@@ -231,7 +231,7 @@ def test_impossible_combinations_for_points(key: str, value: Any, expected: str)
      "students.kdm.losses.adversary.network: 'convolutions' is none of paper, features; did you "
      "mean paper?"),
     ("students.kdm.losses.adversary", {"loss": "non-saturating"}, "did you mean bce?"),
-    ("students.kdm.training.post_hoc", {"profiles": [0.05]}, "students.kdm.training.post_hoc"),
+    ("students.kdm.training.post_hoc", None, "students.kdm.training.post_hoc: unknown key; "),
 ])
 def test_impossible_students(key: str, value: Any, expected: str) -> None:
     message = problem(key, value)
