@@ -298,8 +298,8 @@ def test_dask_may_be_missing(
 
 @pytest.mark.parametrize(("preload", "flags", "message"), [
     ("import torch; torch.__version__ = '0.1'", [], r"has torch 0\.1 \(here .*same versions"),
-    ("import sys; sys.modules['stages'] = None", [],
-     r"cannot run this project \(.*stages.*install the same version"),
+    ("import sys; sys.modules['pipeline'] = None", [],
+     r"cannot run this project \(.*pipeline.*install the same version"),
     ("", ["--nthreads", "2"], r"takes 2 tasks at a time.*--nthreads 1"),
 ])
 def test_unfit_workers(
