@@ -134,15 +134,15 @@ def test_only_what_is_overridden_changes(tmp_path: Path) -> None:
     file.write_text(original)
     changes = override(file, {
         "students": {"kdm": {"training": {"steps": 60}}},
-        "execution": {"sampling": {"engine": "dask", "workers": 2}}})
+        "execution": {"sampling": {"engine": "dask", "address": "tcp://h:1"}}})
     assert changes == [
         Change("execution.sampling.engine", "local", "dask"),
-        Change("execution.sampling.workers", MISSING, 2),
+        Change("execution.sampling.address", MISSING, "tcp://h:1"),
         Change("students.kdm.training.steps", 1400, 60)]
     new = file.read_text().splitlines()
     differing = [(a, b) for a, b in zip(original.splitlines(), new, strict=True) if a != b]
     assert [now.split("#")[0].strip() for _, now in differing] == [
-        "sampling: {engine: dask, workers: 2}", "steps: 60"]
+        "sampling: {engine: dask, address: tcp://h:1}", "steps: 60"]
     written = file.stat().st_mtime_ns
     assert override(file, {"students": {"kdm": {"training": {"steps": 60}}}}) == []
     assert file.stat().st_mtime_ns == written

@@ -54,6 +54,8 @@ def problem(change: str, value: Any, name: str = "digits") -> str:
     ("reference.classifier", None, "evaluation.extractors: there is no classifier"),
     ("weights", {"inceptoin": {"path": "x"}}, "weights: inceptoin"),
     ("pairs.test", 1, "pairs.test: must be greater than or equal to 2 (found 1)"),
+    ("execution.sampling", {"engine": "dask", "address": None}, "execution.sampling: address is "
+     "missing: give that of a Dask scheduler that runs (tcp://HOST:8786), or use engine: local"),
     ("studies.vicinty", {}, "studies.vicinty: unknown key; did you mean vicinity?"),
     ("students.kdm.training.lrr", 1.0, "students.kdm.training.lrr: unknown key; did you mean lr?"),
     ("tacher", 1, "tacher: unknown key; did you mean teacher?"),
@@ -229,7 +231,7 @@ def test_impossible_combinations_for_points(key: str, value: Any, expected: str)
      "students.kdm.losses.adversary.network: 'convolutions' is none of paper, features; did you "
      "mean paper?"),
     ("students.kdm.losses.adversary", {"loss": "non-saturating"}, "did you mean bce?"),
-    ("students.kdm.training.post_hoc", {"profiles": [0.05]}, "students.kdm.training.post_hoc"),
+    ("students.kdm.training.post_hoc", None, "students.kdm.training.post_hoc: unknown key; "),
 ])
 def test_impossible_students(key: str, value: Any, expected: str) -> None:
     message = problem(key, value)

@@ -119,7 +119,6 @@ def test_what_can_run_is_ok() -> None:
     ("students.kdm.shuffle_buffer", 100, "students.kdm.shuffle_buffer: 100 pairs do not surely"),
     ("teacher.training.accumulate", 3, "teacher.training.batch: 128 samples cannot"),
     ("reference.classifier.training.accumulate", 3, "reference.classifier.training.batch: 64"),
-    ("reference.classifier.training.post_hoc", {}, "reference.classifier: training.post_hoc: only"),
     ("data.path", "x.npz", "data.path: unknown key"),
     ("data", {"source": "npz", "path": "gone.npz"}, "data.path: gone.npz does not exist"),
     ("data", {"source": "digits"}, "reference.classifier"),

@@ -185,13 +185,13 @@ def other_conditions(stage: Stage, store: PairStore) -> list[str]:
             if key in here and value != here[key]]
 
 
-def require_complete(store: PairStore, part: Part = WHOLE) -> None:
+def require_complete(store: PairStore) -> None:
     """Make sure that no shard was left to another program.
 
     Raises:
         KDMError: some were.
     """
-    if missing := missing_of(store, part):
+    if missing := store.missing_shards():
         raise KDMError(f"{len(missing)} shards of {store.location} (the first is {missing[0]}) "
                        "are being written by other processes: run again when they have ended")
 

@@ -94,14 +94,6 @@ class WeakerTeacher(Config):
     training: TrainingConfig
 
 
-def require_last_average(trainings: dict[str, TrainingConfig]) -> None:
-    """Make sure that trainings without held-out data, by their names, choose nothing by them."""
-    for name, training in trainings.items():
-        if training.post_hoc is not None:
-            raise ValueError(f"{name}.post_hoc: only students have held-out data by which to "
-                             "choose an average; set it to null here")
-
-
 class TrainedTeacher(Config):
     """A teacher that is trained here, on the data of the run.
 
@@ -126,8 +118,6 @@ class TrainedTeacher(Config):
 
     @model_validator(mode="after")
     def _trainable(self) -> "TrainedTeacher":
-        guide = {} if self.guide is None else {"guide.training": self.guide.training}
-        require_last_average({"training": self.training, **guide})
         for name, model in self.models().items():
             if isinstance(model.network, ModuleNetworkConfig):
                 raise ValueError(f"{name}.network.kind: a module of your own is imported with "
@@ -230,11 +220,6 @@ class ClassifierParams(Config):
 
     model: ClassifierConfig = ClassifierConfig()
     training: TrainingConfig
-
-    @model_validator(mode="after")
-    def _without_choice(self) -> "ClassifierParams":
-        require_last_average({"training": self.training})
-        return self
 
 
 class ReferenceParams(Config):

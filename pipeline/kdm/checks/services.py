@@ -107,8 +107,6 @@ def check_scheduler(params: Params) -> list[Finding]:
     if find_spec("distributed") is None:
         return [problem("Dask", "execution.sampling.engine: dask needs a package that is missing",
                         "pip install 'kdm-distill[dask]'")]
-    if sampling.address is None:
-        return [ok("Dask", "the stage starts a cluster of its own on this machine")]
     parts = urlsplit(sampling.address)
     return [judge("Dask scheduler", sampling.address,
                   lambda: connect(parts.hostname or "", parts.port or 0),

@@ -107,9 +107,7 @@ def training_bytes(config: TrainingConfig, size: int) -> int:
     Each has the weights, their average and Adam's two moments; one more is there while the oldest
     is replaced.
     """
-    averages = 2 * config.post_hoc.snapshots if config.post_hoc is not None else 0
-    in_checkpoint = 3 + (2 if config.post_hoc is not None else 1)
-    return size * (in_checkpoint * (config.keep_checkpoints + 1) + averages)
+    return size * 4 * (config.keep_checkpoints + 1)
 
 
 def dvc_copies() -> int:
