@@ -33,7 +33,8 @@ from kdm_core.students.objective import LossConfig
 from kdm_core.students.training import StudentTask
 from kdm_core.training.config import TrainingConfig
 from kdm_core.training.loop import fit
-from pipeline.params import StudentParams, load_params
+from pipeline.params.run import load_params
+from pipeline.params.student import StudentParams
 from pipeline.runtime import paths
 from pipeline.runtime.progress import Progress
 

@@ -29,7 +29,7 @@ from kdm_core.students.objective import LossConfig
 from kdm_core.students.training import StudentTask
 from kdm_core.training.config import TrainingConfig
 from kdm_core.training.loop import fit
-from pipeline.params import load_params
+from pipeline.params.run import load_params
 from pipeline.runtime import paths
 
 Change = dict[str, dict[str, Any]]

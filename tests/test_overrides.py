@@ -12,8 +12,9 @@ from prefect.utilities.schema_tools.validation import validate
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.flow.flow import distill
-from pipeline.params import Params, ParamsError, load_params, read_values
 from pipeline.params.overrides import MISSING, Change, merge, override, partial
+from pipeline.params.reading import ParamsError, read_values
+from pipeline.params.run import Params, load_params
 from pipeline.project.files import PRESETS
 from tests.project import ROOT
 

@@ -26,7 +26,7 @@ from kdm_core.teachers import DenoiserConfig, build_teacher, save_teacher
 from pipeline.kdm.checks import fit
 from pipeline.kdm.checks.inputs import needed_weights
 from pipeline.kdm.cli import app
-from pipeline.params import parse_params
+from pipeline.params.run import parse_params
 from pipeline.project.files import PRESETS
 
 SMOKE = YAML(typ="safe").load(PRESETS / "smoke.yaml")

@@ -12,7 +12,8 @@ from jsonschema.protocols import Validator
 from typer.testing import CliRunner
 
 from pipeline.kdm.cli import PRESETS, app, description
-from pipeline.params import Params, parse_params, read_values
+from pipeline.params.reading import read_values
+from pipeline.params.run import Params, parse_params
 from pipeline.params.schema import objects, schema_text
 from pipeline.project.files import SCHEMA
 from tests.imports import ROOT

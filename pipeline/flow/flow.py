@@ -26,8 +26,9 @@ from kdm_core.errors import KDMError
 from kdm_core.serialization import write_atomic
 from pipeline.flow.artifacts import StageProgress, publish_changes, publish_report
 from pipeline.flow.server import require_server
-from pipeline.params import load_params, read_file
 from pipeline.params.overrides import Change, Overrides, override
+from pipeline.params.reading import read_file
+from pipeline.params.run import load_params
 from pipeline.project import repro
 from pipeline.project.current import require_current_project
 from pipeline.project.staleness import PLAN, standings

@@ -28,7 +28,8 @@ from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import PairStore
 from kdm_core.teachers import Teacher, load_sampled
 from pipeline.pairs.label_law import with_law
-from pipeline.params import ParamsError
+from pipeline.params.fitting import check_against
+from pipeline.params.reading import ParamsError
 from pipeline.runtime import paths
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.runner import Stage
@@ -70,7 +71,7 @@ def plan(
         raise ParamsError(f"params.yaml: pairs.source: {config.source} takes pairs that are "
                           "there already; use sample to make some")
     teacher, mark, guide = load_sampled(paths.TEACHER, config.guidance, stage.params.trusts_code)
-    stage.params.check_against(teacher.spec)
+    check_against(stage.params, teacher.spec)
     teacher.to(stage.device)
     try:
         spec = plan_store(config, teacher, mark, guide, stage.seed("noise"), stage.device)

@@ -9,8 +9,8 @@ import torch
 from kdm_core.compute import has_native_bf16, resolve_device
 from kdm_core.errors import KDMError
 from pipeline.kdm.checks.finding import Finding, ok, problem, warning
-from pipeline.params import Params
 from pipeline.params.execution import LocalSampling, TorchrunTraining
+from pipeline.params.run import Params
 
 DRIVER = Path("/proc/driver/nvidia/version")
 

@@ -16,8 +16,8 @@ from kdm_core.errors import KDMError
 from kdm_core.pairs.location import local_path, options, usable
 from pipeline.flow.addresses import without_password
 from pipeline.kdm.checks.finding import Finding, ok, problem, within
-from pipeline.params import Params
 from pipeline.params.execution import DaskSampling
+from pipeline.params.run import Params
 
 PATIENCE_S = 5.0
 PORTS = {"http": 80, "https": 443}

@@ -24,7 +24,8 @@ from kdm_core.students.model import KDM
 from kdm_core.teachers import build_teacher
 from kdm_core.training.config import TrainingConfig
 from pipeline.kdm.checks.finding import Finding, ok, problem, warning
-from pipeline.params import Params, TrainedTeacher
+from pipeline.params.run import Params
+from pipeline.params.teacher import TrainedTeacher
 from pipeline.project.unfinished import pairs_there
 from pipeline.runtime import paths
 from pipeline.runtime.status import read_status
