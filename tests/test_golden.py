@@ -299,6 +299,7 @@ STUDENTS: dict[str, Raw] = {
     "projected": form(encoder=SMALL_UNET, decoder=SMALL_UNET, projected_channels=1),
     "from a teacher": {**form(timed=True), "start": denoiser()},
     "pseudo_huber": loss(distance={"kind": "pseudo_huber"}, stop_gradient=True),
+    "pseudo_huber, wide": loss(distance={"kind": "pseudo_huber", "c": 0.5}),
     "lpips, vgg": loss(distance={"kind": "lpips", "resolution": 16}),
     "lpips, alex": loss(distance={"kind": "lpips", "net": "alex", "resolution": 32, "mse": 0.5,
                                   "pooling": "average"}),
@@ -556,14 +557,15 @@ def differences(family: str, name: str, found: Numbers) -> list[str]:
     for number, value in found.items():
         if number not in known:
             said.append(f"has no golden '{number}' yet")
-        elif not same(value, known[number]):
+        elif not same(family, value, known[number]):
             said.append(f"'{number}' is {rounded(value)}, and was {known[number]}")
     return said
 
 
-def same(found: Sequence[float], known: Sequence[float]) -> bool:
-    """Whether numbers agree as they do on other processors."""
-    return len(found) == len(known) and bool(np.allclose(found, known, rtol=2e-3, atol=2e-3))
+def same(family: str, found: Sequence[float], known: Sequence[float]) -> bool:
+    """Whether numbers agree as they do on other processors, with other numbers of threads."""
+    within = 2e-3 if family == "pairs" else 1e-3  # of which dopri5 chooses its steps
+    return len(found) == len(known) and np.allclose(found, known, rtol=within, atol=within)
 
 
 def rounded(numbers: Sequence[float]) -> list[float]:
@@ -620,7 +622,7 @@ def renew() -> None:
         if said and known and family == "pairs" and golden()["maker"] == MAKER:
             sys.exit("other pairs than before: raise MAKER in kdm_core/pairs/spec.py first")
         numbers = {number: known[number] if known and number in known and
-                   same(value, known[number]) else rounded(value)
+                   same(family, value, known[number]) else rounded(value)
                    for number, value in found.items()}
         written.setdefault(family, {})[name] = numbers
     families = [f' "{family}": {{\n' + ",\n".join(
