@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 import pytest
 from filelock import FileLock
 
-from tests.project import environment, make_project
+from tests.support.project import environment, make_project
 
 if TYPE_CHECKING:
-    from tests.s3_server import S3
+    from tests.support.s3_server import S3
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose whole pipeline (preset `smoke`) has run, made once for all test processes.
 
-    Not to be changed: `tests.project.copy_project` makes one that may be. What `dvc repro` printed
-    lies beside it, as repro.log.
+    Not to be changed: `tests.support.project.copy_project` makes one that may be. What `dvc repro`
+    printed lies beside it, as repro.log.
     """
     base = tmp_path_factory.getbasetemp()
     # Test processes have folders of their own in that of the run.
@@ -40,7 +40,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def s3() -> "Iterator[S3]":
     """A server with the interface of S3; the environment says where it is."""
-    from tests.s3_server import serving
+    from tests.support.s3_server import serving
 
     with serving() as server:
         yield server
@@ -49,6 +49,6 @@ def s3() -> "Iterator[S3]":
 @pytest.fixture
 def bucket(s3: "S3") -> str:
     """A place in its bucket where there is nothing yet."""
-    from tests.s3_server import BUCKET
+    from tests.support.s3_server import BUCKET
 
     return f"s3://{BUCKET}/{uuid.uuid4().hex}"

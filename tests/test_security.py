@@ -24,8 +24,8 @@ from kdm_core.pairs.importing import open_source
 from pipeline.flow import deploy
 from pipeline.params import ParamsError, StoredPairs, parse
 from pipeline.params.execution import ExecutionParams
-from tests.project import ROOT, copy_project, environment
-from tests.unsafe import unsafe_calls
+from tests.support.project import ROOT, copy_project, environment
+from tests.support.unsafe import unsafe_calls
 
 FOLDERS = ("kdm_core", "stages", "pipeline", "benchmarks", "requirements", "tests")
 FILES = sorted(path.relative_to(ROOT) for folder in FOLDERS
@@ -36,15 +36,17 @@ SHIPPED = [path for path in FILES if path.parts[0] in ("kdm_core", "stages", "pi
 EXPLOIT = "shows that the file in question does run something when it is unpickled"
 OWN = "runs what the test, or the library, has written itself"
 ALLOWED = {
-    ("tests/test_datasets.py", "os.system"): EXPLOIT,
-    ("tests/test_datasets.py", "pickle.loads"): EXPLOIT,
-    ("tests/test_import_state_dict.py", "os.system"): EXPLOIT,
-    ("tests/test_import_state_dict.py", "torch.load without weights_only=True"): EXPLOIT,
-    ("tests/test_persistent.py", "os.system"): EXPLOIT,
-    ("tests/test_persistent.py", "pickle.loads"): EXPLOIT,
-    ("tests/test_persistent.py", "exec"): OWN,
-    ("tests/test_student_use.py", "exec"): OWN,
-    ("tests/test_solvers.py", "builtins.__import__"): "makes the import of a package fail",
+    ("tests/kdm_core/datasets/test_datasets.py", "os.system"): EXPLOIT,
+    ("tests/kdm_core/datasets/test_datasets.py", "pickle.loads"): EXPLOIT,
+    ("tests/kdm_core/importers/test_state_dict.py", "os.system"): EXPLOIT,
+    ("tests/kdm_core/importers/test_state_dict.py",
+     "torch.load without weights_only=True"): EXPLOIT,
+    ("tests/kdm_core/importers/test_persistent.py", "os.system"): EXPLOIT,
+    ("tests/kdm_core/importers/test_persistent.py", "pickle.loads"): EXPLOIT,
+    ("tests/kdm_core/importers/test_persistent.py", "exec"): OWN,
+    ("tests/kdm_core/students/test_use.py", "exec"): OWN,
+    ("tests/kdm_core/solvers/test_solvers.py", "builtins.__import__"):
+        "makes the import of a package fail",
 }
 
 
