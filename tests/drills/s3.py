@@ -8,8 +8,8 @@ from pathlib import Path
 from kdm_core.pairs.opening import open_or_create
 from kdm_core.pairs.sampling import sample_pairs
 from kdm_core.pairs.store import PairStore
-from tests.kdm_core.pairs.test_store import CPU, plan, sampled, teacher
 from tests.support.faulty_s3 import faulty
+from tests.support.pairs import CPU, plan, sampled, teacher
 from tests.support.s3_server import BUCKET, serving
 from tests.support.waiting import wait_until
 

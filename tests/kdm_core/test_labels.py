@@ -16,7 +16,7 @@ from kdm_core.samples import SampleSpec
 from kdm_core.students.export import Sampler
 from kdm_core.students.trajectory import refine
 from pipeline.kdm.teacher import class_names
-from tests.kdm_core.students.test_use import IMAGES, POINTS, make_student
+from tests.support.students import IMAGES, POINTS, make_student
 
 DIGITS = [str(number) for number in range(12)]
 SORTED = sorted(DIGITS)  # 0, 1, 10, 11, 2, …

@@ -2,10 +2,7 @@
 
 import json
 import os
-import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,36 +13,7 @@ from PIL import Image
 
 from kdm_core.pairs.store import PairStore
 from pipeline.project.files import PRESETS
-from tests.support.project import ROOT, copy_project, edit, environment
-
-
-def run(
-    project: Path, *arguments: str, limit: int | None = None, **variables: str
-) -> tuple[int, str]:
-    """Run `python -m …`, with files limited to `limit` bytes if given; exit code and output."""
-
-    def limit_files() -> None:
-        if limit:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    done = subprocess.run([sys.executable, "-m", *arguments], cwd=project, text=True,
-                          env=environment(**variables), capture_output=True, timeout=120,
-                          preexec_fn=limit_files)
-    return done.returncode, done.stdout + done.stderr
-
-
-def fails(project: Path, *arguments: str, saying: list[str], limit: int | None = None) -> None:
-    code, output = run(project, *arguments, limit=limit)
-    assert code not in (0, None)
-    assert "Traceback" not in output
-    for part in saying:
-        assert part in output
-
-
-def succeeds(project: Path, *arguments: str) -> str:
-    code, output = run(project, *arguments)
-    assert code == 0, output[-3000:]
-    return output
+from tests.support.project import ROOT, copy_project, edit, fails, run, succeeds
 
 
 @pytest.fixture

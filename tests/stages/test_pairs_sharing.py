@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +18,7 @@ from pipeline.project.files import PRESETS
 from pipeline.runtime.runner import Stage
 from stages.sample_pairs import stage as sample_pairs
 from stages.sample_pairs.stored_pairs import take
-from tests.stages.test_pipeline import dvc, edit, repro
-from tests.support.project import copy_project, environment, make_project
+from tests.support.project import copy_project, dvc, edit, git, make_project, repro
 from tests.support.s3_server import BUCKET, serving
 
 DIGITS = SampleSpec(kind="image", shape=[1, 8, 8], label_names=[str(n) for n in range(10)],
@@ -40,10 +38,6 @@ def use_shared(values: dict) -> None:  # type: ignore[type-arg]
     shrink(values)
     values["teacher"] = {"source": "folder", "folder": "shared/teacher"}
     values["pairs"] = {"source": "store", "location": "shared/pairs.zarr"}
-
-
-def git(project: Path, *arguments: str) -> None:
-    subprocess.run(["git", *arguments], cwd=project, env=environment(), check=True)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from kdm_core.teachers import Denoiser, DenoiserConfig, save_teacher
 from pipeline.runtime.stopping import Stop
 from pipeline.workers.processes import Processes
 from pipeline.workers.tasks import Place
+from tests.support.processes import spawned
 from tests.support.project import environment, make_project
 
 SPEC = SampleSpec(kind="image", shape=[1, 8, 8], label_names=list("0123456789"), sigma_data=0.75)
@@ -95,16 +95,6 @@ def forget(project: Path) -> None:
     """As `dvc` removes outputs and `kdm clean` unfinished work."""
     for folder in ("data/pairs", "data/work"):
         shutil.rmtree(project / folder, ignore_errors=True)
-
-
-def spawned(pid: int) -> list[psutil.Process]:
-    """The workers that a process has started."""
-    found = []
-    for child in psutil.Process(pid).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # workers start short programs of the system
-            if "spawn_main" in " ".join(child.cmdline()):
-                found.append(child)
-    return found
 
 
 def workers_at_work(project: Path, stage: subprocess.Popen[str], count: int) -> list[Any]:

@@ -7,8 +7,6 @@ change something and look at which stages DVC runs again. tests/drills kills the
 import hashlib
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +14,12 @@ import pytest
 from ruamel.yaml import YAML
 
 from kdm_core.pairs.store import PairStore
-from tests.support.project import copy_project, edit, environment
+from tests.support.project import STUDIES, copy_project, dvc, edit, repro
 
 ALL = ["prepare_data", "reference", "teacher", "sample_pairs", "filter_pairs", "train_student@kdm",
        "train_student@kdm-f", "evaluate@kdm", "evaluate@kdm-f", "study@kdm", "study@kdm-f",
        "report"]
-STUDIES = ("grids", "semantics", "vicinity", "interpolation", "outliers", "memorisation")
 OF_KDM = {"train_student@kdm", "evaluate@kdm", "study@kdm", "report"}
-
-
-def dvc(project: Path, *arguments: str) -> str:
-    """Run a DVC command that must succeed; returns what it printed."""
-    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=project,
-                          env=environment(), text=True, capture_output=True, timeout=300)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
-
-
-def repro(project: Path, *arguments: str) -> set[str]:
-    """`dvc repro`; returns the stages that were really run, but for the plan, which always is."""
-    return set(re.findall(r"Running stage '(.+)'", dvc(project, "repro", *arguments))) - {"plan"}
 
 
 def results(project: Path) -> dict[str, str]:

@@ -34,12 +34,9 @@ from pipeline.reporting.publishing import publish
 from pipeline.runtime import paths
 from stages.sample_pairs.elsewhere import place_of, refer, stores_there
 from stages.sample_pairs.growing import adopt
-from tests.kdm_core.pairs.test_store import CPU, plan, sampled, teacher
-from tests.kdm_core.pairs.test_writing import Counted, files
-from tests.stages.test_pairs_sharing import git
-from tests.stages.test_pipeline import STUDIES, dvc, repro
 from tests.support.faulty_s3 import Proxy, faulty
-from tests.support.project import copy_project, edit, environment
+from tests.support.pairs import CPU, Counted, files, plan, sampled, teacher
+from tests.support.project import STUDIES, copy_project, dvc, edit, environment, git, repro
 from tests.support.s3_server import S3
 
 CONFIG = """

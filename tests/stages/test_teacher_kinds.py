@@ -11,6 +11,7 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
 from torch import nn
+from torchcfm.models.unet.unet import UNetModelWrapper
 from typer.testing import CliRunner
 
 from kdm_core.compute import seeded
@@ -31,13 +32,9 @@ from kdm_core.values import to_uint8
 from pipeline.kdm.cli import app
 from pipeline.params import parse_params
 from pipeline.project.files import PRESETS
-from tests.kdm_core.importers import test_diffusers as test_import_diffusers
-from tests.kdm_core.importers import test_torchcfm as test_import_torchcfm
-from tests.kdm_core.networks import test_edm2
-from tests.stages.test_bad_input import edit, fails, succeeds
-from tests.stages.test_pipeline import repro
+from tests.support import diffusers_writer, edm2_writer, torchcfm_writer
 from tests.support.edm_writer import edm_pickle
-from tests.support.project import make_project
+from tests.support.project import edit, fails, make_project, repro, succeeds
 
 SHAPE = (1, 8, 8)
 DIGITS = SampleSpec(kind="image", shape=list(SHAPE), label_names=[str(i) for i in range(10)])
@@ -47,6 +44,7 @@ AFTER = {"teacher", "sample_pairs", "filter_pairs", "train_student@kdm", "evalua
 MODULE = """
 import torch
 from torch import nn
+from torchcfm.models.unet.unet import UNetModelWrapper
 
 class Net(nn.Module):
     def __init__(self, width):
@@ -79,30 +77,30 @@ def edm(project: Path) -> Block:
 
 def edm2(project: Path) -> Block:
     with seeded(0):
-        network = EDM2UNet(test_edm2.TINY, SHAPE, SHAPE, True, 10).eval()
+        network = EDM2UNet(edm2_writer.TINY, SHAPE, SHAPE, True, 10).eval()
         nn.init.ones_(network.out_gain)
-    recorded = test_edm2.record_precond(network)
+    recorded = edm2_writer.record_precond(network)
     recorded.state["_init_kwargs"] |= {"img_channels": 1}
     with pytest.MonkeyPatch.context() as patch:
-        content = test_edm2.write({"encoder": test_edm2.RGB, "ema": recorded}, patch)
+        content = edm2_writer.write({"encoder": edm2_writer.RGB, "ema": recorded}, patch)
     (project / "edm2.pkl").write_bytes(content)
     return {"source": "edm2", "file": "edm2.pkl"}
 
 
 def diffusers(project: Path) -> Block:
-    unet = test_import_diffusers.unet(sample_size=8, in_channels=1, out_channels=1,
+    unet = diffusers_writer.unet(sample_size=8, in_channels=1, out_channels=1,
                                       num_class_embeds=10)
-    test_import_diffusers.write(project / "ddpm", test_import_diffusers.DDIMScheduler(), unet)
+    diffusers_writer.write(project / "ddpm", diffusers_writer.diffusers.DDIMScheduler(), unet)
     return {"source": "diffusers", "folder": "ddpm"}
 
 
 def torchcfm(project: Path) -> Block:
-    unet = test_import_torchcfm.UNetModelWrapper(
+    unet = UNetModelWrapper(
         dim=SHAPE, class_cond=True, num_classes=10,
-        **{**test_import_torchcfm.SIZES, "attention_resolutions": "4"})
-    test_import_torchcfm.checkpoint(unet, project / "cfm.pt")
+        **{**torchcfm_writer.SIZES, "attention_resolutions": "4"})
+    torchcfm_writer.checkpoint(unet, project / "cfm.pt")
     return {"source": "torchcfm", "file": "cfm.pt",
-            **test_import_torchcfm.SIZES, "attention_resolutions": [4]}
+            **torchcfm_writer.SIZES, "attention_resolutions": [4]}
 
 
 def state_dict(project: Path) -> Block:

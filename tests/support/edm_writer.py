@@ -6,6 +6,7 @@ record of themselves, with the globals of their packages, which need not be inst
 
 import math
 import pickle
+import random
 import sys
 import types
 from collections import OrderedDict
@@ -225,3 +226,25 @@ def record_block(block: UNetBlock, dtype: torch.dtype) -> Recorded:
 def kernel(resample: Resample, dtype: torch.dtype) -> Tensor:
     taps = torch.tensor(FILTERS[resample.filter], dtype=torch.float32)
     return (torch.outer(taps, taps)[None, None] / taps.sum() ** 2).to(dtype)
+
+
+def mutate(content: bytes, source: random.Random) -> bytes:
+    """One of: changed bytes, a cut, a part moved elsewhere, a call of os.system spliced in."""
+    changed = bytearray(content)
+    where = source.randrange(len(changed))
+    match source.randrange(5):
+        case 0:
+            for _ in range(source.randint(1, 4)):
+                changed[source.randrange(len(changed))] = source.randrange(256)
+        case 1:
+            del changed[where:where + source.choice([1, 4, 10_000])]
+        case 2:
+            begin = source.randrange(len(changed))
+            changed[where:where] = changed[begin:begin + source.randint(1, 60)]
+        case 3:
+            changed[where:where] = source.choice([
+                b"cos\nsystem\n", b"\x8c\x02os\x8c\x06system\x93", b"R", b"\x81", b"b", b"Q", b"2",
+                b"(", b"t", b"0", b"\x94", b"h\x00", b"s", b"\x93"])
+        case _:
+            changed[where:where] = b"cos\nsystem\nX\x0e\x00\x00\x00touch ./canary\x85R"
+    return bytes(changed)

@@ -1,6 +1,8 @@
 """Projects in folders of their own, made as `kdm new` makes them, to run the pipeline in."""
 
 import os
+import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -94,3 +96,52 @@ def edit(project: Path, change: Callable[[Any], None]) -> None:
     values = yaml.load(path)
     change(values)
     yaml.dump(values, path)
+
+
+STUDIES = ("grids", "semantics", "vicinity", "interpolation", "outliers", "memorisation")
+
+
+def dvc(project: Path, *arguments: str) -> str:
+    """Run a DVC command that must succeed; returns what it printed."""
+    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=project,
+                          env=environment(), text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def repro(project: Path, *arguments: str) -> set[str]:
+    """`dvc repro`; returns the stages that were really run, but for the plan, which always is."""
+    return set(re.findall(r"Running stage '(.+)'", dvc(project, "repro", *arguments))) - {"plan"}
+
+
+def git(project: Path, *arguments: str) -> None:
+    subprocess.run(["git", *arguments], cwd=project, env=environment(), check=True)
+
+
+def run(
+    project: Path, *arguments: str, limit: int | None = None, **variables: str
+) -> tuple[int, str]:
+    """Run `python -m …`, with files limited to `limit` bytes if given; exit code and output."""
+
+    def limit_files() -> None:
+        if limit:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    done = subprocess.run([sys.executable, "-m", *arguments], cwd=project, text=True,
+                          env=environment(**variables), capture_output=True, timeout=120,
+                          preexec_fn=limit_files)
+    return done.returncode, done.stdout + done.stderr
+
+
+def fails(project: Path, *arguments: str, saying: list[str], limit: int | None = None) -> None:
+    code, output = run(project, *arguments, limit=limit)
+    assert code not in (0, None)
+    assert "Traceback" not in output
+    for part in saying:
+        assert part in output
+
+
+def succeeds(project: Path, *arguments: str) -> str:
+    code, output = run(project, *arguments)
+    assert code == 0, output[-3000:]
+    return output

@@ -18,6 +18,7 @@ from kdm_core.serialization import file_sha256
 from kdm_core.solvers import FixedSolver
 from kdm_core.teachers import load_teacher, save_teacher
 from kdm_core.vision import import_torchvision
+from tests.support.diffusers_writer import unet, write
 
 import_torchvision()  # before diffusers, which does it itself, but not beside every build of torch
 import diffusers  # noqa: E402
@@ -26,31 +27,9 @@ from diffusers import (  # noqa: E402
     DDPMScheduler,
     EDMDPMSolverMultistepScheduler,
     EDMEulerScheduler,
-    UNet2DModel,
 )
 
 IMAGES = SampleSpec(kind="image", shape=[3, 16, 16], sigma_data=0.4)
-SIZES: dict[str, Any] = {
-    "sample_size": 16, "block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4,
-    "attention_head_dim": 4, "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-    "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
-
-
-def unet(**fields: Any) -> Any:
-    torch.manual_seed(0)
-    return UNet2DModel(**(SIZES | fields)).eval().requires_grad_(False)
-
-
-def write(folder: Path, scheduler: Any, model: Any = None) -> Path:
-    """What `DDPMPipeline.save_pretrained` writes."""
-    (model or unet()).save_pretrained(folder / "unet")
-    scheduler.save_pretrained(folder / "scheduler")
-    (folder / "model_index.json").write_text(json.dumps(
-        {"_class_name": "DDPMPipeline", "scheduler": ["diffusers", type(scheduler).__name__],
-         "unet": ["diffusers", "UNet2DModel"]}))
-    return folder
-
-
 def edit(path: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 

@@ -22,8 +22,7 @@ from kdm_core.samples import SampleSpec
 from kdm_core.solvers.guidance import GuidanceConfig
 from kdm_core.teachers import load_teacher, save_teacher
 from kdm_core.teachers.guidance import guided
-from tests.kdm_core.importers.test_persistent import mutate
-from tests.support.edm_writer import Recorded, dump, edm_pickle, record, snapshot
+from tests.support.edm_writer import Recorded, dump, edm_pickle, mutate, record, snapshot
 
 SHAPE = (3, 8, 8)
 SMALL: dict[str, Any] = {"channels": 16, "multipliers": [1, 2], "blocks": 1, "attention": [4]}

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from kdm_core.errors import DataError
 from kdm_core.importers.persistent import PersistentObject, read_checkpoint
 from kdm_core.pickles import MAX_STEPS, read_pickle
-from tests.support.edm_writer import EasyDict, Recorded, dump, published_modules, snapshot
+from tests.support.edm_writer import EasyDict, Recorded, dump, mutate, published_modules, snapshot
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32,
           torch.int16, torch.int8, torch.uint8, torch.bool]
@@ -303,28 +303,6 @@ def test_a_storage_shorter_than_it_says_is_refused() -> None:
 
 
 # Random damage
-
-
-def mutate(content: bytes, source: random.Random) -> bytes:
-    """One of: changed bytes, a cut, a part moved elsewhere, a call of os.system spliced in."""
-    changed = bytearray(content)
-    where = source.randrange(len(changed))
-    match source.randrange(5):
-        case 0:
-            for _ in range(source.randint(1, 4)):
-                changed[source.randrange(len(changed))] = source.randrange(256)
-        case 1:
-            del changed[where:where + source.choice([1, 4, 10_000])]
-        case 2:
-            begin = source.randrange(len(changed))
-            changed[where:where] = changed[begin:begin + source.randint(1, 60)]
-        case 3:
-            changed[where:where] = source.choice([
-                b"cos\nsystem\n", b"\x8c\x02os\x8c\x06system\x93", b"R", b"\x81", b"b", b"Q", b"2",
-                b"(", b"t", b"0", b"\x94", b"h\x00", b"s", b"\x93"])
-        case _:
-            changed[where:where] = b"cos\nsystem\nX\x0e\x00\x00\x00touch ./canary\x85R"
-    return bytes(changed)
 
 
 def test_damaged_files_are_read_or_refused(

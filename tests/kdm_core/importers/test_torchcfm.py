@@ -14,13 +14,10 @@ from kdm_core.importers.torchcfm import TorchCFMSource, import_torchcfm
 from kdm_core.samples import SampleSpec
 from kdm_core.solvers import AdaptiveSolver, FixedSolver
 from kdm_core.teachers import load_teacher, save_teacher
+from tests.support.torchcfm_writer import SIZES, checkpoint
 
 IMAGES = SampleSpec(kind="image", shape=[3, 16, 16])
 CLASSES = SampleSpec(kind="image", shape=[3, 16, 16], label_names=["cat", "dog"])
-SIZES: dict[str, Any] = {"num_channels": 32, "num_res_blocks": 1, "channel_mult": [1, 2],
-                         "num_heads": 2, "num_head_channels": 16, "attention_resolutions": [8]}
-
-
 def unet(num_classes: int = 0, **fields: Any) -> nn.Module:
     """The library's own, with random weights also where layers begin as zero."""
     generator = torch.Generator().manual_seed(0)
@@ -33,16 +30,6 @@ def unet(num_classes: int = 0, **fields: Any) -> nn.Module:
                 scale = 1 / parameter[0].numel() ** 0.5
                 parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
     return model.requires_grad_(False)
-
-
-def checkpoint(model: nn.Module, file: Path) -> Path:
-    """A file as the CIFAR-10 example writes it."""
-    optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(2))], lr=2e-4)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_lambda=lambda step: 1.0)
-    torch.save({"net_model": {"x": torch.zeros(1)}, "ema_model": model.state_dict(),
-                "sched": schedule.state_dict(), "optim": optimizer.state_dict(), "step": 400_000},
-               file)
-    return file
 
 
 def source(file: Path, **fields: Any) -> TorchCFMSource:

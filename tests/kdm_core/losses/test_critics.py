@@ -70,7 +70,7 @@ from kdm_core.teachers.guidance import Guided
 from kdm_core.teachers.preconditioning import DiscretePreconditioning
 from kdm_core.training.distributed import synchronised
 from kdm_core.training.loop import fit
-from tests.kdm_core.training.test_training import Killed, assert_same, config, killed_at
+from tests.support.training import Killed, assert_same, config, killed_at
 
 CPU = torch.device("cpu")
 IMAGES = SampleSpec(kind="image", shape=[1, 16, 16], label_names=["a", "b", "c"])

@@ -16,29 +16,19 @@ from kdm_core.pairs.integrity.repairing import load_recorded, repair
 from kdm_core.pairs.integrity.shards import fetch, replace
 from kdm_core.pairs.integrity.verifying import Damage, as_ranges, disordered, find_exchanged, verify
 from kdm_core.pairs.keep import KeepMask
-from kdm_core.pairs.sampling import sample_batch, sample_pairs, sample_shard
+from kdm_core.pairs.sampling import sample_batch, sample_shard
 from kdm_core.pairs.spec import Subset
 from kdm_core.pairs.store import PairStore
 from kdm_core.serialization import fingerprint
 from kdm_core.teachers import save_teacher
-from tests.kdm_core.pairs.test_store import CPU, plan, teacher
+from tests.support.pairs import CPU, FIXTURES, PAIRS, SIZES, flip, plan, shard_path, small, teacher
 
-FIXTURES = Path(__file__).parent / "fixtures/pairs-v1"
+
 # In shards of 16, chunks of 4 and compute batches of 8.
-SIZES = {"train": 30, "validation": 2, "test": 3}
-PAIRS = 35
-
-
-def sampled(location: Path | str, **changes: object) -> PairStore:
-    store = PairStore.create(location, plan(**{**SIZES, **changes}), {"numpy": np.__version__})
-    sample_pairs(store, teacher(), CPU)
-    return store
-
-
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("kept") / "p"
-    sampled(path, states=1)
+    small(path, states=1)
     return path
 
 
@@ -47,16 +37,6 @@ def copied(kept: Path, tmp_path: Path) -> PairStore:
     """A store with states, to be damaged."""
     shutil.copytree(kept, tmp_path / "p")
     return PairStore.open(tmp_path / "p", writable=True)
-
-
-def shard_path(store: PairStore, name: str, shard: int) -> Path:
-    return Path(store.location) / store.shard_file(name, shard).path
-
-
-def flip(path: Path, place: int, bit: int = 0) -> None:
-    content = bytearray(path.read_bytes())
-    content[place] ^= 1 << bit
-    path.write_bytes(content)
 
 
 def lost(store: PairStore, damage: Damage) -> dict[str, list[tuple[int, int]]]:
@@ -72,7 +52,7 @@ def mend(store: PairStore, **sources: object) -> Damage:
 @pytest.mark.parametrize("changes", [
     {}, {"noise": "seeded"}, {"states": 2}, {"sample_dtype": "float32", "noise_dtype": "float32"}])
 def test_a_whole_store_is_whole(tmp_path: Path, changes: dict[str, object]) -> None:
-    store, told = sampled(tmp_path / "p", **changes), []
+    store, told = small(tmp_path / "p", **changes), []
     damage = verify(store, told.append)
     assert damage.whole
     assert damage == Damage({}, [], [], [], store.content_hash())
@@ -82,7 +62,7 @@ def test_a_whole_store_is_whole(tmp_path: Path, changes: dict[str, object]) -> N
 
 def test_each_of_200_flipped_bits_is_found_and_repaired(tmp_path: Path) -> None:
     """One at a time they are found, 40 at a time repaired: every file is what it was."""
-    store, rng = sampled(tmp_path / "p", train=13), random.Random(0)
+    store, rng = small(tmp_path / "p", train=13), random.Random(0)
     files = [(name, shard, shard_path(store, name, shard)) for name in store.arrays
              for shard in range(2)]
     good = {path: path.read_bytes() for _, _, path in files}
@@ -111,7 +91,7 @@ def test_each_of_200_flipped_bits_is_found_and_repaired(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("changes", [{"states": 1}, {"noise": "seeded"}])
 def test_many_flips_at_once(tmp_path: Path, changes: dict[str, object]) -> None:
-    store, rng = sampled(tmp_path / "p", **changes), random.Random(1)
+    store, rng = small(tmp_path / "p", **changes), random.Random(1)
     whole = store.content_hash()
     for _ in range(25):
         path = shard_path(store, rng.choice(sorted(store.arrays)), rng.randrange(3))
@@ -185,7 +165,7 @@ def test_a_shard_copied_over_another(copied: PairStore, name: str) -> None:
 @pytest.mark.parametrize(("name", "changes"), [
     ("sample", {}), ("sample", {"sample_dtype": "float32"}), ("trajectory", {"states": 1})])
 def test_files_that_changed_places(tmp_path: Path, name: str, changes: dict[str, object]) -> None:
-    store = sampled(tmp_path / "p", **changes)
+    store = small(tmp_path / "p", **changes)
     whole = store.content_hash()
     one, two = (shard_path(store, name, shard) for shard in (0, 1))
     one.rename(tmp_path / "x")
@@ -204,7 +184,7 @@ def test_files_that_changed_places(tmp_path: Path, name: str, changes: dict[str,
 
 def test_values_that_are_not_finite(tmp_path: Path) -> None:
     """With a checksum that fits, as another program may have written them."""
-    store = sampled(tmp_path / "p", sample_dtype="float32")
+    store = small(tmp_path / "p", sample_dtype="float32")
     whole = store.content_hash()
     values = store.arrays["sample"][16:32]
     values[5, 0, 1, 2] = np.nan
@@ -221,7 +201,7 @@ def test_a_store_that_is_not_complete(tmp_path: Path) -> None:
     assert damage.missing == [0, 2]
     assert damage.pairs == 19
     assert lost(store, damage) == {}
-    assert mend(store, teacher=teacher()).content == sampled(tmp_path / "q").content_hash()
+    assert mend(store, teacher=teacher()).content == small(tmp_path / "q").content_hash()
 
 
 def test_only_lost_batches_are_sampled_again(
@@ -244,7 +224,7 @@ def test_only_lost_batches_are_sampled_again(
 def test_a_repair_that_fails_leaves_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = sampled(tmp_path / "p")
+    store = small(tmp_path / "p")
     flip(shard_path(store, "sample", 1), 3)
     before, damage = shard_path(store, "sample", 1).read_bytes(), verify(store)
 
@@ -259,7 +239,7 @@ def test_a_repair_that_fails_leaves_what_was_there(
 
 
 def test_samples_need_their_teacher(tmp_path: Path) -> None:
-    store = sampled(tmp_path / "p")
+    store = small(tmp_path / "p")
     flip(shard_path(store, "sample", 1), 3)
     with pytest.raises(DataError, match="sample of 4 pairs from 16 on is lost; only their teacher"):
         repair(store, verify(store), CPU)
@@ -270,7 +250,7 @@ def test_samples_need_their_teacher(tmp_path: Path) -> None:
 
 def test_repair_from_another_copy(tmp_path: Path) -> None:
     """Or a longer store of the same stream, of which nothing damaged is taken over."""
-    store, copy, longer = (sampled(tmp_path / name, **changes) for name, changes in (
+    store, copy, longer = (small(tmp_path / name, **changes) for name, changes in (
         ("p", {}), ("q", {}), ("r", {"train": 40})))
     whole = store.content_hash()
     for other in (copy, longer):
@@ -283,7 +263,7 @@ def test_repair_from_another_copy(tmp_path: Path) -> None:
         repair(store, verify(store), CPU, other=copy)
     assert mend(store, other=copy, teacher=teacher()).content == whole
     with pytest.raises(MismatchError, match=r"q is no copy of .*: it holds the pairs"):
-        repair(sampled(tmp_path / "s", states=1), verify(store), CPU, other=copy)
+        repair(small(tmp_path / "s", states=1), verify(store), CPU, other=copy)
 
 
 def imported(store: PairStore, path: Path, **changes: object) -> PairStore:
@@ -296,7 +276,7 @@ def imported(store: PairStore, path: Path, **changes: object) -> PairStore:
 
 def test_imported_pairs_are_repaired_from_a_copy_alone(tmp_path: Path) -> None:
     given = {"noise_seed": None, "solver": None, "teacher": None, "imported": "x.npz"}
-    store, copy = (imported(sampled(tmp_path / f"{name}0"), tmp_path / name, **given)
+    store, copy = (imported(small(tmp_path / f"{name}0"), tmp_path / name, **given)
                    for name in "pq")
     whole = store.content_hash()
     flip(shard_path(store, "noise", 0), 3)
@@ -315,7 +295,7 @@ def test_imported_pairs_are_repaired_from_a_copy_alone(tmp_path: Path) -> None:
 
 def test_repair_of_a_subset(tmp_path: Path) -> None:
     """Its indices say which pairs of the stream they are."""
-    source = sampled(tmp_path / "p")
+    source = small(tmp_path / "p")
     rows = [0, 2, *range(5, 33, 2)]
     spec = source.spec.model_copy(update={
         "splits": {"test": 2, "validation": 0, "train": 14},
@@ -357,7 +337,7 @@ def test_indices_of_a_subset_ascend() -> None:
 def test_an_altered_description_is_found_and_restored(
     tmp_path: Path, name: str, old: str, new: str, said: str
 ) -> None:
-    whole = sampled(tmp_path / "p").content_hash()
+    whole = small(tmp_path / "p").content_hash()
     file = tmp_path / "p" / name / "zarr.json"
     text = file.read_text()
     assert old in text
@@ -370,7 +350,7 @@ def test_an_altered_description_is_found_and_restored(
 
 
 def test_altered_times_are_found_and_restored(tmp_path: Path) -> None:
-    store = sampled(tmp_path / "p", states=2)
+    store = small(tmp_path / "p", states=2)
     for harm in (lambda path: flip(path, 2), Path.unlink):
         harm(tmp_path / "p/times/c/0")
         assert verify(store).metadata == ["times was altered"]
@@ -380,14 +360,14 @@ def test_altered_times_are_found_and_restored(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", '{"zarr_format": 3, "node_type": "array"}'])
 def test_a_description_that_cannot_be_read(tmp_path: Path, text: str) -> None:
-    sampled(tmp_path / "p")
+    small(tmp_path / "p")
     (tmp_path / "p/noise/zarr.json").write_text(text)
     with pytest.raises(DataError, match="damaged"):
         PairStore.open(tmp_path / "p")
 
 
 def test_files_of_others_do_no_harm(tmp_path: Path) -> None:
-    store = sampled(tmp_path / "p")
+    store = small(tmp_path / "p")
     store.mask = KeepMask(store.spec.fingerprint, ["a"], np.zeros(PAIRS, np.uint16))
     store.mask.write(store.group)
     (tmp_path / "p/notes.txt").write_text("mine")
@@ -399,7 +379,7 @@ def test_files_of_others_do_no_harm(tmp_path: Path) -> None:
 
 
 def test_a_mask_of_other_pairs(tmp_path: Path) -> None:
-    store = sampled(tmp_path / "p")
+    store = small(tmp_path / "p")
     KeepMask("0" * 64, ["a"], np.zeros(PAIRS, np.uint16)).write(store.group)
     damage = verify(PairStore.open(tmp_path / "p"))
     assert damage.metadata == ["the mask is of other pairs: filter again"]
@@ -408,7 +388,7 @@ def test_a_mask_of_other_pairs(tmp_path: Path) -> None:
 
 def test_stores_behind_urls(tmp_path: Path) -> None:
     pytest.importorskip("fsspec")
-    store = sampled("memory://integrity/p", states=1)
+    store = small("memory://integrity/p", states=1)
     whole = store.content_hash()
     assert verify(store).content == whole
     assert foreign_files(store) == []
@@ -421,7 +401,7 @@ def test_stores_behind_urls(tmp_path: Path) -> None:
 def test_another_numpy_is_not_taken_for_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = sampled(tmp_path / "p")
+    store = small(tmp_path / "p")
     monkeypatch.setattr("kdm_core.pairs.integrity.verifying.DRAWN", "0" * 64)
     with pytest.raises(MismatchError, match=rf"numpy .* draws other noise .* {np.__version__}"):
         verify(store)

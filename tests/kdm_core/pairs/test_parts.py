@@ -14,8 +14,7 @@ from kdm_core.pairs.merging import merge
 from kdm_core.pairs.sampling import sample_pairs, sample_shard
 from kdm_core.pairs.store import PairStore
 from kdm_core.pairs.subsets import Selection, select, subset
-from tests.kdm_core.pairs.test_integrity import FIXTURES, PAIRS, SIZES, flip, sampled, shard_path
-from tests.kdm_core.pairs.test_store import CPU, plan, teacher
+from tests.support.pairs import CPU, FIXTURES, PAIRS, SIZES, flip, plan, shard_path, small, teacher
 
 
 def part(path: Path, shards: list[int], machine: str = "a", **changes: object) -> PairStore:
@@ -31,7 +30,7 @@ def test_parts_become_the_whole(tmp_path: Path, changes: dict[str, object]) -> N
     told: list[int] = []
     merged = merge(parts, tmp_path / "m", told.append)
     assert sorted(told) == [3, 16, 16]
-    whole = sampled(tmp_path / "w", **changes).content_hash()
+    whole = small(tmp_path / "w", **changes).content_hash()
     assert merged.content_hash() == verify(merged).content == whole
     assert PairStore.open(tmp_path / "m").provenance == {
         "torch": "2", "merged": [store.provenance for store in parts]}
@@ -42,7 +41,7 @@ def test_an_incomplete_union_can_be_completed(tmp_path: Path) -> None:
     assert merged.missing_shards() == [0, 2]
     merge([part(tmp_path / "b", [0])], tmp_path / "m")
     sample_pairs(merged, teacher(), CPU)
-    assert merged.content_hash() == sampled(tmp_path / "w").content_hash()
+    assert merged.content_hash() == small(tmp_path / "w").content_hash()
 
 
 def test_what_does_not_belong_together_is_not_merged(tmp_path: Path) -> None:
@@ -69,7 +68,7 @@ def test_damage_is_not_merged_and_an_interrupted_merge_goes_on(tmp_path: Path) -
     before = (tmp_path / "m/sample/c/0/0/0/0").stat().st_mtime_ns
     flip(shard_path(parts[1], "sample", 1), 3)
     merged = merge(parts, tmp_path / "m")
-    assert merged.content_hash() == sampled(tmp_path / "w").content_hash()
+    assert merged.content_hash() == small(tmp_path / "w").content_hash()
     assert (tmp_path / "m/sample/c/0/0/0/0").stat().st_mtime_ns == before
 
 
@@ -85,20 +84,20 @@ def indices(store: PairStore) -> list[int]:
 @pytest.mark.parametrize("noise", ["stored", "seeded"])
 def test_fewer_training_pairs_are_an_ordinary_store(tmp_path: Path, noise: str) -> None:
     """As if fewer had been sampled, and it grows like one."""
-    store = sampled(tmp_path / "p", noise=noise)
-    small = taken(store, tmp_path / "s", train=14)
-    other = sampled(tmp_path / "t", noise=noise, train=14)
-    assert small.spec == other.spec
-    assert small.content_hash() == verify(small).content == other.content_hash()
-    for name in small.arrays:
-        assert shard_path(small, name, 0).read_bytes() == shard_path(store, name, 0).read_bytes()
+    store = small(tmp_path / "p", noise=noise)
+    fewer = taken(store, tmp_path / "s", train=14)
+    other = small(tmp_path / "t", noise=noise, train=14)
+    assert fewer.spec == other.spec
+    assert fewer.content_hash() == verify(fewer).content == other.content_hash()
+    for name in fewer.arrays:
+        assert shard_path(fewer, name, 0).read_bytes() == shard_path(store, name, 0).read_bytes()
     everything = taken(store, tmp_path / "u")
     assert everything.content_hash() == store.content_hash()
 
 
 @pytest.mark.parametrize("noise", ["stored", "seeded"])
 def test_other_subsets_keep_the_indices(tmp_path: Path, noise: str) -> None:
-    store = sampled(tmp_path / "p", noise=noise, states=1)
+    store = small(tmp_path / "p", noise=noise, states=1)
     block = store.read(range(PAIRS))
     chosen = taken(store, tmp_path / "s", labels=[1], splits=["test", "train"], indices=(1, 34))
     expected = [i for i in range(1, 34) if block.label[i] == 1 and i not in (3, 4)]
@@ -125,7 +124,7 @@ def test_other_subsets_keep_the_indices(tmp_path: Path, noise: str) -> None:
 
 def test_what_a_mask_keeps(tmp_path: Path) -> None:
     """Test pairs are not masked, and the subset's mask still says what speaks against them."""
-    store = sampled(tmp_path / "p")
+    store = small(tmp_path / "p")
     reasons = np.zeros(PAIRS, np.uint16)
     reasons[[0, 4, 7, 20]] = 1
     mask = KeepMask(store.spec.fingerprint, ["near"], reasons)
@@ -150,13 +149,13 @@ def test_what_a_mask_keeps(tmp_path: Path) -> None:
     ({"splits": ["train"], "indices": (0, 5)}, r"no pair fits \(splits train; indices 0:5\)"),
 ])
 def test_what_cannot_be_selected(tmp_path: Path, rules: dict[str, object], said: str) -> None:
-    store = sampled(tmp_path / "p")
+    store = small(tmp_path / "p")
     with pytest.raises(DataError, match=said):
         select(store, Selection.model_validate(rules))
 
 
 def test_an_interrupted_subset_goes_on(tmp_path: Path) -> None:
-    store = sampled(tmp_path / "p")
+    store = small(tmp_path / "p")
     chosen = taken(store, tmp_path / "s", indices=(2, 35))
     whole = chosen.content_hash()
     chosen.discard_shard(1)

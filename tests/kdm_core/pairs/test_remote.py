@@ -26,7 +26,7 @@ from kdm_core.pairs.location import writable_location
 from kdm_core.pairs.opening import open_unfinished
 from kdm_core.pairs.sampling import sample_shard
 from kdm_core.pairs.store import PairStore
-from tests.kdm_core.pairs.test_store import CPU, plan, sampled, teacher
+from tests.support.pairs import CPU, plan, sampled, teacher
 from tests.support.s3_server import S3, forget_connections
 
 READ_ONLY = {"Version": "2012-10-17", "Statement": [{

@@ -20,52 +20,26 @@ from kdm_core.errors import DataError, DivergedError, MismatchError
 from kdm_core.networks import MLPConfig
 from kdm_core.pairs.reading.whole import read_split
 from kdm_core.pairs.sampling import (
-    PairsConfig,
     kept_states,
     plan_store,
     sample_pairs,
     sample_shard,
 )
-from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import fingerprint
 from kdm_core.solvers import AdaptiveSolver, FixedSolver
 from kdm_core.solvers.grids import KarrasGrid, UniformGrid
 from kdm_core.solvers.guidance import GuidanceConfig
-from kdm_core.teachers import Denoiser, DenoiserConfig, FlowMatching, FlowMatchingConfig
+from kdm_core.teachers import FlowMatching, FlowMatchingConfig
 from kdm_core.teachers.exact import GaussianMixture, GaussianMixtureConfig
 from kdm_core.teachers.guidance import guided
 from kdm_core.values import as_float, from_uint8, to_uint8
+from tests.support.pairs import CPU, SPEC, config, plan, sampled, teacher
 
-CPU = torch.device("cpu")
-SPEC = SampleSpec(kind="image", shape=[1, 4, 4], label_names=["a", "b"], sigma_data=0.5)
 POINTS = SampleSpec(kind="points", shape=[2], sigma_data=0.7)
 # Fingerprint of the plan below, from before stores could keep states.
 WITHOUT_STATES = "559de335208739915236369ae3caf4e40b796690e0072c6027a95b53c7611e27"
-
-
-def teacher() -> Denoiser:
-    torch.manual_seed(0)
-    return Denoiser(
-        DenoiserConfig(kind="denoiser", network=MLPConfig(kind="mlp", width=16, blocks=1)),
-        SPEC).eval().requires_grad_(False)
-
-
-def config(**changes: object) -> PairsConfig:
-    values = {"solver": FixedSolver(kind="heun", steps=3), "train": 70, "validation": 5,
-              "test": 10, "precision": "fp32", "batch": 8, "shard": 16, "chunk": 4, **changes}
-    return PairsConfig.model_validate(values)
-
-
-def plan(**changes: object) -> StoreSpec:
-    return plan_store(config(**changes), teacher(), "f" * 64, None, 0, CPU)
-
-
-def sampled(path: Path, **changes: object) -> PairStore:
-    store = PairStore.create(path, plan(**changes), {})
-    sample_pairs(store, teacher(), CPU)
-    return store
 
 
 def test_complete_store_reads_back(tmp_path: Path) -> None:

@@ -30,15 +30,10 @@ from pipeline.pairs import filling
 from pipeline.pairs.kept import keep, link_anew
 from stages.sample_pairs.elsewhere import stores_there
 from stages.sample_pairs.growing import adopt
-from tests.kdm_core.pairs.test_store import CPU, plan, sampled, teacher
+from tests.support.pairs import CPU, Counted, files, plan, sampled, teacher
 
 MANY = {"train": 950, "solver": FixedSolver(kind="heun", steps=2)}
 FORK = multiprocessing.get_context("fork")
-
-
-def files(store: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(store)): file.read_bytes()
-            for file in sorted(store.rglob("*")) if file.is_file()}
 
 
 def start(path: Path, pause: float) -> BaseProcess:
@@ -255,17 +250,6 @@ def test_a_reader_never_sees_a_mixed_shard(tmp_path: Path, place: str) -> None:
 def find_kept(stream: str, say: Callable[[str], None]) -> PairStore | None:
     """The kept store of a stream, if there is one."""
     return next((one for one in stores_there(None, say) if one.spec.stream == stream), None)
-
-
-class Counted:
-    """A teacher that counts the batches it is given."""
-
-    def __init__(self) -> None:
-        self.teacher, self.batches = teacher(), 0
-
-    def sample(self, *args: object, **kwargs: object) -> object:
-        self.batches += 1
-        return self.teacher.sample(*args, **kwargs)  # type: ignore[arg-type]
 
 
 @given(old=st.integers(1, 120), new=st.integers(1, 120),

@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from kdm_core.errors import Adapted, KDMError
-from kdm_core.networks import MLPConfig
 from kdm_core.pairs.sampling import PairsConfig, plan_store, sample_batch
-from kdm_core.samples import SampleSpec
 from kdm_core.solvers import AdaptiveSolver, FixedSolver
 from kdm_core.solvers.grids import (
     GridConfig,
@@ -32,22 +30,11 @@ from kdm_core.solvers.grids import (
 )
 from kdm_core.teachers.denoiser import Denoiser, DenoiserConfig
 from kdm_core.teachers.flow_matching import FlowMatching, FlowMatchingConfig
-from kdm_core.teachers.preconditioning import DiscretePreconditioning
+from tests.support.teachers import ALPHAS_CUMPROD, MLP, PLANE, discrete
 
 INF = float("inf")
-MLP = MLPConfig(kind="mlp", width=8, blocks=1)
-PLANE = SampleSpec(kind="points", shape=[2])
-BETAS = np.linspace(1e-4, 0.02, 1000)  # DDPM's linear schedule
-ALPHAS_CUMPROD = np.cumprod(1 - BETAS)
 GRIDS = [KarrasGrid(kind="karras"), LogSNRGrid(kind="log_snr"), VEGrid(kind="ve"),
          VPGrid(kind="vp"), IDDPMGrid(kind="iddpm")]
-
-
-def discrete(alphas: Any = ALPHAS_CUMPROD) -> Denoiser:
-    return Denoiser(DenoiserConfig(
-        kind="denoiser", network=MLP,
-        preconditioning=DiscretePreconditioning(kind="discrete", prediction="epsilon",
-                                                alphas_cumprod=list(map(float, alphas)))), PLANE)
 
 
 @pytest.mark.parametrize("steps", [2, 18, 40])

@@ -24,7 +24,7 @@ from kdm_core.operators import ContinuousConfig, DenseConfig, FactorisedConfig, 
 from kdm_core.samples import SampleSpec
 from kdm_core.students import export
 from kdm_core.students.export import TOLERANCE, Sampler, export_student
-from tests.kdm_core.students.test_use import IMAGES, POINTS, make_student
+from tests.support.students import IMAGES, POINTS, make_student
 
 SMALL: dict[str, Any] = {"multipliers": [1], "blocks": 1, "attention": [8]}
 TALL: dict[str, Any] = {"multipliers": [1, 2], "blocks": 1, "attention": [4]}

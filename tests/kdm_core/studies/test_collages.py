@@ -32,7 +32,7 @@ from kdm_core.studies.collages import (
 )
 from kdm_core.values import from_uint8, to_uint8
 from pipeline.kdm.cli import app
-from tests.kdm_core.students.test_use import IMAGES, POINTS, make_student
+from tests.support.students import IMAGES, POINTS, make_student
 
 KEY = Key(student="kdm", fingerprint="f" * 64, pairs="p" * 64, seed=0, side=2,
           students=["left", "right", "right"])

@@ -40,23 +40,18 @@ from kdm_core.training import optimizer as optimizer_module
 from kdm_core.training.batches import BatchOrder
 from kdm_core.training.checkpoints import checkpoint_path, checkpoints, differences
 from kdm_core.training.compilation import compiled
-from kdm_core.training.config import PostHocConfig, TrainingConfig
+from kdm_core.training.config import PostHocConfig
 from kdm_core.training.ema import Averages
 from kdm_core.training.loop import PATIENCE, Task, fit
 from kdm_core.training.optimizer import ScheduledOptimizer, learning_rate
 from kdm_core.training.post_hoc import choose, snapshot_path, snapshot_steps, write_snapshot
 from kdm_core.training.profiles import decay, exponent, synthesis, weights
 from kdm_core.training.waiting import Waiting
+from tests.support.training import Killed, assert_same, config, killed_at, state
 
 MLP = MLPConfig(kind="mlp", width=16, blocks=1)
 IMAGES = SampleSpec(kind="image", shape=[1, 8, 8], label_names=["a", "b", "c"], sigma_data=0.5)
 POST_HOC = {"profiles": [0.05, 0.10], "snapshots": 4, "candidates": [0.05, 0.08, 0.15]}
-
-
-def config(**changes: object) -> TrainingConfig:
-    return TrainingConfig.model_validate({
-        "steps": 24, "batch": 8, "lr": 1e-3, "schedule": "cosine", "warmup": 3, "ema": 0.9,
-        "precision": "fp32", "checkpoint_every": 5, "log_every": 3, "clip": 1.0, **changes})
 
 
 def pairs(count: int = 40) -> Pairs:
@@ -80,29 +75,6 @@ def teacher_task(**changes: object) -> TeacherTask:
     teacher = build_teacher(DenoiserConfig(kind="denoiser", network=MLP), IMAGES)
     data = pairs()
     return TeacherTask(teacher, config(**changes), data.samples, data.labels, seed=0)
-
-
-def state(task: Task) -> dict[str, Tensor]:
-    return {f"{name}/{key}": value for name, module in task.modules.items()
-            for key, value in module.state_dict().items()}
-
-
-def assert_same(first: Task, second: Task) -> None:
-    for name, value in state(first).items():
-        assert torch.equal(value, state(second)[name]), name
-
-
-class Killed(BaseException):
-    pass
-
-
-def killed_at(step: int) -> Callable[[int], None]:
-    def kill(done: int) -> None:
-        torch.rand(1)  # as any other code may
-        if done == step:
-            raise Killed
-
-    return kill
 
 
 # Resumption

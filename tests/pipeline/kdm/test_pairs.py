@@ -15,8 +15,7 @@ from kdm_core.pairs.store import PairStore
 from kdm_core.teachers import save_teacher
 from pipeline.kdm.cli import app
 from pipeline.params import PairsParams, parse
-from tests.kdm_core.pairs.test_integrity import PAIRS, SIZES, flip, shard_path
-from tests.kdm_core.pairs.test_store import CPU, config, teacher
+from tests.support.pairs import CPU, PAIRS, SIZES, config, flip, shard_path, teacher
 
 
 @pytest.fixture(autouse=True)

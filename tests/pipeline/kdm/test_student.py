@@ -21,8 +21,8 @@ from kdm_core.solvers import FixedSolver
 from kdm_core.students.model import save_student
 from kdm_core.values import to_uint8
 from pipeline.kdm.cli import app
-from tests.kdm_core.students.test_use import EVALUATION, IMAGES, POINTS, PROVENANCE, make_student
 from tests.support.project import ROOT
+from tests.support.students import EVALUATION, IMAGES, POINTS, PROVENANCE, make_student
 
 
 @pytest.fixture(autouse=True)

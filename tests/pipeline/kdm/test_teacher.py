@@ -21,8 +21,8 @@ from kdm_core.teachers import (
     save_teacher,
 )
 from pipeline.kdm.cli import app
-from tests.kdm_core.solvers.test_grids import PLANE, discrete
 from tests.support.edm_writer import edm_pickle, record, snapshot
+from tests.support.teachers import PLANE, discrete
 
 SONG = SongUNetConfig(kind="song_unet", channels=16, multipliers=[1, 2], blocks=1, attention=[4])
 
