@@ -26,8 +26,9 @@ from kdm_core.metrics.paired import label_agreement, paired_lpips, paired_mse
 from kdm_core.pairs.reading.resident import ResidentReader
 from kdm_core.pairs.reading.whole import Pairs, read_split
 from kdm_core.pairs.store import PairStore
+from kdm_core.sharing.folder import save_student
 from kdm_core.students.initialise import start_at_teacher
-from kdm_core.students.model import KDM, StudentConfig, save_student
+from kdm_core.students.model import KDM, StudentConfig
 from kdm_core.students.objective import LossConfig
 from kdm_core.students.training import StudentTask
 from kdm_core.training.config import TrainingConfig

@@ -8,7 +8,7 @@ from benchmarks.timing import ratio, rounds
 from kdm_core.compute import resolve_device
 from kdm_core.pairs.reading.whole import read_split
 from kdm_core.pairs.store import PairStore
-from kdm_core.students.model import load_student
+from kdm_core.sharing.folder import load_student
 from kdm_core.teachers import load_sampled
 from pipeline.runtime import paths
 

@@ -1,23 +1,31 @@
 """Offline one-step distillation of diffusion and flow-matching models with Koopman operators.
 
+    student = kdm_core.from_pretrained("data/students/kdm")   # or OWNER/NAME on the hub
+    images = student.sample(64, seed=0)
+
 The library knows nothing of DVC, Prefect, params.yaml or folders on a user's disk: the programs
 in `stages/` give it configurations, arrays and paths. Importing any of its modules needs torch,
 numpy, zarr and pydantic alone; what a single function needs beyond them (safetensors, lpips,
 Pillow, matplotlib, …) is imported inside that function.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kdm_core.sharing.hub import from_pretrained as from_pretrained
+    from kdm_core.sharing.hub import push_to_hub as push_to_hub
+    from kdm_core.sharing.hub import save_pretrained as save_pretrained
     from kdm_core.students.model import KDM as KDM
 
 __version__ = "0.1.0"
 
+OFFERED = {"KDM": "students.model", "from_pretrained": "sharing.hub",
+           "save_pretrained": "sharing.hub", "push_to_hub": "sharing.hub"}
+
 
 def __getattr__(name: str) -> Any:
     # Not imported with the package, of which some modules answer faster without torch.
-    if name == "KDM":
-        from kdm_core.students.model import KDM
-
-        return KDM
+    if name in OFFERED:
+        return getattr(import_module(f"kdm_core.{OFFERED[name]}"), name)
     raise AttributeError(f"module 'kdm_core' has no attribute '{name}'")

@@ -27,9 +27,11 @@ from kdm_core.pairs.reading.whole import read_split
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import read_model, write_json
+from kdm_core.sharing.folder import save_student
+from kdm_core.sharing.hub import from_pretrained
 from kdm_core.students.given import Given, RealSamples
 from kdm_core.students.initialise import start_at_student, start_at_teacher
-from kdm_core.students.model import KDM, save_student
+from kdm_core.students.model import KDM
 from kdm_core.students.phases import Phase, Reports, fit_phases
 from kdm_core.students.seen import recorded_phases
 from kdm_core.students.training import StudentTask
@@ -262,7 +264,7 @@ def initialise(
         if is_main():
             stage.say(f"{taken:,} parameters are the teacher's")
         return {"init": mark}, []
-    other = KDM.from_pretrained(config.init)
+    other = from_pretrained(config.init)
     return ({"init": start_at_student(student, other, config.init)},
             recorded_phases(other.provenance))
 

@@ -1,7 +1,6 @@
 """The Koopman Distillation Model: encoders, a linear operator, a decoder (section 4)."""
 
 from math import prod
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -16,7 +15,6 @@ from kdm_core.networks import NetworkConfig, build_network, is_spatial
 from kdm_core.noise import draw
 from kdm_core.operators import OperatorConfig, build_operator
 from kdm_core.samples import SampleSpec
-from kdm_core.serialization import load_model, save_model
 
 
 class StudentConfig(Config):
@@ -116,7 +114,7 @@ class Decoder(nn.Module):
 class KDM(nn.Module):
     """A one-step generator: `student(noise, labels)` is a sample.
 
-        student = KDM.from_pretrained("data/students/kdm")
+        student = kdm_core.from_pretrained("data/students/kdm")
         images = student.sample(64, seed=0)
 
     Its parts, all with a batch B, latents (B, d), and networks that see values of unit variance:
@@ -236,6 +234,26 @@ class KDM(nn.Module):
         given = self.heeded(labels, noise)
         return self.decode(self.push(self.encode_noise(noise, given), given), given)
 
+    def refine(self, noise: Tensor, labels: Labels | None, steps: int) -> Tensor:
+        """Samples (B, *shape) in `steps` equal parts of the way, each from the state reached.
+
+        Every part is an encoding, C_{1/steps} and a decoding, so it costs as much as a sample in
+        one step, which is what `steps` = 1 gives.
+
+        Raises:
+            KDMError: `steps` is not positive, or the encoders are not shared, or the operator is
+                not continuous, or these are no labels of this student's.
+        """
+        if steps < 1:
+            raise KDMError(f"steps: {steps} are none; use 1 or more")
+        given = self.heeded(labels, noise)
+        state, drive = noise, self.drive(given)
+        for left in range(steps, 0, -1):
+            z = self.encode(state, left / steps, given)
+            z = self.operator.advance(z, 1 / steps, drive)
+            state = self.decode_state(z, (left - 1) / steps, given)
+        return state * self.spec.sigma_data
+
     @torch.inference_mode()
     def generate(
         self,
@@ -265,9 +283,7 @@ class KDM(nn.Module):
         with autocast(precision, noise.device):
             if steps == 1:
                 return self(noise, given).to(torch.float32)  # type: ignore[no-any-return]
-            from kdm_core.students.trajectory import refine
-
-            return refine(self, noise, given, steps).to(torch.float32)
+            return self.refine(noise, given, steps).to(torch.float32)
 
     def sample(
         self,
@@ -307,44 +323,3 @@ class KDM(nn.Module):
                 torch.from_numpy(noise[own]).to(device),
                 None if chosen is None else chosen[own], precision, steps))
         return torch.cat(made)
-
-    @classmethod
-    def from_pretrained(cls, source: str | Path, revision: str | None = None) -> "KDM":
-        """A student from a folder, or from OWNER/NAME on the Hugging Face hub, in eval mode."""
-        from kdm_core.students.hub import from_pretrained
-
-        return from_pretrained(source, revision)
-
-    def save_pretrained(self, folder: str | Path, card: str | None = None) -> str:
-        """Write config.json, weights.safetensors and README.md; returns the fingerprint."""
-        from kdm_core.students.hub import save_pretrained
-
-        return save_pretrained(self, folder, card)
-
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload to OWNER/NAME on the Hugging Face hub; returns the address."""
-        from kdm_core.students.hub import push_to_hub
-
-        return push_to_hub(self, repo_id, **options)
-
-
-def save_student(folder: Path, student: KDM, provenance: dict[str, Any]) -> str:
-    """Write a student as safetensors and JSON; returns its fingerprint.
-
-    `provenance` says what it was distilled from (e.g. the pair store's fingerprint).
-    """
-    return save_model(folder, student, {"student": student.config.model_dump(),
-                                        "samples": student.spec.model_dump(),
-                                        "provenance": provenance})
-
-
-def load_student(folder: Path) -> tuple[KDM, str]:
-    """Read what `save_student` wrote; returns the student in eval mode and its fingerprint."""
-
-    def build(config: dict[str, Any]) -> KDM:
-        student = KDM(StudentConfig.model_validate(config["student"]),
-                      SampleSpec.model_validate(config["samples"]))
-        student.provenance = config["provenance"]
-        return student
-
-    return load_model(folder, build)

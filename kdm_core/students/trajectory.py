@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from kdm_core.errors import KDMError
-from kdm_core.labels import Labels
 from kdm_core.losses.distances import Distance
 from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.students.model import KDM
@@ -105,24 +104,3 @@ def trajectory_terms(
     decoded = student.decode_state(pushed, states.end_position, labels)
     (prediction,) = distance(scale * states.end, [scale * decoded])
     return latent + prediction
-
-
-def refine(student: KDM, noise: Tensor, labels: Labels | None, steps: int) -> Tensor:
-    """Samples (B, *shape) in `steps` equal parts of the way, each from the state reached so far.
-
-    Every part is an encoding, C_{1/steps} and a decoding, so it costs as much as a sample in one
-    step, which is what `steps` = 1 gives.
-
-    Raises:
-        KDMError: `steps` is not positive, or the student's encoders are not shared, or its
-            operator is not continuous, or these are no labels of its.
-    """
-    if steps < 1:
-        raise KDMError(f"steps: {steps} are none; use 1 or more")
-    given = student.heeded(labels, noise)
-    state, drive = noise, student.drive(given)
-    for left in range(steps, 0, -1):
-        z = student.encode(state, left / steps, given)
-        z = student.operator.advance(z, 1 / steps, drive)
-        state = student.decode_state(z, (left - 1) / steps, given)
-    return state * student.spec.sigma_data

@@ -88,7 +88,7 @@ def export(
     revision: Revision = None,
 ) -> None:
     """Write a student as a file for other runtimes, and check its samples."""
-    from kdm_core.students.export import export_student
+    from kdm_core.sharing.export import export_student
 
     require_new(out)
     student, fingerprint = load(source, revision)
@@ -128,7 +128,7 @@ def push(
     license: License = None,
 ) -> None:
     """Upload a student to the Hugging Face hub, with a model card."""
-    from kdm_core.students.hub import push_to_hub
+    from kdm_core.sharing.hub import push_to_hub
 
     student, fingerprint = load(source)
     text = (card.read_text(encoding="utf-8") if card is not None else
@@ -147,7 +147,7 @@ def add_commands(main: typer.Typer) -> None:
 def load(source: str, revision: str | None = None) -> "tuple[KDM, str]":
     """A student and its fingerprint."""
     from kdm_core.serialization import CONFIG, read_json
-    from kdm_core.students.hub import find_student, from_pretrained
+    from kdm_core.sharing.hub import find_student, from_pretrained
 
     folder = find_student(source, revision)
     student = from_pretrained(folder)
@@ -170,7 +170,7 @@ def card_of_run(
     """A card with the pairs and figures of this folder's run, where they are this student's."""
     from kdm_core.pairs.store import PairStore
     from kdm_core.serialization import read_json
-    from kdm_core.students.card import model_card
+    from kdm_core.sharing.card import model_card
     from pipeline.runtime.paths import EVALUATION, PAIRS
 
     pairs = PairStore.open(PAIRS).spec if PAIRS.exists() else None

@@ -12,7 +12,8 @@ from kdm_core.pairs.reading.whole import Pairs, read_split
 from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import Source
-from kdm_core.students.model import KDM, load_student
+from kdm_core.sharing.folder import load_student
+from kdm_core.students.model import KDM
 from kdm_core.teachers import Teacher, load_sampled
 from kdm_core.values import from_uint8, to_uint8
 from pipeline.runtime import paths

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+import kdm_core
 from kdm_core import KDM
 from kdm_core.errors import Adapted, KDMError
 from kdm_core.labels import as_labels, in_turn, parse_classes
 from kdm_core.operators import ContinuousConfig
 from kdm_core.samples import SampleSpec
-from kdm_core.students.export import Sampler
-from kdm_core.students.trajectory import refine
+from kdm_core.sharing.export import Sampler
 from pipeline.kdm.teacher import class_names
 from tests.support.students import IMAGES, POINTS, make_student
 
@@ -83,7 +83,7 @@ CALLS: dict[str, Callable[[KDM, Any], Tensor]] = {
     "push": lambda student, labels: student.push(torch.ones(4, 64), labels),
     "decode": lambda student, labels: student.decode(torch.ones(4, 64), labels),
     "decode_state": lambda student, labels: student.decode_state(torch.ones(4, 64), 0.5, labels),
-    "refine": lambda student, labels: refine(student, noise(), labels, 2),
+    "refine": lambda student, labels: student.refine(noise(), labels, 2),
     "export": lambda student, labels: Sampler(student)(noise(), labels),
 }
 
@@ -181,6 +181,6 @@ def test_names_that_are_numbers() -> None:
 
 def test_names_come_with_a_saved_student(tmp_path: Any) -> None:
     student = make_student(spec=IMAGES)
-    student.save_pretrained(tmp_path)
-    again = KDM.from_pretrained(tmp_path)
+    kdm_core.save_pretrained(student, tmp_path)
+    again = kdm_core.from_pretrained(tmp_path)
     assert torch.equal(again.sample(3, labels=["c", "a", "b"]), student.sample(3, labels=[2, 0, 1]))

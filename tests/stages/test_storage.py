@@ -25,7 +25,7 @@ from kdm_core.pairs.reference import FILE
 from kdm_core.pairs.sampling import sample_pairs
 from kdm_core.pairs.store import PairStore
 from kdm_core.serialization import write_json
-from kdm_core.students.model import load_student
+from kdm_core.sharing.folder import load_student
 from pipeline.kdm.cli import app
 from pipeline.pairs.kept import keep, link_anew
 from pipeline.params import ParamsError, parse_params, read_values

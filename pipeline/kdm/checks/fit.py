@@ -27,7 +27,7 @@ from kdm_core.metrics.frechet import read_statistics
 from kdm_core.pairs.location import local_path
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
-from kdm_core.students.model import KDM
+from kdm_core.sharing.hub import from_pretrained
 from pipeline.kdm.checks.finding import Finding, ok, problem, warning
 from pipeline.kdm.checks.inputs import sources
 from pipeline.params import Params, StoredPairs
@@ -104,7 +104,7 @@ def check_starts(params: Params, absent: set[str]) -> list[Finding]:
                 student.init).is_dir():
             continue
         try:
-            other = KDM.from_pretrained(student.init).config
+            other = from_pretrained(student.init).config
         except KDMError as error:
             found.append(problem(where, str(error), ""))
             continue

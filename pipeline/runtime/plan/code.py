@@ -31,7 +31,7 @@ PLUMBING = (
     *(f"pipeline.workers.{name}" for name in (
         "cluster", "engine", "fitness", "member", "processes", "tasks")),
     "kdm_core.errors", "kdm_core.pairs.claims", "kdm_core.pairs.location",
-    "kdm_core.students.card", "kdm_core.students.export", "kdm_core.students.hub",
+    "kdm_core.sharing",
     "kdm_core.training.launcher", "kdm_core.training.meeting", "kdm_core.training.waiting",
     "kdm_core.vision",
 )

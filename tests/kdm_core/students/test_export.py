@@ -22,8 +22,8 @@ from kdm_core.networks import (
 )
 from kdm_core.operators import ContinuousConfig, DenseConfig, FactorisedConfig, OperatorConfig
 from kdm_core.samples import SampleSpec
-from kdm_core.students import export
-from kdm_core.students.export import TOLERANCE, Sampler, export_student
+from kdm_core.sharing import export
+from kdm_core.sharing.export import TOLERANCE, Sampler, export_student
 from tests.support.students import IMAGES, POINTS, make_student
 
 SMALL: dict[str, Any] = {"multipliers": [1], "blocks": 1, "attention": [8]}

@@ -17,8 +17,9 @@ from kdm_core.operators import ContinuousConfig, DenseConfig, FactorisedConfig, 
 from kdm_core.pairs.reading.resident import ResidentReader
 from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.samples import SampleSpec
+from kdm_core.sharing.folder import load_student, save_student
 from kdm_core.students.initialise import start_at_student, start_at_teacher
-from kdm_core.students.model import StudentConfig, load_student, save_student
+from kdm_core.students.model import StudentConfig
 from kdm_core.students.objective import LossConfig, check_losses
 from kdm_core.students.training import StudentTask
 from kdm_core.teachers import (

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import kdm_core
 from kdm_core.errors import KDMError
 from kdm_core.losses.distances import mse
 from kdm_core.networks import MLPConfig
@@ -30,7 +31,6 @@ from kdm_core.students.training import StudentTask
 from kdm_core.students.trajectory import (
     States,
     draw_places,
-    refine,
     states_at,
     trajectory_terms,
 )
@@ -138,7 +138,7 @@ def test_an_operator_that_follows_the_path_has_no_loss(gaussian: Pairs) -> None:
 def test_steps_along_the_path_end_at_the_sample(gaussian: Pairs, steps: int) -> None:
     student = Whitened(0.8)
     follow_exactly(student)
-    made = refine(student, gaussian.noise, None, steps)
+    made = student.refine(gaussian.noise, None, steps)
     torch.testing.assert_close(made, gaussian.samples, rtol=1e-3, atol=1e-3)
 
 
@@ -210,7 +210,7 @@ def test_one_step_is_the_forward_pass(operator: OperatorConfig) -> None:
     with torch.no_grad():
         once = student(noise, labels)
         assert torch.equal(student.generate(noise, labels, "fp32", steps=1), once)
-        torch.testing.assert_close(refine(student, noise, labels, 1), once)
+        torch.testing.assert_close(student.refine(noise, labels, 1), once)
         twice = student.generate(noise, labels, "fp32", steps=2)
     assert twice.shape == once.shape
     assert twice.dtype == torch.float32
@@ -224,9 +224,9 @@ def test_steps_without_loss_in_between_are_one(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(student, "encode", lambda state, position, labels: state @ rotation)
     monkeypatch.setattr(student, "decode_state", lambda z, position, labels: z @ rotation.T)
     noise, labels = torch.randn(7, 6, generator=generator()), torch.arange(7) % 2
-    whole = refine(student, noise, labels, 1)
+    whole = student.refine(noise, labels, 1)
     for steps in (2, 5):
-        torch.testing.assert_close(refine(student, noise, labels, steps), whole)
+        torch.testing.assert_close(student.refine(noise, labels, steps), whole)
 
 
 def test_training_learns_the_states(gaussian: Pairs) -> None:
@@ -272,8 +272,8 @@ def test_what_cannot_be_followed_is_named(gaussian: Pairs) -> None:
 def test_a_student_keeps_its_states_on_disk(tmp_path: Path) -> None:
     """Saved and loaded, it refines as before."""
     student = build().eval()
-    student.save_pretrained(tmp_path / "s")
-    again = KDM.from_pretrained(tmp_path / "s")
+    kdm_core.save_pretrained(student, tmp_path / "s")
+    again = kdm_core.from_pretrained(tmp_path / "s")
     noise, labels = torch.randn(4, 3, generator=generator()), torch.arange(4) % 2
     assert torch.equal(again.generate(noise, labels, "fp32", steps=3),
                        student.generate(noise, labels, "fp32", steps=3))

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kdm_core import KDM
+import kdm_core
 from kdm_core.errors import DataError, KDMError, MismatchError
 from kdm_core.networks import NetworkConfig, UNetConfig
 from kdm_core.noise import draw
@@ -23,9 +23,9 @@ from kdm_core.operators import DenseConfig, FactorisedConfig, OperatorConfig
 from kdm_core.pairs.spec import StoreSpec
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import fingerprint
+from kdm_core.sharing.card import model_card
+from kdm_core.sharing.folder import load_student, save_student
 from kdm_core.solvers import FixedSolver
-from kdm_core.students.card import model_card
-from kdm_core.students.model import load_student, save_student
 from tests.support.hub import COMMIT, HubHandler, serving
 from tests.support.project import ROOT
 from tests.support.students import EVALUATION, IMAGES, MLP, POINTS, PROVENANCE, figure, make_student
@@ -42,13 +42,13 @@ def test_a_student_survives_its_folder_bit_for_bit(
 ) -> None:
     student = make_student(network, operator, spec, encoders=encoders)
     student.provenance = PROVENANCE
-    mark = student.save_pretrained(tmp_path / "new" / "folder")
+    mark = kdm_core.save_pretrained(student, tmp_path / "new" / "folder")
     state = torch.get_rng_state()
-    loaded = KDM.from_pretrained(tmp_path / "new" / "folder")
+    loaded = kdm_core.from_pretrained(tmp_path / "new" / "folder")
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(loaded.sample(9, seed=3), student.sample(9, seed=3))
     assert loaded.provenance == PROVENANCE and not loaded.training
-    assert loaded.save_pretrained(tmp_path / "again") == mark
+    assert kdm_core.save_pretrained(loaded, tmp_path / "again") == mark
     for name in ("config.json", "weights.safetensors", "README.md"):
         assert ((tmp_path / "again" / name).read_bytes()
                 == (tmp_path / "new" / "folder" / name).read_bytes())
@@ -59,7 +59,7 @@ def test_a_student_survives_its_folder_bit_for_bit(
 def test_the_folder_of_a_run_is_one(tmp_path: Path) -> None:
     student = make_student()
     mark = save_student(tmp_path, student, PROVENANCE)
-    loaded = KDM.from_pretrained(str(tmp_path))
+    loaded = kdm_core.from_pretrained(str(tmp_path))
     assert torch.equal(loaded.sample(4), student.sample(4))
     assert loaded.provenance == PROVENANCE
     again, found = load_student(tmp_path)
@@ -67,10 +67,10 @@ def test_the_folder_of_a_run_is_one(tmp_path: Path) -> None:
 
 
 def test_saving_again_replaces_the_older_student(tmp_path: Path) -> None:
-    make_student().save_pretrained(tmp_path)
+    kdm_core.save_pretrained(make_student(), tmp_path)
     other = make_student(UNET)
-    other.save_pretrained(tmp_path, card="mine\n")
-    assert torch.equal(KDM.from_pretrained(tmp_path).sample(3), other.sample(3))
+    kdm_core.save_pretrained(other, tmp_path, card="mine\n")
+    assert torch.equal(kdm_core.from_pretrained(tmp_path).sample(3), other.sample(3))
     assert (tmp_path / "README.md").read_text() == "mine\n"
 
 
@@ -137,7 +137,7 @@ def test_noise_that_is_none(noise: Any, saying: str) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    make_student().save_pretrained(tmp_path / "student")
+    kdm_core.save_pretrained(make_student(), tmp_path / "student")
     return tmp_path / "student"
 
 
@@ -189,32 +189,32 @@ def put(path: str, value: Any) -> Any:
 def test_forged_configurations(folder: Path, path: str, value: Any, saying: str) -> None:
     rewrite(folder, put(path, value))
     with pytest.raises((DataError, MismatchError), match=saying):
-        KDM.from_pretrained(folder)
+        kdm_core.from_pretrained(folder)
 
 
 def test_a_network_that_cannot_be(folder: Path) -> None:
     rewrite(folder, put("student.decoder", UNET.model_dump() | {"multipliers": [1, 1, 1, 1, 1]}))
     with pytest.raises(DataError, match=r"config\.json: .*levels need a height and width"):
-        KDM.from_pretrained(folder)
+        kdm_core.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"{", b"\xff\xfe", b"null"])
 def test_configurations_that_are_none(folder: Path, content: bytes) -> None:
     (folder / "config.json").write_bytes(content)
     with pytest.raises(DataError, match=r"config\.json"):
-        KDM.from_pretrained(folder)
+        kdm_core.from_pretrained(folder)
 
 
 def test_a_file_that_is_missing(folder: Path, tmp_path: Path) -> None:
     (folder / "weights.safetensors").unlink()
     with pytest.raises(DataError, match=r"weights\.safetensors is missing"):
-        KDM.from_pretrained(folder)
+        kdm_core.from_pretrained(folder)
     (folder / "config.json").unlink()
     with pytest.raises(DataError, match=r"config\.json is missing"):
-        KDM.from_pretrained(folder)
+        kdm_core.from_pretrained(folder)
     for source in (tmp_path / "nowhere", "./nowhere", "nowhere", "a/b/c"):
         with pytest.raises(DataError, match=r"student: .*nowhere|a/b/c is no folder"):
-            KDM.from_pretrained(source)
+            kdm_core.from_pretrained(source)
 
 
 def test_weights_that_are_damaged(folder: Path) -> None:
@@ -223,21 +223,21 @@ def test_weights_that_are_damaged(folder: Path) -> None:
     for cut in (0, 5, 8, 100, len(content) - 1):
         file.write_bytes(content[:cut])
         with pytest.raises(DataError, match=r"weights\.safetensors is damaged"):
-            KDM.from_pretrained(folder)
+            kdm_core.from_pretrained(folder)
     for header in (b"{}", b"[1]", b'{"x":{"dtype":"F32","shape":[9],"data_offsets":[0,4]}}'):
         file.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 4)
         with pytest.raises((DataError, MismatchError), match=r"weights\.safetensors"):
-            KDM.from_pretrained(folder)
+            kdm_core.from_pretrained(folder)
     file.write_bytes(struct.pack("<Q", 2**62) + content[8:])
     with pytest.raises(DataError, match=r"weights\.safetensors is damaged"):
-        KDM.from_pretrained(folder)
+        kdm_core.from_pretrained(folder)
 
 
 def test_a_pickle_is_not_opened(folder: Path) -> None:
     (folder / "weights.safetensors").unlink()
     torch.save({}, folder / "pytorch_model.bin")
     with pytest.raises(DataError, match=r"weights\.safetensors is missing"):
-        KDM.from_pretrained(folder)
+        kdm_core.from_pretrained(folder)
 
 
 def test_altered_weights(folder: Path) -> None:
@@ -246,13 +246,13 @@ def test_altered_weights(folder: Path) -> None:
     mark = json.loads((folder / "config.json").read_text())["fingerprint"]
     save_file(weights, folder / "weights.safetensors", {"fingerprint": mark})
     with pytest.raises(MismatchError, match="do not belong together or were altered"):
-        KDM.from_pretrained(folder)
+        kdm_core.from_pretrained(folder)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises((DataError, OSError)):
-        make_student().save_pretrained(tmp_path / "file")
+        kdm_core.save_pretrained(make_student(), tmp_path / "file")
 
 
 # The hub
@@ -312,22 +312,22 @@ def ask(address: str, home: Path, script: str) -> list[str]:
 def test_a_student_goes_to_the_hub_and_comes_back(tmp_path: Path) -> None:
     student = make_student()
     student.provenance = PROVENANCE
-    student.save_pretrained(tmp_path / "here")
+    kdm_core.save_pretrained(student, tmp_path / "here")
     Hub.files, Hub.asked = {}, []
     with serving(Hub) as address:
         printed = ask(address, tmp_path / "home", f"""
-from kdm_core import KDM
+import kdm_core
 from kdm_core.errors import KDMError
-student = KDM.from_pretrained({str(tmp_path / 'here')!r})
-print(student.push_to_hub('someone/model', private=True, message='first'))
-loaded = KDM.from_pretrained('someone/model', revision='v2')
-loaded.save_pretrained({str(tmp_path / 'back')!r})
+student = kdm_core.from_pretrained({str(tmp_path / 'here')!r})
+print(kdm_core.push_to_hub(student, 'someone/model', private=True, message='first'))
+loaded = kdm_core.from_pretrained('someone/model', revision='v2')
+kdm_core.save_pretrained(loaded, {str(tmp_path / 'back')!r})
 try:
-    KDM.from_pretrained('someone/else')
+    kdm_core.from_pretrained('someone/else')
 except KDMError as error:
     print('refused:', error)
 try:
-    student.push_to_hub('no such/name')
+    kdm_core.push_to_hub(student, 'no such/name')
 except KDMError as error:
     print('refused:', error)
 """)
@@ -340,7 +340,7 @@ except KDMError as error:
     assert created["name"] == "model" and created["visibility"] == "private"
     commit = next(body for path, body in Hub.asked if "/commit/main" in path)
     assert commit["value"]["summary"] == "first"
-    back = KDM.from_pretrained(tmp_path / "back")
+    back = kdm_core.from_pretrained(tmp_path / "back")
     assert torch.equal(back.sample(5), student.sample(5))
     assert back.provenance == PROVENANCE
 
@@ -426,7 +426,7 @@ def test_a_card_of_pairs_of_unknown_origin_tells_nothing_of_a_teacher() -> None:
 def test_the_three_lines_of_a_card_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     student = make_student()
-    student.save_pretrained("path/to/this/folder")
+    kdm_core.save_pretrained(student, "path/to/this/folder")
     code = Path("path/to/this/folder/README.md").read_text().split("```")[1]
     names: dict[str, Any] = {}
     exec(code.removeprefix("python\n"), names)

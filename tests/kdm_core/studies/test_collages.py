@@ -18,8 +18,8 @@ from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import Block, PairStore
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import write_json
+from kdm_core.sharing.folder import save_student
 from kdm_core.solvers import FixedSolver
-from kdm_core.students.model import save_student
 from kdm_core.studies.collages import (
     Answer,
     Count,

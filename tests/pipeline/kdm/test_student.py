@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from kdm_core import KDM
+import kdm_core
 from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import write_json
+from kdm_core.sharing.folder import save_student
 from kdm_core.solvers import FixedSolver
-from kdm_core.students.model import save_student
 from kdm_core.values import to_uint8
 from pipeline.kdm.cli import app
 from tests.support.project import ROOT
@@ -59,7 +59,7 @@ def test_arrays_are_those_of_the_library() -> None:
         assert set(file) == {"samples", "labels", "seed"}
         assert file["samples"].dtype == np.float32 and file["seed"] == 4
         assert file["labels"].tolist() == [0, 2] * 5
-        wanted = KDM.from_pretrained("mine").sample(10, 4, [0, 2] * 5, "fp32", batch=3)
+        wanted = kdm_core.from_pretrained("mine").sample(10, 4, [0, 2] * 5, "fp32", batch=3)
         assert np.array_equal(file["samples"], wanted)
 
 
@@ -87,7 +87,7 @@ def test_a_grid() -> None:
         assert picture.mode == "RGB" and picture.size == (3 * 98 - 2, 2 * 98 - 2)
         pixels = np.asarray(picture)
     assert pixels.std() > 5
-    first = to_uint8(KDM.from_pretrained("mine").sample(6)[0, 0]).numpy()
+    first = to_uint8(kdm_core.from_pretrained("mine").sample(6)[0, 0]).numpy()
     assert np.array_equal(pixels[0:96:12, 0:96:12, 0], first)
 
 
@@ -107,7 +107,7 @@ def test_a_folder_of_pictures() -> None:
     table = json.loads(Path("pictures/labels.json").read_text())
     assert table["seed"] == 0
     assert table["labels"]["000004.png"] == {"label": 1, "name": "b"}
-    wanted = to_uint8(KDM.from_pretrained("mine").sample(5, 0, [1] * 5, "fp32", batch=2))
+    wanted = to_uint8(kdm_core.from_pretrained("mine").sample(5, 0, [1] * 5, "fp32", batch=2))
     for index, image in enumerate(wanted):
         with Image.open(f"pictures/00000{index}.png") as picture:
             assert picture.mode == "L" and np.array_equal(np.asarray(picture), image[0])
@@ -186,7 +186,7 @@ def test_a_card_of_a_run(folder: Path) -> None:
     mark = make_run(folder)
     card = done("card", "kdm", "--title", "me/digits", "--license", "mit")
     for part in ('license: "mit"', "# me/digits", "4,321", "kind heun, steps 18", "pair: 35",
-                 mark, "1.50 times its teacher's", 'KDM.from_pretrained("me/digits")'):
+                 mark, "1.50 times its teacher's", 'kdm_core.from_pretrained("me/digits")'):
         assert part in card
     done("card", "kdm", "--out", "README.md", "--title", "me/digits", "--license", "mit")
     assert Path("README.md").read_text() == card

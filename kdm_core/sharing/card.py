@@ -100,8 +100,8 @@ def usage(student: KDM, name: str | None) -> str:
     """Three lines of Python."""
     labels = ", labels=[0] * 64" if student.spec.num_classes else ""
     shape = (64, *student.spec.shape)
-    return ("```python\nfrom kdm_core import KDM\n"
-            f"student = KDM.from_pretrained({json.dumps(name or 'path/to/this/folder')})\n"
+    return ("```python\nimport kdm_core\n"
+            f"student = kdm_core.from_pretrained({json.dumps(name or 'path/to/this/folder')})\n"
             f"samples = student.sample(64, seed=0{labels})  # {shape} float32\n```")
 
 
