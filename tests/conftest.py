@@ -1,7 +1,5 @@
 """What several test files share."""
 
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from filelock import FileLock
 
-from tests.support.project import environment, make_project
+from tests.support.project import make_project, python
 
 if TYPE_CHECKING:
     from tests.support.s3_server import S3
@@ -30,8 +28,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with FileLock(shared / "finished.lock"):
         if not log.exists():
             make_project(folder)
-            done = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=folder, text=True,
-                                  env=environment(), capture_output=True)
+            done = python(folder, "dvc", "repro")
             assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
             log.write_text(done.stdout)
     return folder

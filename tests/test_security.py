@@ -24,7 +24,7 @@ from kdm_core.pairs.importing import open_source
 from pipeline.flow import deploy
 from pipeline.params import ParamsError, StoredPairs, parse
 from pipeline.params.execution import ExecutionParams
-from tests.support.project import ROOT, copy_project, environment
+from tests.support.project import ROOT, copy_project, environment, python
 from tests.support.unsafe import unsafe_calls
 
 FOLDERS = ("kdm_core", "stages", "pipeline", "benchmarks", "requirements", "tests")
@@ -201,16 +201,12 @@ SECRET = b"kdm-secret-"
 def test_secrets_in_the_environment_go_nowhere(finished: Path, tmp_path: Path) -> None:
     """Not into what a stage writes or says, nor into what it says where it fails."""
     project = copy_project(finished, tmp_path / "project")
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", "report"],
-        cwd=project, env=environment(**SECRETS), capture_output=True)
+    done = python(project, "dvc", "repro", "--force", "--single-item", "report", **SECRETS)
     assert done.returncode == 0, done.stderr
     (project / "data/teacher/config.json").write_text("{")
-    failed = subprocess.run(
-        [sys.executable, "-m", "stages.sample_pairs"], cwd=project,
-        env=environment(**SECRETS, KDM_LOG="json"), capture_output=True)
+    failed = python(project, "stages.sample_pairs", **SECRETS, KDM_LOG="json")
     assert failed.returncode == 1
-    assert SECRET not in done.stdout + done.stderr + failed.stdout + failed.stderr
+    assert SECRET.decode() not in done.stdout + done.stderr + failed.stdout + failed.stderr
     written = [path for path in project.rglob("*") if path.is_file()]
     assert len(written) > 100
     assert [path for path in written if SECRET in path.read_bytes()] == []

@@ -13,7 +13,7 @@ from PIL import Image
 
 from kdm_core.pairs.store import PairStore
 from pipeline.project.files import PRESETS
-from tests.support.project import ROOT, copy_project, edit, fails, run, succeeds
+from tests.support.project import copy_project, edit, fails, run, succeeds
 
 
 @pytest.fixture
@@ -48,13 +48,13 @@ def test_a_broken_image_whose_name_is_no_utf8(tmp_path: Path) -> None:
     broken, other = (pictures / os.fsdecode(name) for name in (b"b\xff.png", b"c\xfe.txt"))
     for path in (broken, other):
         path.write_bytes(b"broken")
-    code, output = run(project, "stages.prepare_data", PYTHONPATH=str(ROOT))
+    code, output = run(project, "stages.prepare_data")
     assert code == 1
     assert r"[prepare_data] error: pictures/b\xff.png is not a readable PNG" in output
     status = json.loads((project / "data/work/status/prepare_data.json").read_text())
     assert status["error"].startswith(r"pictures/b\xff.png is not")
     broken.unlink()
-    code, output = run(project, "stages.prepare_data", PYTHONPATH=str(ROOT))
+    code, output = run(project, "stages.prepare_data")
     assert code == 0, output
     note, = json.loads((project / "reports/timings/prepare_data.json").read_text())["notes"]
     assert note == r"pictures: 20 images are used, 1 other file is passed over (1 .txt): c\xfe.txt"
@@ -92,7 +92,7 @@ def test_a_store_of_other_parameters_in_the_way(project: Path) -> None:
 
     # A store that DVC has never seen lies where the stage goes on with its work.
     edit(project, lambda values: values["pairs"].update(train=1100))
-    code, _ = run(project, "stages.sample_pairs.stage", limit=8_000)
+    code, _ = run(project, "stages.sample_pairs", limit=8_000)
     assert code == 1
     work, = (project / "data/work/sample_pairs").iterdir()
     shutil.rmtree(work / "pairs.zarr")
@@ -111,7 +111,7 @@ def test_a_store_of_other_parameters_in_the_way(project: Path) -> None:
 def test_no_space(project: Path) -> None:
     """Files that cannot grow: the same path through the code as a full disk."""
     edit(project, lambda values: values["pairs"].update(train=2100, shard=400))
-    fails(project, "stages.sample_pairs.stage", limit=20_000,
+    fails(project, "stages.sample_pairs", limit=20_000,
           saying=["[sample_pairs] error: cannot write shard 0", "free some space"])
     succeeds(project, "dvc", "repro", "filter_pairs")
     fails(project, "stages.train_student", "kdm", limit=2_000_000,
@@ -122,7 +122,7 @@ def test_no_space(project: Path) -> None:
 def test_a_damaged_result_is_named(project: Path) -> None:
     weights = project / "data/teacher/weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    fails(project, "stages.sample_pairs.stage", saying=["[sample_pairs] error:",
+    fails(project, "stages.sample_pairs", saying=["[sample_pairs] error:",
                                                   "data/teacher/weights.safetensors"])
     # DVC sees that the output is not what it recorded, and makes it again.
     succeeds(project, "dvc", "repro", "sample_pairs")

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +34,7 @@ from stages.sample_pairs.elsewhere import place_of, refer, stores_there
 from stages.sample_pairs.growing import adopt
 from tests.support.faulty_s3 import Proxy, faulty
 from tests.support.pairs import CPU, Counted, files, plan, sampled, teacher
-from tests.support.project import STUDIES, copy_project, dvc, edit, environment, git, repro
+from tests.support.project import STUDIES, copy_project, dvc, edit, git, python, repro, succeeds
 from tests.support.s3_server import S3
 
 CONFIG = """
@@ -424,9 +422,7 @@ def test_a_run_in_a_bucket_goes_to_another_machine(
         == (project / "reports/report.html").read_bytes()
     # Forgotten here, they are found there, and none is sampled again.
     shutil.rmtree(project / "data/work")
-    done = subprocess.run([sys.executable, "-m", "stages.sample_pairs"], cwd=project, text=True,
-                          env=environment(), capture_output=True)
-    assert done.returncode == 0 and "going on after 720 pairs" in done.stderr, done.stderr
+    assert "going on after 720 pairs" in succeeds(project, "stages.sample_pairs")
 
 
 def test_dvc_through_a_bad_network(bucket: str, tmp_path: Path) -> None:
@@ -451,8 +447,7 @@ def test_dvc_through_a_bad_network(bucket: str, tmp_path: Path) -> None:
 def until_it_succeeds(folder: Path, command: str, network: Proxy, times: int = 4) -> None:
     """Run a DVC command again and again."""
     for _ in range(times):
-        done = subprocess.run([sys.executable, "-m", "dvc", command], cwd=folder, text=True,
-                              env=environment(AWS_MAX_ATTEMPTS="8"), capture_output=True)
+        done = python(folder, "dvc", command, AWS_MAX_ATTEMPTS="8")
         if done.returncode == 0:
             return
         assert "ERROR: " in done.stderr

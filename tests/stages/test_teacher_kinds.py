@@ -274,5 +274,5 @@ def test_a_folder_that_names_code_is_not_run(project: Path) -> None:
     (project / "mine.py").write_text("open('owned', 'w')\n" + MODULE)
     block = exact(project)
     edit(project, lambda values: values.update(teacher=block))
-    fails(project, "stages.sample_pairs.stage", saying=["teacher.trust_code: true", "mine:Net"])
+    fails(project, "stages.sample_pairs", saying=["teacher.trust_code: true", "mine:Net"])
     assert not (project / "owned").exists()

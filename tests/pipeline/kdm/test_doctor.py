@@ -31,7 +31,7 @@ from pipeline.kdm.doctor import findings_of
 from pipeline.params import Params, load_params, parse_params
 from pipeline.project.dvc_records import CUT_LOCK
 from pipeline.runtime import paths
-from tests.support.project import ROOT, copy_project, environment
+from tests.support.project import ROOT, copy_project, dvc, environment
 
 SECRET = "hunter2"
 DIGITS = SampleSpec(kind="image", shape=[1, 8, 8])
@@ -119,7 +119,7 @@ def test_a_lock_file_that_is_cut(project: Path, cut: str) -> None:
     assert status.exit_code == 1
     assert CUT_LOCK in status.stderr
     lock.unlink()
-    subprocess.run([sys.executable, "-m", "dvc", "repro"], env=environment(), check=True)
+    dvc(project, "repro")
     assert YAML(typ="safe").load(lock) == YAML(typ="safe").load(whole)
 
 

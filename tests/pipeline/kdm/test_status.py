@@ -24,10 +24,9 @@ from pipeline.project.unfinished import kept_work, pairs_there
 from pipeline.runtime import paths, status
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.status import Status, read_status, recorded, status_file
-from tests.support.project import ROOT, copy_project, environment
+from tests.support.project import ROOT, copy_project, environment, python
 
 STAGE = "sample_pairs"
-PROGRAM = [sys.executable, "-m", "stages.sample_pairs"]
 
 
 @pytest.fixture
@@ -288,7 +287,7 @@ def test_running_then_killed_then_failed(
     assert document["left_unknown"] == [] and document["left_s"] > 0
 
     edit("pairs", states=40)
-    done = subprocess.run(PROGRAM, env=environment(), capture_output=True, text=True)
+    done = python(project, "stages.sample_pairs")
     assert done.returncode == 1
     row = rows()[STAGE]
     assert row["state"] == "failed" and "pairs.states: 40 states cannot be kept" in row["error"]

@@ -132,7 +132,7 @@ done = subprocess.Popen(["/bin/sh", "-c", {command!r}], env=os.environ | {{"DVC_
 STAGE = """
 import os, time
 time.sleep({imports})
-from stages import guard
+from pipeline.runtime import guard
 guard.POLL_S = {poll}
 guard.end_with_dvc()
 print(os.getpid(), flush=True)

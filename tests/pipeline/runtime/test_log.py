@@ -1,8 +1,6 @@
 """What stage programs say, as text and as JSON."""
 
 import json
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from pipeline.reporting.records import Timing
 from pipeline.runtime import log, paths, progress
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.runner import Stage, is_first
-from tests.support.project import copy_project, environment
+from tests.support.project import copy_project, python
 
 PROGRAM = """
 import logging, sys, warnings
@@ -65,8 +63,8 @@ def project(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_program(project: Path, *arguments: str, **variables: str) -> tuple[int, list[str]]:
-    done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], cwd=project,
-                          env=environment(**variables), capture_output=True, text=True)
+    (project / "program.py").write_text(PROGRAM)
+    done = python(project, "program", *arguments, **variables)
     assert done.stdout == ""
     return done.returncode, done.stderr.splitlines()
 
