@@ -1,4 +1,5 @@
-"""The drills in short: each fault once. `make drills` runs them in full.
+"""The drills in short: each fault once, at an instant drawn by `--seed`. `make drills` runs them
+in full.
 
 Lost Dask workers and schedulers, lost ranks and a bucket behind a bad network have tests of their
 own.
@@ -23,42 +24,43 @@ from tests.drills import (
 from tests.drills.bench import Bench, Drill, Impossible
 from tests.drills.table import BEGIN, END, Result, write_table
 
-SHORT: dict[str, tuple[Drill, int]] = {
-    "kill-sampling": (partial(kills.kill_stage, "sample_pairs"), 2),
-    "kill-training": (partial(kills.kill_stage, "train_student@kdm-f"), 1),
-    "kill-dvc": (partial(kills.kill_dvc, ["sample_pairs"]), 2),
-    "disk-full": (partial(full_disk.fill_disk, "sample_pairs"), 1),
-    "damaged-pairs": (damage.damage_recorded, 1),
-    "damaged-checkpoint": (partial(checkpoints.damage_checkpoint, "teacher"), 1),
-    "clock-jumps": (partial(clocks.jump, "sample_pairs"), 2),
-    "edit": (partial(edits.edit, edits.OWN, True), 1),
+SHORT: dict[str, Drill] = {
+    "kill-sampling": partial(kills.kill_stage, "sample_pairs"),
+    "kill-training": partial(kills.kill_stage, "train_student@kdm-f"),
+    "kill-dvc": partial(kills.kill_dvc, ["sample_pairs"]),
+    "disk-full": partial(full_disk.fill_disk, "sample_pairs"),
+    "damaged-pairs": damage.damage_recorded,
+    "damaged-checkpoint": partial(checkpoints.damage_checkpoint, "teacher"),
+    "clock-jumps": partial(clocks.jump, "sample_pairs"),
+    "edit": partial(edits.edit, edits.OWN, True),
 }
 SLOW = {"kill-training"}
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("name", [
     pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SHORT])
-def test_drill(name: str, finished: Path, tmp_path: Path) -> None:
-    drill, times = SHORT[name]
-    outcomes = try_out(drill, finished, tmp_path, Random(name), times)
-    assert len(outcomes) == times
-    assert all("same bytes" in outcome for outcome in outcomes)
+def test_drill(
+    name: str, finished: Path, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    random = Random(f"{pytestconfig.option.seed}/{name}")
+    assert "same bytes" in try_out(SHORT[name], finished, tmp_path, random)
 
 
-def try_out(
-    drill: Drill, finished: Path, folder: Path, random: Random, times: int
-) -> list[str]:
+def try_out(drill: Drill, finished: Path, folder: Path, random: Random) -> str:
     """What came of a drill, where it can be done."""
     with Bench(finished, folder / "bench") as bench:
         try:
-            return list(drill(bench, random, times))
+            outcome, = drill(bench, random, 1)
         except Impossible as error:
             pytest.skip(str(error))
+    return outcome
 
 
+@pytest.mark.drill
 def test_a_stop_in_midwork_is_code_143(finished: Path, tmp_path: Path) -> None:
     drill = partial(stops.stop_stage, "filter_pairs", latest=0.0)
-    assert try_out(drill, finished, tmp_path, Random(0), 1) == ["exit code 143, same bytes"]
+    assert try_out(drill, finished, tmp_path, Random(0)) == "exit code 143, same bytes"
 
 
 @pytest.mark.slow

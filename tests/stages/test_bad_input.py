@@ -13,12 +13,7 @@ from PIL import Image
 
 from kdm_core.pairs.store import PairStore
 from pipeline.project.files import PRESETS
-from tests.support.project import copy_project, edit, fails, run, succeeds
-
-
-@pytest.fixture
-def project(finished: Path, tmp_path: Path) -> Path:
-    return copy_project(finished, tmp_path / "project")
+from tests.support.project import edit, fails, run, succeeds
 
 
 def test_a_missing_and_a_broken_data_file(project: Path) -> None:

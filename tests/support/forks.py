@@ -2,7 +2,7 @@
 
 A fork has a folder, an environment, output, limits and an exit code of its own, like any process,
 but starts at once: the imports of torch and DVC take seconds. Stages that DVC runs are forks of
-DVC. Whoever edits the code, or looks at how a program starts or is stopped, starts a real one.
+DVC. Whoever looks at how a program starts or is stopped starts a real one.
 """
 
 import atexit
@@ -21,7 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
-from tests.support.imports import ROOT
+from tests.support.imports import PACKAGES, ROOT
 
 STAGES = ("prepare_data", "reference", "teacher", "sample_pairs.stage", "filter_pairs.stage",
           "train_student", "evaluate.stage", "study", "report", "plan")
@@ -114,6 +114,10 @@ def become(arguments: list[str], folder: str, environment: dict[str, str]) -> No
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = arguments.copy()
+    if (code := environment["PYTHONPATH"]) != str(ROOT):  # a copy, which is imported instead
+        sys.path.insert(0, code)
+        for name in [name for name in sys.modules if name.split(".")[0] in PACKAGES]:
+            del sys.modules[name]
     sys.path.insert(0, folder)
     code: Any = 0
     try:

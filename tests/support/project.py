@@ -13,9 +13,7 @@ from ruamel.yaml import YAML
 
 from pipeline.project import new
 from tests.support import forks
-
-ROOT = Path(__file__).parents[2]
-PACKAGES = ("kdm_core", "stages", "pipeline")
+from tests.support.imports import PACKAGES, ROOT
 
 
 def make_project(folder: Path, preset: str = "smoke", with_code: bool = False) -> Path:

@@ -15,7 +15,7 @@ from pipeline.reporting.records import Timing
 from pipeline.runtime import log, paths, progress
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.runner import Stage, is_first
-from tests.support.project import copy_project, python
+from tests.support.project import python
 
 PROGRAM = """
 import logging, sys, warnings
@@ -55,11 +55,6 @@ def test_what_an_earlier_run_has_done_is_no_speed_of_this_one(
         counted.reach(9010)
         figures = counted.figures()
     assert (figures.done, figures.rate, figures.left_s) == (9010, 5.0, 198.0)
-
-
-@pytest.fixture(scope="module")
-def project(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_project(finished, tmp_path_factory.mktemp("log") / "project")
 
 
 def run_program(project: Path, *arguments: str, **variables: str) -> tuple[int, list[str]]:

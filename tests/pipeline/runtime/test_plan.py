@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from pipeline.runtime.plan.code import own_code
 from pipeline.runtime.plan.plans import current_plans, write_plans, written
 from pipeline.runtime.plan.resolving import chosen_by, components, plan_all, section
 from pipeline.runtime.plan.sections import reads_of, stages_of
-from tests.support.project import ROOT
+from tests.support.project import ROOT, python
 
 SMOKE = PRESETS / "smoke.yaml"
 STUDENTS = ("kdm", "kdm-f")
@@ -41,9 +39,7 @@ def plans_with(installation: Path, params: Path) -> dict[str, str]:
     project = installation.parent / "project"
     project.mkdir(exist_ok=True)
     shutil.copy(params, project / "params.yaml")
-    done = subprocess.run([sys.executable, "-m", "stages.plan"], cwd=project, text=True,
-                          env={**os.environ, "PYTHONPATH": str(installation)},
-                          capture_output=True)
+    done = python(project, "stages.plan", PYTHONPATH=str(installation))
     assert done.returncode == 0, done.stderr
     return {path.stem: path.read_text() for path in (project / "data/plan").iterdir()}
 
