@@ -12,7 +12,7 @@ export DVC_NO_ANALYTICS := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup demo test test-slow drills lint lock audit deploy clean-venv
+.PHONY: help setup demo test test-slow drills-short drills lint lock audit deploy clean-venv
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,14 +47,17 @@ lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# A file's tests build on each other, so files are what is shared out; one thread each, since
-# threads that wait for each other on busy cores are slower than none.
-test: export OMP_NUM_THREADS := 1
+# A file's tests share what is costly to make, so files are what is shared out; one thread each,
+# since threads that wait for each other on busy cores are slower than none.
+test drills-short: export OMP_NUM_THREADS := 1
 test: lint  ## everything that is checked on every change (15 to 20 minutes on two cores)
-	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow and not drill" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup  ## presets in full, against the promised quality, and other tests that take long
 	$(BIN)/python -m pytest -m slow
+
+drills-short: setup  ## each fault once, at a random instant (--seed in what it says; 5 min)
+	$(BIN)/python -m pytest -m "drill and not slow" tests/drills
 
 drills: setup  ## faults of all kinds at random instants; writes the table of docs/reliability.md (40 min)
 	$(BIN)/python -m tests.drills

@@ -24,7 +24,7 @@ import zarr
 from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import Block, PairStore, fill_group
 from kdm_core.samples import SampleSpec
-from tests.s3_server import BUCKET, S3, serving
+from tests.support.s3_server import BUCKET, S3, serving
 
 SHARD, SHARDS = 1000, 8
 SHAPE = (3, 32, 32)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.imports import ROOT, direct_imports
+from tests.support.imports import ROOT, direct_imports
 
 LIBRARY = sorted(file.relative_to(ROOT) for file in (ROOT / "kdm_core").rglob("*.py"))
 

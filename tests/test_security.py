@@ -25,8 +25,8 @@ from pipeline.flow import deploy
 from pipeline.params.execution import ExecutionParams
 from pipeline.params.pairs import StoredPairs
 from pipeline.params.reading import ParamsError, parse
-from tests.project import ROOT, copy_project, environment
-from tests.unsafe import unsafe_calls
+from tests.support.project import ROOT, copy_project, environment, python
+from tests.support.unsafe import unsafe_calls
 
 FOLDERS = ("kdm_core", "stages", "pipeline", "benchmarks", "requirements", "tests")
 FILES = sorted(path.relative_to(ROOT) for folder in FOLDERS
@@ -37,15 +37,17 @@ SHIPPED = [path for path in FILES if path.parts[0] in ("kdm_core", "stages", "pi
 EXPLOIT = "shows that the file in question does run something when it is unpickled"
 OWN = "runs what the test, or the library, has written itself"
 ALLOWED = {
-    ("tests/test_datasets.py", "os.system"): EXPLOIT,
-    ("tests/test_datasets.py", "pickle.loads"): EXPLOIT,
-    ("tests/test_import_state_dict.py", "os.system"): EXPLOIT,
-    ("tests/test_import_state_dict.py", "torch.load without weights_only=True"): EXPLOIT,
-    ("tests/test_persistent.py", "os.system"): EXPLOIT,
-    ("tests/test_persistent.py", "pickle.loads"): EXPLOIT,
-    ("tests/test_persistent.py", "exec"): OWN,
-    ("tests/test_student_use.py", "exec"): OWN,
-    ("tests/test_solvers.py", "builtins.__import__"): "makes the import of a package fail",
+    ("tests/kdm_core/datasets/test_datasets.py", "os.system"): EXPLOIT,
+    ("tests/kdm_core/datasets/test_datasets.py", "pickle.loads"): EXPLOIT,
+    ("tests/kdm_core/importers/test_state_dict.py", "os.system"): EXPLOIT,
+    ("tests/kdm_core/importers/test_state_dict.py",
+     "torch.load without weights_only=True"): EXPLOIT,
+    ("tests/kdm_core/importers/test_persistent.py", "os.system"): EXPLOIT,
+    ("tests/kdm_core/importers/test_persistent.py", "pickle.loads"): EXPLOIT,
+    ("tests/kdm_core/importers/test_persistent.py", "exec"): OWN,
+    ("tests/kdm_core/sharing/test_use.py", "exec"): OWN,
+    ("tests/kdm_core/solvers/test_solvers.py", "builtins.__import__"):
+        "makes the import of a package fail",
 }
 
 
@@ -200,16 +202,12 @@ SECRET = b"kdm-secret-"
 def test_secrets_in_the_environment_go_nowhere(finished: Path, tmp_path: Path) -> None:
     """Not into what a stage writes or says, nor into what it says where it fails."""
     project = copy_project(finished, tmp_path / "project")
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", "report"],
-        cwd=project, env=environment(**SECRETS), capture_output=True)
+    done = python(project, "dvc", "repro", "--force", "--single-item", "report", **SECRETS)
     assert done.returncode == 0, done.stderr
     (project / "data/teacher/config.json").write_text("{")
-    failed = subprocess.run(
-        [sys.executable, "-m", "stages.sample_pairs"], cwd=project,
-        env=environment(**SECRETS, KDM_LOG="json"), capture_output=True)
+    failed = python(project, "stages.sample_pairs", **SECRETS, KDM_LOG="json")
     assert failed.returncode == 1
-    assert SECRET not in done.stdout + done.stderr + failed.stdout + failed.stderr
+    assert SECRET.decode() not in done.stdout + done.stderr + failed.stdout + failed.stderr
     written = [path for path in project.rglob("*") if path.is_file()]
     assert len(written) > 100
     assert [path for path in written if SECRET in path.read_bytes()] == []

@@ -10,7 +10,7 @@ what was drawn (the bootstrap of the linear part), for two reasons:
   n samples is too large by about c / n, that of a resample by twice as much, which a shift mends;
   but its spread is too large as well, by half at n = 8 d and threefold at n < 2 d, and nothing
   mends that. The linear part covers the truth there as it should, and is the same where n is far
-  above d (tests/test_metrics_coverage.py).
+  above d (tests/kdm_core/metrics/test_coverage.py).
 - 200 replicates are one product of matrices, not 200 covariances and roots, or sortings.
 
 Intervals are about the samples of the set that is judged: another such set of the same size would

@@ -44,8 +44,9 @@ def discrepancy(
     copies: those would add a bias, and noise of their own; a resample of one sample alone has no
     pairs then, and is no replicate. The kernel is computed once for all
     replicates, in the precision of `made`: a distance is a small difference of large sums, but the
-    rounding of float32 has random signs, and is far below the noise (tests/test_metrics_sets.py).
-    It takes 4 n (n + m) d + 2 B n² operations or so, and memory for a few times CELLS values.
+    rounding of float32 has random signs, and is far below the noise
+    (tests/kdm_core/metrics/test_sets.py). It takes 4 n (n + m) d + 2 B n² operations or so, and
+    memory for a few times CELLS values.
 
     Args:
         similarity: `self_similarity` of the reference, computed once for all sets.

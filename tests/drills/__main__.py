@@ -29,7 +29,7 @@ from tests.drills import (
 )
 from tests.drills.bench import Bench, Drill, Impossible
 from tests.drills.table import Result, as_table, write_table
-from tests.project import ROOT, environment, make_project
+from tests.support.project import ROOT, environment, make_project
 
 # How many of the trials that are asked for: some faults take longer than others.
 SHARES = {kills: 1.0, stops: 0.25, processes: 0.15, full_disk: 0.25, damage: 0.25,

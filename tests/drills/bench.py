@@ -17,8 +17,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipeline.project.dvc_records import CUT_LOCK, CUT_RUN, CUT_RWLOCK, empty_runs, with_remedy
-from tests.project import copy_project, edit, environment
-from tests.waiting import wait_until
+from tests.support.project import copy_project, edit, environment
+from tests.support.waiting import wait_until
 
 SAME = "same bytes"
 MENDED = "clear error, then same bytes"

@@ -16,7 +16,7 @@ from random import Random
 
 from tests.drills.bench import LIMIT_S, MENDED, SAME, Bench, Drill, Failure, Impossible
 from tests.drills.stops import parts
-from tests.project import ROOT
+from tests.support.project import ROOT
 
 SIZE = "200m"
 STAGES = ("prepare_data", "sample_pairs", "train_student@kdm")

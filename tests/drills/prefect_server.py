@@ -11,8 +11,8 @@ import psutil
 from ruamel.yaml import YAML
 
 from pipeline.params.overrides import override
-from tests.prefect_server import RUN_S, Server, deployed, wait_until
-from tests.project import environment, make_project
+from tests.support.prefect_server import RUN_S, Server, deployed, wait_until
+from tests.support.project import environment, make_project
 
 AWAY_S = 8
 STAGES = ["prepare_data", "teacher"]

@@ -10,8 +10,8 @@ from random import Random
 import psutil
 
 from tests.drills.bench import LIMIT_S, SAME, Bench, Drill, Failure, await_progress, kill
-from tests.project import edit
-from tests.waiting import free_port
+from tests.support.project import edit
+from tests.support.waiting import free_port
 
 PAIRS = "sample_pairs"
 STUDENT = "train_student@kdm"

@@ -8,10 +8,10 @@ from pathlib import Path
 from kdm_core.pairs.opening import open_or_create
 from kdm_core.pairs.sampling import sample_pairs
 from kdm_core.pairs.store import PairStore
-from tests.faulty_s3 import faulty
-from tests.s3_server import BUCKET, serving
-from tests.test_pairs import CPU, plan, sampled, teacher
-from tests.waiting import wait_until
+from tests.support.faulty_s3 import faulty
+from tests.support.pairs import CPU, plan, sampled, teacher
+from tests.support.s3_server import BUCKET, serving
+from tests.support.waiting import wait_until
 
 # Making and filling the store takes about 100 requests, and those that are sent again.
 REQUESTS = 100
