@@ -350,7 +350,6 @@ TRAININGS: dict[str, Raw] = {
         "adamw": {"optimizer": "adamw", "weight_decay": 0.1, "betas": [0.5, 0.9], "ema": 0.2},
         "cosine, zero": {"schedule": "cosine", "warmup": 2, "nonfinite": "zero"},
         "linear, clipped": {"schedule": "linear", "clip": 0.5},
-        "post hoc": {"post_hoc": {"snapshots": 3, "candidates": [0.08, 0.15, 0.25]}},
     }.items()}
 
 
