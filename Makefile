@@ -43,9 +43,10 @@ demo: setup  ## the default pipeline: distil a digit teacher into two one-step s
 	@start=$$(date +%s); $(BIN)/dvc repro \
 	&& echo "pipeline done in $$(($$(date +%s) - start)) s; look at $(CURDIR)/reports/report.html"
 
-lint: setup  ## ruff and mypy
+lint: setup  ## ruff, mypy, and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # A file's tests share what is costly to make, so files are what is shared out; one thread each,
 # since threads that wait for each other on busy cores are slower than none.

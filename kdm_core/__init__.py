@@ -1,12 +1,11 @@
 """Offline one-step distillation of diffusion and flow-matching models with Koopman operators.
 
-    student = kdm_core.from_pretrained("data/students/kdm")   # or OWNER/NAME on the hub
+    student = kdm_core.from_pretrained("a/students/folder")   # or OWNER/NAME on the hub
     images = student.sample(64, seed=0)
 
-The library knows nothing of DVC, Prefect, params.yaml or folders on a user's disk: the programs
-in `stages/` give it configurations, arrays and paths. Importing any of its modules needs torch,
-numpy, zarr and pydantic alone; what a single function needs beyond them (safetensors, lpips,
-Pillow, matplotlib, …) is imported inside that function.
+It is given configurations, arrays and paths, and knows nothing of where they come from. Importing
+any of its modules needs torch, numpy, zarr and pydantic alone; what a single function needs beyond
+them (safetensors, lpips, Pillow, matplotlib, …) is imported inside that function.
 """
 
 from importlib import import_module
@@ -20,12 +19,12 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-OFFERED = {"KDM": "students.model", "from_pretrained": "sharing.hub",
-           "save_pretrained": "sharing.hub", "push_to_hub": "sharing.hub"}
+OFFERED = {"KDM": "kdm_core.students.model", "from_pretrained": "kdm_core.sharing.hub",
+           "save_pretrained": "kdm_core.sharing.hub", "push_to_hub": "kdm_core.sharing.hub"}
 
 
 def __getattr__(name: str) -> Any:
     # Not imported with the package, of which some modules answer faster without torch.
     if name in OFFERED:
-        return getattr(import_module(f"kdm_core.{OFFERED[name]}"), name)
+        return getattr(import_module(OFFERED[name]), name)
     raise AttributeError(f"module 'kdm_core' has no attribute '{name}'")

@@ -36,13 +36,13 @@ def resolve_device(name: str = "auto") -> torch.device:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         return accelerator or torch.device("cpu")
     if not names_device(name):
-        raise KDMError(f"compute.device: '{name}' is no device; it may be auto, cpu, cuda (an "
-                       "NVIDIA or AMD GPU), cuda:1 (the second one) or mps (Apple's)")
+        raise KDMError(f"'{name}' is no device; it may be auto, cpu, cuda (an NVIDIA or AMD GPU), "
+                       "cuda:1 (the second one) or mps (Apple's)", field="device")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise KDMError(f"compute.device: '{name}' is not available here ({error})") from error
+        raise KDMError(f"'{name}' is not available here ({error})", field="device") from error
     return device
 
 

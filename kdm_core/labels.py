@@ -1,8 +1,8 @@
 """Labels as users give them: names or numbers of classes, for one sample or many.
 
-One meaning everywhere. In words (on a command line, or as a string in Python) a class is called by
-its name; by its number, from 0, too, unless some class is named by another number than its own.
-So "2" is the class named "2" wherever there is one. As an integer in Python it is its number.
+One meaning everywhere. In words, as a string, a class is called by its name; by its number, from 0,
+too, unless some class is named by another number than its own. So "2" is the class named "2"
+wherever there is one. As an integer it is its number.
 """
 
 import csv
@@ -69,20 +69,21 @@ def as_numbers(labels: Any, names: Sequence[str]) -> Tensor:
     if isinstance(labels, Tensor):
         if labels.dtype in INTEGERS:
             return labels.detach().to(torch.int64)
-        raise KDMError(f"labels: a tensor of {labels.dtype} has no labels; give integers "
-                       "(labels.long() of whole numbers) or names of classes")
+        raise KDMError(f"a tensor of {labels.dtype} has no labels; give integers (labels.long() of "
+                       "whole numbers) or names of classes", field="labels")
     if hasattr(labels, "__array__") and not isinstance(labels, str):
         array = np.asarray(labels)
         if array.dtype.kind in "iu":
             return torch.from_numpy(array.astype(np.int64))
         if array.dtype.kind not in "UOT":
-            raise KDMError(f"labels: an array of {array.dtype} has no labels; give integers "
-                           "(labels.astype(int) of whole numbers) or names of classes")
+            raise KDMError(f"an array of {array.dtype} has no labels; give integers "
+                           "(labels.astype(int) of whole numbers) or names of classes",
+                           field="labels")
         labels = array.tolist()
     if not isinstance(labels, Sequence) or isinstance(labels, str | bytes):
         return torch.tensor(as_number(labels, names), dtype=torch.int64)
     # Each name once, so that what there is to say of it is said once.
-    called = {name: named_class(name, names, "labels") for name in
+    called = {name: named_class(name, names) for name in
               dict.fromkeys(label for label in labels if isinstance(label, str))}
     return torch.tensor([called[label] if isinstance(label, str) else as_number(label, names)
                          for label in labels], dtype=torch.int64)
@@ -91,7 +92,7 @@ def as_numbers(labels: Any, names: Sequence[str]) -> Tensor:
 def as_number(label: object, names: Sequence[str]) -> int:
     """A single label as a number of any range."""
     if isinstance(label, str):
-        return named_class(label, names, "labels")
+        return named_class(label, names)
     if isinstance(label, Tensor | np.ndarray | np.generic) and label.ndim == 0:
         label = label.item()
     try:
@@ -99,16 +100,16 @@ def as_number(label: object, names: Sequence[str]) -> int:
             raise TypeError
         number = operator.index(label)  # type: ignore[arg-type]
     except TypeError:
-        raise KDMError(f"labels: {repr(label)[:50]} is no label; give integers or names of "
-                       f"classes, which are {shown(names)}") from None
+        raise KDMError(f"{repr(label)[:50]} is no label; give integers or names of classes, which "
+                       f"are {shown(names)}", field="labels") from None
     if not -(2**63) <= number < 2**63:
-        raise KDMError("labels: there is no class of a number so large: they are numbered 0 to "
-                       f"{len(names) - 1}")
+        raise KDMError("there is no class of a number so large: they are numbered 0 to "
+                       f"{len(names) - 1}", field="labels")
     return number
 
 
-def named_class(text: str, names: Sequence[str], where: str) -> int:
-    """The number of the class that is called so; `where` is the parameter, for messages.
+def named_class(text: str, names: Sequence[str]) -> int:
+    """The number of the class that is called so.
 
     Raises:
         KDMError: there is no such class, or there are several.
@@ -117,11 +118,12 @@ def named_class(text: str, names: Sequence[str], where: str) -> int:
     if names.count(text) == 1:
         number = names.index(text)
         if own.get(text, number) != number:
-            adapted(f"{where}: {text} is taken for the class of that name, which is number "
-                    f"{number}; class number {text} is named {names[own[text]]}")
+            adapted(f"{text} is taken for the class of that name, which is number {number}; class "
+                    f"number {text} is named {names[own[text]]}", field="labels")
         return number
     if text in names:
-        raise KDMError(f"{where}: {names.count(text)} classes are named {text}: give a number")
+        raise KDMError(f"{names.count(text)} classes are named {text}: give a number",
+                       field="labels")
     # Whether some class is named by a whole number that is not its own.
     otherwise = any(name.isdecimal() and own.get(name) != number
                     for number, name in enumerate(names))
@@ -129,14 +131,14 @@ def named_class(text: str, names: Sequence[str], where: str) -> int:
         return own[text]
     near = get_close_matches(text.lower(), [name.lower() for name in names], cutoff=0.5)
     like = [name for name in names if name.lower() in near]
-    raise KDMError(f"{where}: there is no class '{text}'"
+    raise KDMError(f"there is no class '{text}'"
                    + (f"; near are {', '.join(like)}" if like else "")
                    + f"; the classes are {shown(names)}"
-                   + ("" if otherwise else f", or 0 to {len(names) - 1}"))
+                   + ("" if otherwise else f", or 0 to {len(names) - 1}"), field="labels")
 
 
-def parse_classes(text: str, names: Sequence[str], where: str = "--labels") -> list[int]:
-    """The numbers of the classes that a command line names, as in `circle,square` or `0,1,2`.
+def parse_classes(text: str, names: Sequence[str]) -> list[int]:
+    """The numbers of the classes that a text names, as in `circle,square` or `0,1,2`.
 
     A name with a comma in it stands between double quotes.
 
@@ -144,23 +146,24 @@ def parse_classes(text: str, names: Sequence[str], where: str = "--labels") -> l
         KDMError: there is no such class, or there are none at all; near names are told.
     """
     if not names:
-        raise KDMError(f"{where}: this takes none, since there are no classes; leave them out")
+        raise KDMError("this takes none, since there are no classes; leave them out",
+                       field="labels")
     if text in names:
-        return [named_class(text, names, where)]
+        return [named_class(text, names)]
     parts = [part.strip() for row in csv.reader([text], skipinitialspace=True) for part in row]
     if not parts or not all(parts):
-        raise KDMError(f"{where}: '{text}' has an empty entry; give names or numbers of classes, "
-                       "such as 0,1,2")
-    return [named_class(part, names, where) for part in parts]
+        raise KDMError(f"'{text}' has an empty entry; give names or numbers of classes, such as "
+                       "0,1,2", field="labels")
+    return [named_class(part, names) for part in parts]
 
 
 def in_turn(text: str, n: int, names: Sequence[str]) -> list[int]:
-    """The classes that a command line names, as one label for each of n samples, in turn.
+    """The classes that a text names, as one label for each of n samples, in turn.
 
     Raises:
         KDMError: as `parse_classes`, or there are fewer samples than labels.
     """
-    found = parse_classes(text, names, "--labels")
+    found = parse_classes(text, names)
     if len(found) > n:
-        raise KDMError(f"--labels: {len(found)} labels for {n} samples; raise --n")
+        raise KDMError(f"{len(found)} labels for {n} samples; take more", field="labels")
     return [found[index % len(found)] for index in range(n)]

@@ -47,11 +47,10 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError as error:
-        raise DataError(f"{path} is missing: correct the folder, or run the stage that "
-                        "makes it") from error
+        raise DataError(f"{path} is missing: correct the folder, or make it again") from error
     except ValueError as error:
-        raise DataError(f"{path} is not valid JSON ({error}): delete it and run the stage "
-                        "that makes it") from error
+        raise DataError(f"{path} is not valid JSON ({error}): delete it and make it again"
+                        ) from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
@@ -78,11 +77,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
     except FileNotFoundError as error:
-        raise DataError(f"{path} is missing: correct the folder, or run the stage that "
-                        "makes it") from error
+        raise DataError(f"{path} is missing: correct the folder, or make it again") from error
     except (SafetensorError, OSError, ValueError) as error:
-        raise DataError(f"{path} is damaged ({error}): delete it and run the stage "
-                        "that makes it") from error
+        raise DataError(f"{path} is damaged ({error}): delete it and make it again") from error
 
 
 def file_sha256(path: Path) -> str:
@@ -143,7 +140,7 @@ def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], str]:
     weights, metadata = read_tensors(folder / WEIGHTS)
     if mark is None or metadata.get("fingerprint") != mark or fingerprint(config, weights) != mark:
         raise MismatchError(f"{folder / WEIGHTS} and {folder / CONFIG} do not belong together or "
-                            "were altered: copy both again, or run the stage that makes them")
+                            "were altered: copy or make both again")
     return config, weights, mark
 
 

@@ -1,6 +1,7 @@
 """prepare_data: the real samples, in one layout, split into train and test."""
 
 from kdm_core.datasets import load_dataset, save_dataset
+from kdm_core.errors import placed
 from kdm_core.serialization import write_json
 from pipeline.params.fitting import check_against, check_source
 from pipeline.runtime import paths
@@ -9,7 +10,8 @@ from pipeline.runtime.runner import Stage, run
 
 def main(stage: Stage) -> None:
     params = stage.params
-    dataset = load_dataset(params.data, stage.seed("data"))
+    with placed("data"):
+        dataset = load_dataset(params.data, stage.seed("data"))
     check_against(params, dataset.info.samples, dataset.info)
     check_source(params, dataset.info.samples)
     folder, _ = stage.work_folder(params.data.model_dump())

@@ -7,6 +7,7 @@ import torch
 
 from kdm_core.compute import seeded
 from kdm_core.datasets import Dataset, open_dataset
+from kdm_core.errors import placed
 from kdm_core.metrics.classifier import (
     Classifier,
     ClassifierExtractor,
@@ -34,7 +35,8 @@ def main(stage: Stage) -> None:
     if config is None:
         stage.say("no classifier is asked for (reference.classifier: null)")
     else:
-        metrics = train_classifier(stage, config, dataset, folder, key)
+        with placed("reference.classifier.training"):
+            metrics = train_classifier(stage, config, dataset, folder, key)
     write_json(result / "reference.json", {"dataset": mark, **metrics})
     stage.finish(result, paths.REFERENCE)
     write_json(paths.METRICS / "reference.json", metrics)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdm_core.datasets import open_dataset
-from kdm_core.errors import adapted
+from kdm_core.errors import adapted, placed
 from kdm_core.figures.files import save_figure
 from kdm_core.metrics.extractors import ReferenceConfig, VGG16Config, build_extractor
 from kdm_core.metrics.features import Extractor, FeatureCache
@@ -34,7 +34,9 @@ def main(stage: Stage, name: str) -> None:
     # DVC expects both outputs, also where there is nothing to see.
     (result / PICTURES).mkdir(parents=True, exist_ok=True)
     findings = []
-    for finding in run_studies(subject, asked_for(stage, subject), stage.say):
+    with placed("studies"):
+        found = list(run_studies(subject, asked_for(stage, subject), stage.say))
+    for finding in found:
         save_figure(result / PICTURES / f"{finding.name}.png", finding.figure)
         findings.append({key: value for key, value in finding._asdict().items()
                          if key != "figure"})
@@ -51,8 +53,8 @@ def asked_for(stage: Stage, subject: Subject) -> StudiesConfig:
     config = stage.params.studies
     if not subject.shown_data or subject.spec.kind != "image" or config.memorisation is not None:
         return config
-    adapted("studies.memorisation: null, but the losses of this student took the training images "
-            "as real, and then it is made")
+    adapted("null, but the losses of this student took the training images as real, and then it "
+            "is made", field="memorisation")
     return config.model_copy(update={"memorisation": MemorisationConfig()})
 
 

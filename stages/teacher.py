@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kdm_core.compute import seeded
 from kdm_core.datasets import Dataset, open_dataset
+from kdm_core.errors import placed
 from kdm_core.importers import ForeignSource, import_guide, import_teacher
 from kdm_core.importers.files import fetch
 from kdm_core.metrics.denoising.check import check_denoising
@@ -44,7 +45,8 @@ def main(stage: Stage) -> None:
         if isinstance(config, ExactTeacher):
             teacher, guide = fit_exact(config, dataset), None
         else:
-            teacher, guide = import_teacher(config, spec), import_guide(config, spec)
+            with placed("teacher"):
+                teacher, guide = import_teacher(config, spec), import_guide(config, spec)
             say_sums(stage, config)
     result = folder / "result"
     shutil.rmtree(result, ignore_errors=True)
@@ -78,13 +80,15 @@ def train_both(
 ) -> tuple[Teacher, Teacher | None, dict[str, Any]]:
     """The teacher, its guide if it has one, and figures of the training."""
     curves = Curves("teacher")
-    teacher, loss = train(stage, "teacher", config, config.model, config.training, dataset,
-                          folder, key, curves)
+    with placed("teacher.training"):
+        teacher, loss = train(stage, "teacher", config, config.model, config.training, dataset,
+                              folder, key, curves)
     curves.end()
     if config.guide is None:
         return teacher, None, {"loss": loss}
-    guide, guide_loss = train(stage, "guide", config, config.guide.model, config.guide.training,
-                              dataset, folder, key)
+    with placed("teacher.guide.training"):
+        guide, guide_loss = train(stage, "guide", config, config.guide.model,
+                                  config.guide.training, dataset, folder, key)
     return teacher, guide, {"loss": loss, "guide_loss": guide_loss}
 
 

@@ -14,7 +14,7 @@ import torch
 from kdm_core.classes import match_classes
 from kdm_core.compute import is_worker, seeded
 from kdm_core.datasets import Dataset, open_dataset
-from kdm_core.errors import MismatchError
+from kdm_core.errors import MismatchError, naming, placed
 from kdm_core.figures.files import comparison, render
 from kdm_core.losses.features import Frozen
 from kdm_core.metrics.classifier import Classifier, load_classifier
@@ -59,6 +59,7 @@ from pipeline.runtime.runner import Stage, run
 PROGRAM = "stages.train_student"
 PREFIX = "kdm-"
 PICTURE_EVERY_S = 20.0
+PLACES = {"device": "compute.device", "processes": "execution.training.nproc_per_node"}
 
 
 def main(stage: Stage, name: str) -> None:
@@ -87,14 +88,17 @@ def start(stage: Stage, name: str, engine: TorchrunTraining) -> None:
     """
     count, (least, most) = processes(stage, engine), engine.nodes
     config = stage.params.students[name].training
-    check_devices(stage.device, count)
-    check_batch(config.batch, config.accumulate,
-                *(machines * count for machines in range(least, most + 1)))
+    with naming(PLACES.__getitem__):
+        check_devices(stage.device, count)
+    with placed(f"students.{name}.training"):
+        check_batch(config.batch, config.accumulate,
+                    *(machines * count for machines in range(least, most + 1)))
     meeting = None
     if engine.rdzv_endpoint is not None and most > 1:
         meeting = Machines(least, most, engine.rdzv_endpoint, identity(stage, name),
                            engine.patience_s)
-    code = launch(PROGRAM, [name], count, engine.max_restarts, meeting, stage.say)
+    with placed("execution.training"):
+        code = launch(PROGRAM, [name], count, engine.max_restarts, meeting, stage.say)
     if code:
         sys.exit(code)
 
@@ -135,7 +139,7 @@ def distil(stage: Stage, name: str) -> None:
         parameters = sum(p.numel() for p in student.parameters())
         stage.say(f"{config.model.operator.kind} operator on {config.model.latent} dimensions, "
                   f"{parameters:,} parameters, on {world_size()} × {stage.device.type}")
-    with ExitStack() as opened:
+    with ExitStack() as opened, placed(f"students.{name}"):
         training = Training(stage, name, store, plan, given, opened)
         best, last = train(stage, training, student.to(stage.device),
                            folder / "checkpoint.safetensors", key)
@@ -163,7 +167,8 @@ def given_to(stage: Stage, plan: list[Phase], spec: SampleSpec) -> tuple[Given, 
         real = real_samples(dataset, spec, stage.device)
 
     def teacher() -> Teacher:
-        return load_teacher(paths.TEACHER, stage.params.trusts_code)[0].to(stage.device)
+        with placed("teacher"):
+            return load_teacher(paths.TEACHER, stage.params.trusts_code)[0].to(stage.device)
 
     def classifier() -> Classifier:
         return load_classifier(paths.REFERENCE)[0].to(stage.device)

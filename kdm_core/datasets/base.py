@@ -194,12 +194,12 @@ def assemble(
     """
     check_names(class_names, f"data ({source})")
     if conditional and not class_names:
-        raise DataError("data.conditional: the data has no labels to be conditioned on: "
-                        "set it to false or supply labels")
+        raise DataError("the data has no labels to be conditioned on: set it to false or supply "
+                        "labels", field="conditional")
     if len(train[0]) < 1 or len(test[0]) < 2:
         raise DataError(f"data ({source}): {len(train[0])} samples to train on and {len(test[0])} "
                         "to test on, needed are 1 and 2 beside one of each class to train on: "
-                        "supply more data or change data.test_fraction")
+                        "supply more data or change test_fraction")
     for split, (samples, labels) in (("training", train), ("test", test)):
         if samples.size == 0 or not np.isfinite(samples).all():
             raise DataError(f"data ({source}): {split} samples are empty or not finite: "

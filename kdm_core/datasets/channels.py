@@ -11,9 +11,7 @@ Channels = Literal["first", "last"]
 USUAL = (1, 3)
 
 
-def find_channels(
-    shape: tuple[int, ...], given: Channels | None, where: str, option: str
-) -> Channels:
+def find_channels(shape: tuple[int, ...], given: Channels | None, where: str) -> Channels:
     """Where images of a shape have their channels. Images of two axes are gray: first.
 
     They are the outer axis that has 1 or 3 entries. If neither has, the other two axes are equal.
@@ -22,7 +20,6 @@ def find_channels(
         shape: of one sample; other than of images it may be anything.
         given: what the user says, who is believed.
         where: the images' place, for messages.
-        option: the parameter that `given` comes from.
 
     Raises:
         DataError: the shape fits both.
@@ -34,7 +31,7 @@ def find_channels(
     first, last = usual if any(usual) else (two == three != one, one == two != three)
     if first == last:
         raise DataError(f"{where}: images of shape {shape} may have the channels first or last: "
-                        f"say {option} first or last")
+                        "say first or last", field="channels")
     return "first" if first else "last"
 
 

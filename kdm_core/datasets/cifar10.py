@@ -75,7 +75,7 @@ def _read_archive(path: Path) -> dict[str, bytes]:
             unpacked = stream.read(MAX_ARCHIVE + 1)
         if len(unpacked) > MAX_ARCHIVE:
             raise DataError(f"{path} unpacks to more than {MAX_ARCHIVE} bytes: it is not "
-                            "cifar-10-python.tar.gz, correct data.path")
+                            "cifar-10-python.tar.gz, correct the path", field="path")
         with tarfile.open(fileobj=io.BytesIO(unpacked), mode="r:") as archive:
             for member in archive:
                 name = PurePosixPath(member.name).name
@@ -91,7 +91,7 @@ def _read_archive(path: Path) -> dict[str, bytes]:
     for name in (*TRAIN, TEST):
         if name not in contents:
             raise DataError(f"{path} holds no {name}: it is not cifar-10-python.tar.gz, correct "
-                            "data.path or fetch it again")
+                            "the path or fetch it again", field="path")
     return contents
 
 

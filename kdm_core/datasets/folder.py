@@ -47,7 +47,7 @@ def read_folder(config: FolderConfig) -> LabelledImages:
     """
     root = existing(config.path)
     if not root.is_dir():
-        raise DataError(f"data.path: {root} is not a folder: correct the path or data.source")
+        raise DataError(f"{root} is not a folder: correct the path or the source", field="path")
     root, (files, folders, others) = _enter(root)
     labels, names = unlabelled(len(files)), [folder.name for folder in folders]
     if names:
@@ -69,7 +69,7 @@ def read_folder(config: FolderConfig) -> LabelledImages:
             members += [label] * len(inside)
         labels = np.array(members, dtype=np.int64)
     if not files:
-        raise DataError(f"data.path: {root} holds no images ({', '.join(sorted(SUFFIXES))})")
+        raise DataError(f"{root} holds no images ({', '.join(sorted(SUFFIXES))})", field="path")
     pass_over([str(path.relative_to(root)) for path in others], len(files), "images", str(root))
     contents = ((shown(file), read_limited(file, MAX_FILE)) for file in files)
     images = stack_images(contents, len(files), FORMATS, config.resolution)
@@ -82,8 +82,8 @@ def _enter(root: Path) -> tuple[Path, Listing]:
     if not found.images and len(found.folders) == 1:
         inner, inside = _enter(found.folders[0])
         if inside.folders:
-            adapted(f"data.path: the folders in {inner} are taken for the classes, since "
-                    f"{root.name} holds nothing else")
+            adapted(f"the folders in {inner} are taken for the classes, since {root.name} holds "
+                    "nothing else", field="path")
             return inner, inside
     return root, found
 

@@ -53,9 +53,9 @@ def read_npz(config: NpzConfig) -> LabelledImages:
                         "floats in [0, 1]")
     if found.nbytes > MAX_VALUES:
         raise DataError(f"{where} is larger than {MAX_VALUES} bytes: use fewer or smaller images")
-    channels = find_channels(inner, config.channels, where, "data.channels:")
+    channels = find_channels(inner, config.channels, where)
     images = np.ascontiguousarray(with_channels_first(found.whole(), channels))
     if images.shape[1] not in USUAL:
-        raise DataError(f"data.channels: {channels}, but then images of shape {inner} have "
-                        f"{images.shape[1]} channels, and not 1 or 3: leave it out")
+        raise DataError(f"{channels}, but then images of shape {inner} have {images.shape[1]} "
+                        "channels, and not 1 or 3: leave it out", field="channels")
     return LabelledImages(images, arrays.labels, arrays.label_names)

@@ -6,26 +6,26 @@ from kdm_core.errors import DataError, shown
 
 
 def existing(path: str) -> Path:
-    """The file or folder that `data.path` names.
+    """The file or folder that a `path` names.
 
     Raises:
         DataError: there is none.
     """
     found = Path(path)
     if not found.exists():
-        raise DataError(f"data.path: {path} does not exist: correct the path")
+        raise DataError(f"{path} does not exist: correct the path", field="path")
     return found
 
 
 def existing_file(path: str) -> Path:
-    """The regular file that `data.path` names.
+    """The regular file that a `path` names.
 
     Raises:
         DataError: there is none.
     """
     found = existing(path)
     if not found.is_file():
-        raise DataError(f"data.path: {path} is not a file: correct the path or data.source")
+        raise DataError(f"{path} is not a file: correct the path or the source", field="path")
     return found
 
 

@@ -58,7 +58,7 @@ def open_dataset(folder: Path) -> tuple[Dataset, str]:
         info = DatasetInfo.model_validate(document)
     except (ValidationError, KeyError, AttributeError, TypeError) as error:
         raise DataError(f"{folder / INFO} is not the description of a data set ({error}): delete "
-                        "it and run the stage that makes it") from error
+                        "it and make it again") from error
     dtype = np.uint8 if info.samples.kind == "image" else np.float32
     arrays: dict[str, NDArray[Any]] = {}
     for split, count in (("train", info.train), ("test", info.test)):
@@ -74,7 +74,7 @@ def open_dataset(folder: Path) -> tuple[Dataset, str]:
 
 def _open(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:
     """Memory-map an array that must have this type and shape."""
-    again = "delete the folder and run the stage that makes it"
+    again = "delete the folder and make it again"
     if not path.is_file():
         raise DataError(f"{path} is missing: {again}")
     try:

@@ -1,6 +1,6 @@
 """Importers: each turns a trained model of others into a teacher, which is saved as our own."""
 
-from kdm_core.errors import KDMError
+from kdm_core.errors import placed
 from kdm_core.importers.diffusers import DiffusersSource, import_diffusers
 from kdm_core.importers.folder import FolderSource, import_folder, import_folder_guide
 from kdm_core.importers.module import ModuleSource, import_module
@@ -42,7 +42,7 @@ def import_teacher(source: ForeignSource, data: SampleSpec) -> Teacher:
 
 def import_guide(source: ForeignSource, data: SampleSpec) -> Teacher | None:
     """The weaker teacher of the same source, for autoguidance; None if it has none."""
-    try:
+    with placed("guide"):
         if isinstance(source, FolderSource):
             guide = import_folder_guide(source)
         elif (weights := getattr(source, "guide", None)) is not None:
@@ -50,15 +50,13 @@ def import_guide(source: ForeignSource, data: SampleSpec) -> Teacher | None:
             guide = build_source(source.model_copy(update=update), data)
         else:
             guide = None
-    except KDMError as error:
-        raise type(error)(f"teacher.guide: {error}") from error
-    if guide is None:
-        return None
-    # One that takes no labels guides towards them.
-    expected = data if guide.spec.num_classes else data.model_copy(update={"label_names": []})
-    require_same_samples(guide.spec, expected, "teacher.guide")
-    align_classes(guide, expected, isinstance(source, FolderSource), "teacher.guide")
-    return guide
+        if guide is None:
+            return None
+        # One that takes no labels guides towards them.
+        expected = data if guide.spec.num_classes else data.model_copy(update={"label_names": []})
+        require_same_samples(guide.spec, expected)
+        align_classes(guide, expected, isinstance(source, FolderSource))
+        return guide
 
 
 def build_source(source: ForeignSource, data: SampleSpec) -> Teacher:

@@ -114,8 +114,8 @@ def locate(folder: Path, subfolder: str, name: str) -> Path:
     for place in (folder / subfolder / name, folder / name):
         if place.is_file():
             return place
-    raise DataError(f"teacher.folder: {folder} holds neither {subfolder}/{name} nor {name}: name a "
-                    "folder that diffusers' save_pretrained wrote for a pipeline")
+    raise DataError(f"{folder} holds neither {subfolder}/{name} nor {name}: name a folder that "
+                    "diffusers' save_pretrained wrote for a pipeline", field="folder")
 
 
 def read_config(
@@ -179,8 +179,8 @@ def require_pixels(folder: Path) -> None:
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise DataError(f"{index} is not readable JSON ({error}): fetch it again") from error
     if found := sorted(parts & {"vae", "vqvae", "movq", "text_encoder"}):
-        raise DataError(f"teacher.folder: {folder} has a {found[0]}: latent and text-conditional "
-                        "pipelines are not supported, choose one that makes pixels from noise")
+        raise DataError(f"{folder} has a {found[0]}: latent and text-conditional pipelines are not "
+                        "supported, choose one that makes pixels from noise", field="folder")
 
 
 def require_weights(place: Path) -> None:
@@ -192,10 +192,10 @@ def require_weights(place: Path) -> None:
     if not (place / WEIGHTS).is_file():
         pickled = (place / WEIGHTS).with_suffix(".bin").is_file()
         raise DataError(
-            f"teacher.folder: {place} holds no {WEIGHTS}" + (
+            f"{place} holds no {WEIGHTS}" + (
                 "; its .bin is a pickle, which could run code and is not read: convert it with "
                 "diffusers, save_pretrained(…, safe_serialization=True), on a machine that may"
-                if pickled else ": it is incomplete, fetch it again"))
+                if pickled else ": it is incomplete, fetch it again"), field="folder")
 
 
 def read_unet(diffusers: Any, place: Path) -> Any:
@@ -210,8 +210,8 @@ def read_unet(diffusers: Any, place: Path) -> Any:
             torch_dtype=torch.float32, output_loading_info=True)
     except Exception as error:  # of safetensors, of torch, and of what diffusers makes of a config
         text = " ".join(str(error).split())[:400]
-        raise DataError(f"teacher.folder: diffusers cannot load {place} ({text}): fetch it again"
-                        ) from error
+        raise DataError(f"diffusers cannot load {place} ({text}): fetch it again",
+                        field="folder") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if names := sorted(str(name) for name in found[kind]):
             raise DataError(f"{place / WEIGHTS} does not fit {place / CONFIG}: {len(names)} "
@@ -314,9 +314,9 @@ def denoiser_config(network: DiffusersUNetConfig, scheduler: Any) -> DenoiserCon
         return DenoiserConfig(kind="denoiser", network=network, preconditioning=preconditioning,
                               grid=grid)
     except (ValueError, TypeError) as error:
-        raise DataError(f"teacher.folder: the values in {SCHEDULER} make no sense, or are of a "
-                        f"kind that is not supported ({reason(error)}): fetch it again, or choose "
-                        "another model") from error
+        raise DataError(f"the values in {SCHEDULER} make no sense, or are of a kind that is not "
+                        f"supported ({reason(error)}): fetch it again, or choose another model",
+                        field="folder") from error
 
 
 def reason(error: Exception) -> str:

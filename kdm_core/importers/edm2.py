@@ -120,8 +120,8 @@ def read_edm2(content: bytes, place: str, key: str = "ema") -> EDM2Checkpoint:
 def parse_arguments(recorded: PersistentObject) -> tuple[Arguments, EDM2UNetConfig]:
     """What the network was constructed with, and our configuration of it."""
     if recorded.class_name != "Precond":
-        raise DataError(f"a network of class {recorded.class_name!a}, expected EDM2's Precond; for "
-                        "a checkpoint of EDM set teacher.source: edm")
+        raise DataError(f"a network of class {recorded.class_name!a}, expected EDM2's Precond; a "
+                        "checkpoint of EDM is of the source edm")
     if len(recorded.args) > POSITIONAL:
         raise DataError(f"Precond was constructed with {len(recorded.args)} arguments without a "
                         f"name, expected at most {POSITIONAL}")

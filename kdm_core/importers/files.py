@@ -74,13 +74,13 @@ def fetch(file: str, sha256: str | None) -> Path:
         KDMError: the package for the hub is not installed.
     """
     if problem := unusable(file, sha256):
-        raise DataError(f"teacher.{problem}")
+        raise DataError(problem.removeprefix("file: "), field="file")
     scheme, separator, rest = file.partition("://")
     if not separator:
         path = Path(file)
         if not path.is_file():
-            raise DataError(f"teacher.file: {file} does not exist or is not a file: correct it to "
-                            f"{FORMS}")
+            raise DataError(f"{file} does not exist or is not a file: correct it to {FORMS}",
+                            field="file")
     elif scheme == "hf":
         path = _from_hub(file, rest)
     else:
@@ -96,9 +96,9 @@ def require_sha256(path: Path, sha256: str | None, name: str) -> None:
         MismatchError: its sum is another; the message says both.
     """
     if sha256 is not None and (found := file_sha256(path)) != sha256.lower():
-        raise MismatchError(f"teacher.sha256: {name} has the SHA-256 {found}, not "
-                            f"{sha256.lower()}: it is not used; if this is the file that you want, "
-                            "correct the sum")
+        raise MismatchError(f"{name} has the SHA-256 {found}, not {sha256.lower()}: it is not "
+                            "used; if this is the file that you want, correct the sum",
+                            field="sha256")
 
 
 def _download(url: str, sha256: str | None) -> Path:
@@ -116,8 +116,8 @@ def _download(url: str, sha256: str | None) -> Path:
             path.unlink()
         pooch.retrieve(url, known_hash=None, fname=path.name, path=folder, downloader=fetcher)
     except (OSError, ValueError) as error:  # those of requests are OSErrors
-        raise DataError(f"teacher.file: {url} could not be downloaded ({innermost(error)}): check "
-                        "the address and the network, or download it yourself and give its path"
+        raise DataError(f"{url} could not be downloaded ({innermost(error)}): check the address "
+                        "and the network, or download it yourself and give its path", field="file"
                         ) from error
     return path
 
@@ -140,7 +140,7 @@ def _from_hub(file: str, rest: str) -> Path:
     """A file of OWNER/NAME/PATH[@REVISION] on the hub."""
     where, _, revision = rest.rpartition("@") if "@" in rest else (rest, "", "")
     owner, name, path = where.split("/", 2)
-    with _hub(file, "teacher.file") as hub:
+    with _hub(file, "file") as hub:
         return Path(hub.hf_hub_download(f"{owner}/{name}", path, revision=revision or None))
 
 
@@ -154,9 +154,9 @@ def fetch_folder(folder: str, revision: str | None, patterns: list[str]) -> Path
     if Path(folder).is_dir():
         return Path(folder)
     if folder.count("/") != 1 or folder.startswith((".", "/", "~")):
-        raise DataError(f"teacher.folder: {folder} does not exist: correct it to a folder, or to "
-                        "OWNER/NAME on the hub")
-    with _hub(folder, "teacher.folder") as hub:
+        raise DataError(f"{folder} does not exist: correct it to a folder, or to OWNER/NAME on the "
+                        "hub", field="folder")
+    with _hub(folder, "folder") as hub:
         return Path(hub.snapshot_download(folder, revision=revision, allow_patterns=patterns))
 
 
@@ -166,8 +166,8 @@ def _hub(what: str, field: str) -> Iterator[Any]:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise KDMError(f"{field}: {what} needs the package huggingface_hub: "
-                       "pip install 'kdm-distill[diffusers]'") from error
+        raise KDMError(f"{what} needs the package huggingface_hub: "
+                       "pip install 'kdm-distill[diffusers]'", field) from error
     try:
         yield huggingface_hub
     except Exception as error:  # its own, those of its HTTP client, and those of the file system

@@ -1,4 +1,4 @@
-"""Teachers that another run of this project saved, or `kdm teacher import`."""
+"""Teachers that another run saved, or somebody who imported them."""
 
 from pathlib import Path
 from typing import Literal

@@ -78,7 +78,7 @@ class ModuleSource(Config):
     def _trusted(cls, trusted: bool) -> bool:
         if not trusted:
             raise ValueError("importing a module runs its code on this machine, with all that you "
-                             "may do; if you know and trust it, use teacher.trust_code: true")
+                             "may do; if you know and trust it, set this to true")
         return trusted
 
     @model_validator(mode="after")
@@ -130,7 +130,7 @@ def try_out(teacher: Denoiser | FlowMatching, factory: str) -> None:
     except KDMError:
         raise
     except Exception as error:  # the user's code can fail in any way
-        raise KDMError(f"teacher.factory: the module of {factory} failed when called with x of "
-                       f"shape {(1, *teacher.spec.shape)}, a time of shape (1,)"
+        raise KDMError(f"the module of {factory} failed when called with x of shape "
+                       f"{(1, *teacher.spec.shape)}, a time of shape (1,)"
                        f"{' and labels of shape (1,)' if labels is not None else ''} "
-                       f"({type(error).__name__}: {error})") from error
+                       f"({type(error).__name__}: {error})", field="factory") from error

@@ -81,21 +81,22 @@ def read_state_dict(path: Path, key: str | None, prefix: str = "") -> dict[str, 
     if key is not None:
         found = list(_at(document, key))
         if not found:
-            raise DataError(f"teacher.key: {path} has no '{key}'; {_content(document)}")
+            raise DataError(f"{path} has no '{key}'; {_content(document)}", field="key")
         document = found[0]
     if not isinstance(document, Mapping) or not document:
-        raise DataError(f"teacher.key: {path} holds no state dict there; {_content(document)}")
+        raise DataError(f"{path} holds no state dict there; {_content(document)}", field="key")
     dotted = f"{prefix}."  # so that `model` leaves out `model_ema.…`
     if prefix and any(str(name).startswith(dotted) for name in document):
         prefix = dotted
     chosen = {name: value for name, value in document.items() if str(name).startswith(prefix)}
     if not chosen:
-        raise DataError(f"teacher.prefix: no tensor of {path} begins with '{prefix}'; "
-                        f"{_content(document)}")
+        raise DataError(f"no tensor of {path} begins with '{prefix}'; {_content(document)}",
+                        field="prefix")
     for name, value in chosen.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise DataError(f"teacher.key: in {path}, {str(name)[:100]!r} is no tensor but "
-                            f"{type(value).__name__}; name the state dict: {_content(document)}")
+            raise DataError(f"in {path}, {str(name)[:100]!r} is no tensor but "
+                            f"{type(value).__name__}; name the state dict: {_content(document)}",
+                            field="key")
     return {name.removeprefix(prefix).removeprefix("."): tensor
             for name, tensor in chosen.items()}
 
@@ -149,5 +150,5 @@ def _read_torch(path: Path) -> Any:
             raise DataError(f"{path} asks for {refused[1]}, which is no tensor and could run code: "
                             "save `model.state_dict()` alone, best as .safetensors") from error
         raise DataError(f"{path} is neither a .safetensors file nor one of torch.save, or damaged "
-                        f"({type(error).__name__}): fetch it again, or choose the teacher.source "
-                        "that fits it") from error
+                        f"({type(error).__name__}): fetch it again, or choose the source that fits "
+                        "it") from error

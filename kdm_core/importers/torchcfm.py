@@ -55,8 +55,8 @@ def import_torchcfm(source: TorchCFMSource, data: SampleSpec) -> FlowMatching:
         tensors = {name.removeprefix(PARALLEL): tensor for name, tensor in tensors.items()}
     entrance = tensors.get(ENTRANCE)
     if entrance is None or entrance.ndim != 4 or len(data.shape) != 3:
-        raise DataError(f"teacher.file: {path} holds no U-Net of torchcfm for images (a tensor "
-                        f"{ENTRANCE} of four dimensions): choose teacher.key, or another source")
+        raise DataError(f"{path} holds no U-Net of torchcfm for images (a tensor {ENTRANCE} of "
+                        "four dimensions): choose another key, or another source", field="file")
     classes = len(tensors[LABELS]) if LABELS in tensors else 0
     spec = data.model_copy(update={"kind": "image", "label_names": label_names(classes, data),
                                    "shape": [entrance.shape[1], *data.shape[1:]]})

@@ -37,8 +37,7 @@ class AlexNetFeatures(Config):
 
 
 class ClassifierFeatures(Config):
-    """The stages and the last hidden layer of the classifier that the run trains
-    (`reference.classifier`)."""
+    """The blocks and the last hidden layer of the run's own classifier."""
 
     kind: Literal["classifier"]
 

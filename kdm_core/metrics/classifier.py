@@ -130,7 +130,7 @@ class ClassifierExtractor:
         if tuple(images.shape[1:]) != self.model.spec.sample_shape:
             raise KDMError("the classifier is for images of shape "
                            f"{self.model.spec.sample_shape}, found {tuple(images.shape[1:])}: "
-                           "delete data/reference and run the stage reference")
+                           "train it again, on such images")
         device = self.model.embed.weight.device
         features, logits = self.model(from_uint8(images.to(device)))
         return features, logits.softmax(dim=1)

@@ -130,7 +130,7 @@ def frechet_estimate(
     Args:
         features: of the samples, any floating type.
         reference: what they are compared with.
-        root: `factor(reference.covariance)`, computed once for all sets.
+        root: `factor` of the reference's covariance, computed once for all sets.
         counts: (B, n) as from `resampling`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the figures of an evaluation come to, in a word; docs/evaluation.md states these rules.
+"""What the figures of an evaluation come to, in a word.
 
 A rule that fails decides alone. A rule whose figures are missing is named as such, and where
 nothing is known of the distance to real samples there is no verdict but "failed" or "not judged":
@@ -136,7 +136,7 @@ def compare(evidence: Evidence) -> tuple[Word, list[str], list[str]]:
     bounds = [span for ratio in ratios.values() if (span := ratio.interval()) is not None]
     if len(bounds) < len([name for name in evidence.distances if name not in flattered]):
         return "close", why, ["whether it is as good as its teacher: not every distance has a "
-                              "ratio with an interval (evaluation.bootstrap makes them)"]
+                              "ratio with an interval (bootstrap makes them)"]
     if all(low <= 1 and high <= AS_GOOD for low, high in bounds):
         better = all(high < 1 for _, high in bounds)
         return "better than its teacher" if better else "as good as its teacher", why, []

@@ -94,8 +94,8 @@ class ModuleNetwork(Network):
             out = self.module(x, time)
         if not isinstance(out, Tensor) or out.shape != (len(x), *self.out_shape):
             found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise KDMError(f"teacher.factory: the module of {self.factory} returned {found}, not a "
-                           f"tensor of shape {(len(x), *self.out_shape)}")
+            raise KDMError(f"the module of {self.factory} returned {found}, not a tensor of shape "
+                           f"{(len(x), *self.out_shape)}", field="factory")
         return out
 
 
@@ -105,42 +105,41 @@ def make_module(config: ModuleNetworkConfig) -> nn.Module:
     Raises:
         KDMError: nobody trusts it, it is not there, it fails, or it returns something else.
     """
-    factory = import_trusted(config.factory, "teacher.factory", "teacher.trust_code: true")
-    place = f"teacher.factory: {config.factory}"
+    factory = import_trusted(config.factory, "factory")
     try:
         module = factory(**config.arguments)
     except Exception as error:  # the user's code can fail in any way
-        raise KDMError(f"{place} failed when called with teacher.arguments "
-                       f"({type(error).__name__}: {error})") from error
+        raise KDMError(f"{config.factory} failed when called with the arguments "
+                       f"({type(error).__name__}: {error})", field="factory") from error
     if not isinstance(module, nn.Module):
-        raise KDMError(f"{place} returned {type(module).__name__}, not a torch.nn.Module")
+        raise KDMError(f"{config.factory} returned {type(module).__name__}, not a torch.nn.Module",
+                       field="factory")
     return module
 
 
-def import_trusted(path: str, parameter: str, remedy: str) -> Any:
+def import_trusted(path: str, field: str) -> Any:
     """What stands at `package.module:callable`, looked for in the current directory, too.
 
     Args:
         path: an `ImportPath`.
-        parameter: which one it is, for messages.
-        remedy: what to set if the code is trusted.
+        field: whose value that is.
 
     Raises:
         KDMError: nobody trusts it, or it is not there.
     """
-    place = f"{parameter}: {path}"
     if not _trusted.get():
-        raise KDMError(f"{place} is code that this would run; if you trust it, use {remedy}")
+        raise KDMError(f"{path} is code that this would run; allow that if you trust it",
+                       field="trust_code")
     name, _, attribute = path.partition(":")
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(name)
     except Exception as error:  # the user's code can fail in any way
-        raise KDMError(f"{place}: importing {name} from {os.getcwd()} or the installed packages "
-                       f"failed ({type(error).__name__}: {error})") from error
+        raise KDMError(f"{path}: importing {name} from {os.getcwd()} or the installed packages "
+                       f"failed ({type(error).__name__}: {error})", field) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise KDMError(f"{place}: {name} has no {attribute}; correct the name")
+            raise KDMError(f"{path}: {name} has no {attribute}; correct the name", field)
         found = getattr(found, part)
     return found

@@ -62,8 +62,8 @@ class KoopmanOperator(nn.Module):
         Raises:
             KDMError: the operator is not continuous.
         """
-        raise KDMError("model.operator.kind: a dense operator knows the way from noise to sample "
-                       "as a whole and no part of it; use continuous or factorised")
+        raise KDMError("a dense operator knows the way from noise to sample as a whole and no part "
+                       "of it; use continuous or factorised", field="operator.kind")
 
     def eigenvalues(self) -> Tensor:
         """The spectrum of C, (d,) complex, on the CPU."""

@@ -70,7 +70,7 @@ def copy_shard(source: PairStore, copy: PairStore, shard: int) -> None:
         if not found.intact.all() or (
                 name == "index" and not source.are_indices(rows, found.values)):
             raise DataError(f"{source.location}: pairs {rows.start} to {rows.stop} are damaged "
-                            f"({name}); kdm pairs repair samples them again")
+                            f"({name}); repair that store, which samples them again")
     with (claim(copy.location, shard),
           failures(f"cannot write shard {shard} of {copy.location}")):
         for name, content in contents.items():  # `index` comes last

@@ -67,7 +67,7 @@ class KeepMask(NamedTuple):
         """
         mask = cls.find(open_group(location), location)
         if mask is None:
-            raise DataError(f"{location} holds no mask of pairs: run the stage filter_pairs")
+            raise DataError(f"{location} holds no mask of pairs: filter them")
         return mask
 
     @classmethod

@@ -172,7 +172,7 @@ def check_url(url: str, read_only: bool = False) -> None:
         raise DataError(f"this {scheme}:// URL cannot be read ({error}): correct it") from error
     if parts.password is not None or parts.query:
         raise DataError(f"this {scheme}:// URL has a password or a query in it: give credentials "
-                        "in the environment instead (docs/storage.md)")
+                        "in the environment instead")
     if scheme in BUCKETS and not parts.netloc:
         raise DataError(f"{url} names no bucket: {scheme}://BUCKET/...")
     if scheme in READ_ONLY and not read_only:
@@ -251,7 +251,7 @@ def open_group(location: str | Path, mode: Literal["r", "r+"] = "r") -> zarr.Gro
     try:
         return zarr.open_group(place, mode=mode, zarr_format=3)
     except (OSError, KeyError, ValueError, TypeError) as error:
-        advice = "run the stage that makes it" if isinstance(place, Path) else "check the address"
+        advice = "make it again" if isinstance(place, Path) else "check the address"
         raise DataError(f"{location} is no Zarr group ({type(error).__name__}: {error}): {advice}"
                         ) from error
 

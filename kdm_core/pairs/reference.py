@@ -67,4 +67,4 @@ def find_reference(location: Path | str) -> Reference | None:
         [first, *_] = error.errors(include_url=False)
         where = ".".join(map(str, first["loc"]))
         raise DataError(f"{path / FILE} is no reference to a pair store ({where}: "
-                        f"{first['msg']}): delete it and run the stage that makes it") from error
+                        f"{first['msg']}): delete it and make it again") from error

@@ -96,10 +96,10 @@ def plan_store(
         teacher_fingerprint, guide: of the teacher, and of the weaker one if it has one.
 
     Raises:
-        ValueError: the parameters do not fit the teacher.
+        KDMError: the parameters do not fit the teacher.
     """
     if teacher.spec.kind != "image" and config.sample_dtype == "uint8":
-        raise ValueError("pairs.sample_dtype: uint8 is for images; use float32 for points")
+        raise KDMError("uint8 is for images; use float32 for points", field="sample_dtype")
     say_cut(config.solver.grid, teacher)
     times = teacher.times(config.solver)
     return StoreSpec(
@@ -133,8 +133,8 @@ def say_cut(grid: GridConfig | None, teacher: Teacher) -> None:
                                 ("sigma_max", teacher.highest, operator.gt)):
         asked = getattr(grid, name, None)
         if asked is not None and beyond(asked, known):
-            adapted(f"pairs.solver.grid.{name}: {asked:g} is beyond the teacher's noise levels; "
-                    f"{known:g} is used")
+            adapted(f"{asked:g} is beyond the teacher's noise levels; {known:g} is used",
+                    field=f"solver.grid.{name}")
 
 
 def kept_states(teacher: Teacher, times: Tensor, count: int) -> list[KeptState]:
@@ -144,13 +144,12 @@ def kept_states(teacher: Teacher, times: Tensor, count: int) -> list[KeptState]:
     steps takes them even in position; grids such as EDM's crowd at both ends of it.
 
     Raises:
-        ValueError: there are not as many times between the first and the last.
+        KDMError: there are not as many times between the first and the last.
     """
     inner = len(times) - 2
     if count > inner:
-        raise ValueError(f"pairs.states: {count} states cannot be kept, the solver's grid has "
-                         f"{inner} between noise and samples; lower it to that, or raise "
-                         "pairs.solver.steps")
+        raise KDMError(f"{count} states cannot be kept, the solver's grid has {inner} between "
+                       "noise and samples; lower it to that, or take more steps", field="states")
     alpha, sigma = teacher.path(times)
     signal = alpha * teacher.spec.sigma_data
     positions, scales = 2 / pi * torch.atan2(sigma, signal), torch.hypot(sigma, signal)
@@ -218,8 +217,8 @@ def sample_batch(
     if not sample.isfinite().all() or (trajectory is not None and not trajectory.isfinite().all()):
         raise DivergedError(f"the teacher {str(spec.teacher)[:12]} makes samples that are not "
                             f"finite (pairs {indices[0]} to {indices[-1] + 1}): a trained one may "
-                            "need pairs.precision: fp32 or a lower pairs.guidance.scale, one "
-                            "trained here a lower teacher.training.lr")
+                            "need precision: fp32 or a lower scale of guidance, one trained here "
+                            "a lower learning rate (lr)")
     stored = to_uint8(sample) if spec.sample_dtype == "uint8" else sample
     return (Block(noise, stored.numpy(), labels, indices,
                   None if trajectory is None else trajectory.numpy()), found.nfe)

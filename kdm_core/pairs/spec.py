@@ -178,7 +178,7 @@ class StoreSpec(Config):
         """
         if self.solver is None:
             raise MismatchError("these pairs were imported without saying how their teacher was "
-                                "solved; import them again with kdm pairs import --solver")
+                                "solved; import them again, and say it")
         return self.solver
 
     def describe(self) -> dict[str, Any]:

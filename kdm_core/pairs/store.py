@@ -17,7 +17,6 @@ was filtered may have a mask (`kdm_core.pairs.keep`).
 
 A shard is the unit of writing. `index` is written last, so that a shard counts as complete when
 its indices stand there; a kill at any instant costs at most the shards under way.
-docs/pair-store.md describes the format for readers without this code.
 """
 
 import hashlib
@@ -141,13 +140,11 @@ class PairStore:
             store = cls.open_here(target)
         except DataError as error:
             raise DataError(f"{location} names pairs that cannot be read: {error}. If they are "
-                            "gone for good, force the stage that samples them to run again "
-                            "(docs/storage.md)") from error
+                            "gone for good, sample them again") from error
         if store.spec.fingerprint != reference.fingerprint:
             raise MismatchError(f"{location} names the pairs {reference.fingerprint[:12]}, and "
                                 f"{target} holds {store.spec.fingerprint[:12]}: bring those back, "
-                                "or force the stage that samples them to run again "
-                                "(docs/storage.md)")
+                                "or sample them again")
         store.expected_content = reference.content
         return store
 
@@ -161,8 +158,7 @@ class PairStore:
             version = spec.get("schema_version")
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{location} is no pair store: its Zarr group has no {ATTRIBUTE} "
-                            "with a specification; kdm pairs import makes one of pairs of others"
-                            ) from error
+                            "with a specification; pairs of others have to be imported") from error
         if version != SCHEMA_VERSION:
             raise MismatchError(f"{location} has schema version {version}, this is a program for "
                                 f"version {SCHEMA_VERSION}: use the version that made it")
@@ -279,8 +275,8 @@ class PairStore:
             for name, content in contents.items():
                 # Older stores have no files of labels that are all -1.
                 if content is None and (name != "label" or self.spec.samples.num_classes):
-                    raise DataError(f"{source.location}: shard {shard} of {name} is missing; run "
-                                    "kdm pairs verify")
+                    raise DataError(f"{source.location}: shard {shard} of {name} is missing; "
+                                    "verify that store")
             self.discard_shard(shard)
             for name, content in contents.items():
                 if content is not None:
@@ -354,7 +350,7 @@ class PairStore:
             raise self.damaged(rows, str(error)) from error
         if not self.are_indices(rows, found["index"]):
             raise DataError(f"{self.location}: pairs {rows.start} to {rows.stop} are not complete: "
-                            "run the stage that samples them to its end")
+                            "sample them to the end")
         if not self.has_files(rows, found):
             raise self.damaged(rows, "a file is missing or empty")
         if self.stamps(rows) != before:
@@ -365,7 +361,7 @@ class PairStore:
     def damaged(self, rows: range, why: str) -> DataError:
         """The error for pairs that were complete once."""
         return DataError(f"{self.location}: pairs {rows.start} to {rows.stop} are damaged ({why}): "
-                         "kdm pairs repair samples them again")
+                         "repair the store, which samples them again")
 
     def stamps(self, rows: range) -> list[tuple[int, int]]:
         """What tells whether shards were written anew; nothing for stores behind URLs.

@@ -67,7 +67,7 @@ def select(store: PairStore, selection: Selection) -> Rows:
         raise DataError(f"{store.location} has no label {unknown[0]}; it has "
                         f"{spec.samples.num_classes}, numbered from 0")
     if selection.kept and store.mask is None:
-        raise DataError(f"{store.location} has no mask of its own: name one with --mask")
+        raise DataError(f"{store.location} has no mask of its own: name one", field="mask")
     start, stop = selection.indices or (0, int(index.max(initial=-1)) + 1)
     if not 0 <= start < stop <= index.max(initial=-1) + 1:
         raise DataError(f"{store.location} has the indices {index.min(initial=0)} to "
@@ -81,7 +81,7 @@ def select(store: PairStore, selection: Selection) -> Rows:
         rows = store.kept_rows(split) if selection.kept else np.arange(own.start, own.stop)
         found[split] = rows[fits[rows]] if split in selection.splits else rows[:0]
     if selection.train is not None:
-        found["train"] = found["train"][: at_most("--train", selection.train, len(found["train"]),
+        found["train"] = found["train"][: at_most("train", selection.train, len(found["train"]),
                                                   "training pairs that fit")]
     if not any(len(rows) for rows in found.values()):
         raise DataError(f"{store.location}: no pair fits ({selection.in_words()})")

@@ -1,4 +1,4 @@
-"""A pair store in figures: what `kdm pairs info` shows."""
+"""A pair store in figures."""
 
 from typing import Any, Literal
 
@@ -38,7 +38,7 @@ def summarize(store: PairStore) -> dict[str, Any]:
 
 
 def what_pairs_are(spec: StoreSpec) -> dict[str, Any]:
-    """A specification in the words of `kdm pairs info`."""
+    """A specification in the words of a summary."""
     sampled = spec.noise_seed is not None
     return {
         "fingerprint": spec.fingerprint,
@@ -70,7 +70,7 @@ def what_pairs_are(spec: StoreSpec) -> dict[str, Any]:
 
 
 def law(spec: StoreSpec) -> Literal["data", "uniform"] | None:
-    """How the labels of a seed were drawn, in the words of params.yaml."""
+    """How the labels of a seed were drawn, in the words of a `PairsConfig`."""
     if not spec.samples.num_classes:
         return None
     return "uniform" if spec.label_weights is None else "data"
@@ -83,7 +83,7 @@ def codecs(array: Any) -> list[str]:
 
 
 def sampling_block(spec: StoreSpec) -> dict[str, Any]:
-    """The section `pairs:` of a params.yaml that samples such a store.
+    """The values of a `PairsConfig` that samples such a store.
 
     Raises:
         MismatchError: there is none, since the pairs were imported or selected.

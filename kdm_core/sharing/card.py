@@ -32,7 +32,7 @@ def model_card(
         student: with its provenance, if it has one.
         fingerprint: of its folder.
         pairs: what it was distilled from; None leaves its solver and number of pairs out.
-        evaluation: what the evaluate stage measured: `teacher` (or `pairs`, where nobody knows
+        evaluation: what was measured: `teacher` (or `pairs`, where nobody knows
             which teacher made them), `student`, `ratios`, `verdicts`, `seen`, `absent`, `warnings`
             and `conditions`.
         name: its title, and where the hub has it; None for a placeholder.

@@ -6,7 +6,7 @@ from kdm_core.errors import DivergedError, KDMError
 from kdm_core.solvers.base import ODE
 
 MAX_STEPS = 10_000  # a hundred times what smooth velocities take at tolerances down to 1e-10
-WAY_OUT = "use a larger pairs.solver.tolerance, pairs.precision: fp32, or a solver of fixed steps"
+WAY_OUT = "use a larger tolerance, precision fp32, or a solver of fixed steps"
 
 
 def dopri5(ode: ODE, state: Tensor, times: Tensor, tolerance: float) -> list[Tensor]:
@@ -30,8 +30,8 @@ def dopri5(ode: ODE, state: Tensor, times: Tensor, tolerance: float) -> list[Ten
     try:
         from torchdiffeq import odeint
     except ImportError as error:
-        raise KDMError("pairs.solver.kind: dopri5 needs the package torchdiffeq: "
-                       "`pip install torchdiffeq`, or use another solver") from error
+        raise KDMError("dopri5 needs the package torchdiffeq: `pip install torchdiffeq`, or use "
+                       "another solver", field="solver.kind") from error
 
     options = {"dtype": state.dtype, "step_t": times[-1:],
                "first_step": (times[-1] - times[0]).abs() / 100}
@@ -50,16 +50,16 @@ class Slope:
     def __call__(self, time: Tensor, state: Tensor) -> Tensor:
         velocity = self.ode.velocity(state, time)
         if not velocity.isfinite().all():
-            raise DivergedError(f"pairs.solver: the teacher's velocity is not finite at time "
-                                f"{float(time):.6g}: {WAY_OUT}")
+            raise DivergedError(f"the teacher's velocity is not finite at time {float(time):.6g}: "
+                                f"{WAY_OUT}", field="solver")
         return velocity
 
     def callback_step(self, time: Tensor, state: Tensor, step: Tensor) -> None:
         """Called before every step."""
         self.steps += 1
         if self.steps > MAX_STEPS:
-            raise DivergedError(f"pairs.solver: dopri5 is only at time {float(time):.6g} after "
-                                f"{MAX_STEPS} steps: {WAY_OUT}")
+            raise DivergedError(f"dopri5 is only at time {float(time):.6g} after {MAX_STEPS} "
+                                f"steps: {WAY_OUT}", field="solver")
         if time + step == time:
-            raise DivergedError(f"pairs.solver: dopri5 finds no step short enough at time "
-                                f"{float(time):.6g}: {WAY_OUT}")
+            raise DivergedError(f"dopri5 finds no step short enough at time {float(time):.6g}: "
+                                f"{WAY_OUT}", field="solver")

@@ -101,9 +101,9 @@ def noise_levels(grid: SigmaGrid, steps: int, lowest: float, highest: float) -> 
     """
     low, high = max(grid.sigma_min, lowest), min(grid.sigma_max, highest)
     if low > high:
-        raise KDMError(f"pairs.solver.grid: its noise levels end at {low:g}, above {high:g} where "
-                       f"they begin; sigma_min and sigma_max must leave some of the teacher's "
-                       f"levels, {lowest:g} to {highest:g}")
+        raise KDMError(f"its noise levels end at {low:g}, above {high:g} where they begin; "
+                       "sigma_min and sigma_max must leave some of the teacher's levels, "
+                       f"{lowest:g} to {highest:g}", field="solver.grid")
     index = torch.arange(steps, dtype=torch.float64)
     ramp = index / max(steps - 1, 1)
     if isinstance(grid, KarrasGrid):
@@ -115,17 +115,17 @@ def noise_levels(grid: SigmaGrid, steps: int, lowest: float, highest: float) -> 
         beta_d = 2 * (log(low**2 + 1) / grid.epsilon - log(high**2 + 1)) / (grid.epsilon - 1)
         beta_min = log(high**2 + 1) - 0.5 * beta_d
         if min(beta_min + beta_d, beta_min + beta_d * grid.epsilon) < 0:
-            raise KDMError(f"pairs.solver.grid: no vp schedule falls from {high:g} at time 1 to "
-                           f"{low:g} at time {grid.epsilon:g}; lower sigma_min, raise epsilon, or "
-                           "use karras")
+            raise KDMError(f"no vp schedule falls from {high:g} at time 1 to {low:g} at time "
+                           f"{grid.epsilon:g}; lower sigma_min, raise epsilon, or use karras",
+                           field="solver.grid")
         time = 1 + ramp * (grid.epsilon - 1)
         return (0.5 * beta_d * time**2 + beta_min * time).expm1().sqrt()
     table = iddpm_levels(grid.levels, grid.c_1, grid.c_2, torch.float64)
     # A teacher's own limits come of float32, and must not cut off its first or last level.
     table = table[(table >= low * (1 - 1e-4)) & (table <= high * (1 + 1e-4))].clamp(low, high)
     if not len(table):
-        raise KDMError(f"pairs.solver.grid: no iddpm level lies between {low:g} and {high:g}; "
-                       "set sigma_min and sigma_max farther apart")
+        raise KDMError(f"no iddpm level lies between {low:g} and {high:g}; set sigma_min and "
+                       "sigma_max farther apart", field="solver.grid")
     # In EDM's order of operations, which decides where halves are rounded to.
     return table[((len(table) - 1) / max(steps - 1, 1) * index).round().long()]
 

@@ -12,8 +12,8 @@ class GuidanceConfig(Config):
 
     Attributes:
         kind: the weaker teacher is the same one without its label (`classifier_free`, Ho and
-            Salimans 2022, arXiv:2207.12598) or `teacher.guide` (`autoguidance`, Karras et al.
-            2024, arXiv:2406.02507).
+            Salimans 2022, arXiv:2207.12598) or the teacher's guide (`autoguidance`, Karras et
+            al. 2024, arXiv:2406.02507).
         scale: 1 is no guidance.
     """
 

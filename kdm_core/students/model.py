@@ -115,7 +115,7 @@ class Decoder(nn.Module):
 class KDM(nn.Module):
     """A one-step generator: `student(noise, labels)` is a sample.
 
-        student = kdm_core.from_pretrained("data/students/kdm")
+        student = kdm_core.from_pretrained("a/students/folder")
         images = student.sample(64, seed=0)
 
     Its parts, all with a batch B, latents (B, d), and networks that see values of unit variance:

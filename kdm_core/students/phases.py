@@ -7,7 +7,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field
 
 from kdm_core.config import Config
-from kdm_core.errors import DivergedError
+from kdm_core.errors import DivergedError, placed
 from kdm_core.students.guard import problem
 from kdm_core.students.model import KDM
 from kdm_core.students.objective import LossConfig
@@ -94,8 +94,9 @@ def fit_phases(
     for number, phase in enumerate(plan):
         name = checkpoint.with_stem(f"{checkpoint.stem}-{number}") if number else checkpoint
         key = f"{work_key}/{number}" if number else work_key
-        task = build(student, phase, number)
-        records = fit_phase(task, name, key, shifted(reports, task, done), waiting)
+        with placed(f"then.{number - 1}" if number else "training"):
+            task = build(student, phase, number)
+            records = fit_phase(task, name, key, shifted(reports, task, done), waiting)
         done += phase.training.steps
         student = task.ema.shadow
         if number + 1 < len(plan):

@@ -50,7 +50,7 @@ def draw_places(count: int, pairs: Pairs, generator: torch.Generator) -> Tensor:
     """
     if pairs.trajectory is None:
         raise KDMError("losses.trajectory: the pairs hold no states between noise and sample; "
-                       "sample them with pairs.states (4, say), or set the weight to 0")
+                       "sample them with states (4, say), or set the weight to 0")
     places, device = pairs.trajectory.shape[1] + 2, generator.device
     first = torch.randint(places, (count,), generator=generator, device=device)
     other = torch.randint(places - 1, (count,), generator=generator, device=device)

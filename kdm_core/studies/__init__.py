@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from kdm_core.config import Config
-from kdm_core.errors import adapted
+from kdm_core.errors import adapted, placed
 from kdm_core.studies import (
     grids,
     interpolation,
@@ -87,12 +87,13 @@ def run_studies(
         if settings is None or subject.spec.kind not in study.kinds:
             continue
         if study.asks_teacher and subject.source == "pairs":
-            adapted(f"studies.{name}: it samples the teacher, and nobody knows which one made "
-                    "these pairs; it was left out")
+            adapted("it samples the teacher, and nobody knows which one made these pairs; it was "
+                    "left out", field=name)
             continue
         say(f"study: {name}")
         try:
-            finding = study.run(subject, settings)
+            with placed(name):
+                finding = study.run(subject, settings)
         except Inapplicable as error:
             adapted(f"{error}; it was left out")
         else:

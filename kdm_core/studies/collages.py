@@ -117,8 +117,8 @@ def draw_slides(
     size = side**2
     if len(teacher) < len(sides) * size:
         raise KDMError(f"{len(sides)} slides of {side} × {side} need {len(sides) * size} unseen "
-                       f"pairs, there are {len(teacher)}: lower --slides or --side, or raise "
-                       "pairs.test")
+                       f"pairs, there are {len(teacher)}: take fewer or smaller slides, or sample "
+                       "more test pairs", field="slides")
     pictures = []
     for index, place in enumerate(sides):
         rows = slice(index * size, (index + 1) * size)
@@ -134,14 +134,14 @@ def read_key(path: Path) -> Key:
         DataError: it is missing, damaged or something else.
     """
     if not path.is_file():
-        raise DataError(f"{path} is missing: `kdm study collages` writes the answer key")
+        raise DataError(f"{path} is missing: the answer key is written with the slides")
     try:
         return Key.model_validate(read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "its content"
         raise DataError(f"{path} is no answer key ({where}: {first['msg']}): give the file that "
-                        "`kdm study collages` wrote") from error
+                        "was written with the slides") from error
 
 
 def read_answers(paths: Iterable[Path], key: Key) -> list[Answer]:

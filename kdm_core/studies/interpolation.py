@@ -79,9 +79,8 @@ def pair_up(subject: Subject, pairs: int) -> Ends:
         Inapplicable: there are not two noises.
     """
     if len(subject.noise) < 2:
-        raise Inapplicable("studies.interpolation: it takes two unseen noises, and there is one")
-    n = at_most("studies.interpolation.pairs", pairs, len(subject.noise) // 2,
-                "pairs of unseen noises")
+        raise Inapplicable("it takes two unseen noises, and there is one", field="")
+    n = at_most("pairs", pairs, len(subject.noise) // 2, "pairs of unseen noises")
     chosen = varied(subject.labels, 2 * n)
     return Ends(subject.noise[chosen[:n]], subject.noise[chosen[n:]], subject.labels[chosen[:n]])
 

@@ -44,7 +44,7 @@ def memorisation(subject: Subject, config: MemorisationConfig) -> Finding:
         Inapplicable: there is one training image, which has no other.
     """
     if len(subject.train_samples) < 2:
-        raise Inapplicable("studies.memorisation: it takes two training images, and there is one")
+        raise Inapplicable("it takes two training images, and there is one", field="")
     train = as_float(subject.train_samples)
     n = equal_number(subject, config.samples)
     made = {"student": subject.student[:n], subject.source: subject.teacher[:n]}
@@ -84,7 +84,7 @@ def equal_number(subject: Subject, asked: int) -> int:
     sets = {"test pairs": len(subject.student), "training images": len(subject.train_samples),
             "held-out images": len(subject.held_out_samples)}
     there, what = min((there, what) for what, there in sets.items() if there)
-    return at_most("studies.memorisation.samples", asked, there, what)
+    return at_most("samples", asked, there, what)
 
 
 class Certainty(NamedTuple):
@@ -140,7 +140,7 @@ def interval(replicates: Sequence[float]) -> tuple[float, float]:
 def warnings(
     subject: Subject, space: str, distances: Distances, sure: Certainty
 ) -> Iterator[str]:
-    """What docs/evaluation.md warns of.
+    """What speaks for blurred images, or for copies.
 
     A student of pairs alone knows the training images through its teacher only; if its own are
     nearer to them in the median, they are blurred, and blurred images are near to everything.

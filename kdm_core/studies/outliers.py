@@ -67,8 +67,8 @@ def outliers(subject: Subject, config: OutliersConfig) -> Finding:
         KDMError: the samples are no points of the plane.
     """
     if subject.spec.kind != "points" or subject.spec.shape != [2]:
-        raise KDMError(f"studies.outliers: samples of shape {subject.spec.shape} are no points of "
-                       "the plane; leave this study out")
+        raise KDMError(f"samples of shape {subject.spec.shape} are no points of the plane; leave "
+                       "this study out", field="")
     noise = subject.noise.numpy()
     samples = {subject.source: subject.teacher.numpy(), "student": subject.student.numpy()}
     real = np.asarray(subject.train_samples[: len(noise)])

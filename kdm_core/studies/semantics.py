@@ -59,9 +59,8 @@ def semantics(subject: Subject, config: SemanticsConfig) -> Finding:
     """
     n = min(config.most, len(subject.noise))
     if n < config.least:
-        raise Inapplicable(f"studies.semantics: {n} test pairs are too few for {config.clusters} "
-                     f"clusters and {config.neighbours} neighbours; {config.least} would do "
-                     "(pairs.test)")
+        raise Inapplicable(f"{n} test pairs are too few for {config.clusters} clusters and "
+                           f"{config.neighbours} neighbours; {config.least} would do", field="")
     subject = subject._replace(noise=subject.noise[:n], labels=subject.labels[:n],
                                teacher=subject.teacher[:n], student=subject.student[:n])
     teacher, student = find_clusters(subject, config)

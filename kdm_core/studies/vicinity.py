@@ -62,8 +62,8 @@ def vicinity(subject: Subject, config: VicinityConfig) -> Finding:
     pixels and in features, beside that of unrelated noise of the same class: the limit of large
     sigmas, for which the perturbation takes over.
     """
-    chosen = varied(subject.labels, at_most("studies.vicinity.noises", config.noises,
-                                            len(subject.noise), "test pairs"))
+    chosen = varied(subject.labels, at_most("noises", config.noises, len(subject.noise),
+                                            "test pairs"))
     noise = neighbours(subject.noise[chosen], subject, config)
     labels = subject.labels[chosen]
     teacher = walk(subject.sample_teacher, noise, labels)
@@ -160,8 +160,7 @@ def measure(
     own = [[mean_square(x[:, i], x[:, 0]) for i in range(count + 1)] for x in (a, b)]
     between = [mean_square(a[:, i], b[:, i]) for i in range(count)]
     if own[0][-1] == 0:
-        raise Inapplicable("studies.vicinity: the teacher makes the same sample of unrelated "
-                           "noises")
+        raise Inapplicable("the teacher makes the same sample of unrelated noises", field="")
     return Growth(np.array(sigmas), np.array(own[0][:-1]), np.array(own[1][:-1]),
                   np.array(between), own[0][-1], own[1][-1])
 

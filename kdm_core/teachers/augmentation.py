@@ -56,14 +56,14 @@ def check_augmentation(config: AugmentationConfig, spec: SampleSpec, network: Co
         KDMError: they cannot, or it cannot.
     """
     if spec.kind != "image":
-        raise KDMError("teacher.augmentation: is for images, and the samples are points; set it to "
-                       "null")
+        raise KDMError("is for images, and the samples are points; leave it out",
+                       field="augmentation")
     found = getattr(network, "augment_dim", 0)
     if config.labelled and found != LABELS:
         raise KDMError(
-            f"teacher.augmentation: the network has to be told how images were changed, which "
-            f"takes a song_unet or dhariwal_unet with network.augment_dim: {LABELS} (found: "
-            f"{found}); use such a one, or flip: mirror with probability: 0")
+            "the network has to be told how images were changed, which takes a song_unet or "
+            f"dhariwal_unet with network.augment_dim: {LABELS} (found: {found}); use such a one, "
+            "or flip: mirror with probability: 0", field="augmentation")
 
 
 def augment(

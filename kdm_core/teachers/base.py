@@ -89,8 +89,8 @@ class Teacher(nn.Module, ABC):
         Raises:
             KDMError: teachers of this kind are not trained here.
         """
-        raise KDMError(f"teacher.source: a {type(self).__name__} cannot be trained here; "
-                       "import one that is trained")
+        raise KDMError(f"a {type(self).__name__} cannot be trained here; import one that is "
+                       "trained", field="source")
 
     def noise_scale(self, time: Tensor) -> Tensor:
         """Standard deviation of the state with which the ODE starts at a time."""
@@ -170,16 +170,16 @@ class Teacher(nn.Module, ABC):
     def _timesteps(self, grid: TimestepGrid, steps: int) -> Tensor:
         table = self.levels()
         if table is None:
-            raise KDMError("pairs.solver.grid.kind: timesteps is for teachers with discrete noise "
-                           "levels, which this one has not; use karras or log_snr (or uniform, "
-                           "for flow matching)")
+            raise KDMError("timesteps is for teachers with discrete noise levels, which this one "
+                           "has not; use karras or log_snr (or uniform, for flow matching)",
+                           field="solver.grid.kind")
         indices, most = timestep_indices(grid, steps, len(table)), len(table) - 1
         if steps > len(table) or int(indices.max()) > most:
             way_out = (f"take {len(table)} steps at most" if steps > len(table) else
                        f"lower offset to {most - int(indices.max()) + grid.offset}, or take "
                        "fewer steps")
-            raise KDMError(f"pairs.solver.grid: {steps} steps with offset {grid.offset} leave the "
-                           f"teacher's {len(table)} noise levels; {way_out}")
+            raise KDMError(f"{steps} steps with offset {grid.offset} leave the teacher's "
+                           f"{len(table)} noise levels; {way_out}", field="solver.steps")
         last = table[:1] if grid.end == "lowest" else torch.zeros(1, dtype=torch.float64)
         return self.time_at(torch.cat([table[indices], last]))
 

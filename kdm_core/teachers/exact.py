@@ -115,8 +115,8 @@ class GaussianMixture(ExactTeacher):
         super().__init__(config, spec)
         k, size = config.components, torch.Size(spec.sample_shape).numel()
         if spec.num_classes not in (0, k):
-            raise KDMError(f"teacher.model.components: {k}, but the samples have "
-                           f"{spec.num_classes} classes; set it to {spec.num_classes}")
+            raise KDMError(f"{k}, but the samples have {spec.num_classes} classes; set it to "
+                           f"{spec.num_classes}", field="components")
         weights, axes = torch.ones(k, dtype=torch.float64) / k, torch.eye(size, dtype=torch.float64)
         self.register_buffer("log_weights", weights.log())
         self.register_buffer("means", torch.zeros_like(axes[:1]).repeat(k, 1))

@@ -64,7 +64,7 @@ def guided(
     """The teacher as it is to be sampled.
 
     Args:
-        weak: its `teacher.guide` if it has one.
+        weak: its guide if it has one.
         done: whether pairs that are there were guided so, which nobody is to be kept from.
 
     Raises:
@@ -76,28 +76,27 @@ def guided(
         return teacher
     if config.kind == "classifier_free":
         if not teacher.spec.num_classes:
-            raise KDMError("pairs.guidance.kind: classifier_free needs a teacher that takes "
-                           "labels; use autoguidance, or a class-conditional teacher")
+            raise KDMError("classifier_free needs a teacher that takes labels; use another "
+                           "guidance or none, or a class-conditional teacher", "guidance.kind")
         if teacher.label_dropout == 0 and not done:
-            raise KDMError("pairs.guidance.kind: classifier_free asks the teacher for samples "
-                           "without a label, which it has not learned: it was shown every label "
-                           "(label_dropout 0). Sample it without guidance or with autoguidance "
-                           "by a weaker or unconditional teacher.guide, or take a teacher that was "
-                           "trained with label_dropout")
+            raise KDMError("classifier_free asks the teacher for samples without a label, which it "
+                           "has not learned: it was shown every label (label_dropout 0). Sample it "
+                           "without guidance, with one of another kind, or take a teacher that "
+                           "was trained with label_dropout",
+                           "guidance.kind")
         return Guided(teacher, teacher, config.scale, classes=None)
     if weak is None:
-        raise KDMError("pairs.guidance.kind: autoguidance needs a second, weaker teacher; "
-                       "describe one under teacher.guide, or put its folder into the teacher's, as "
-                       "guide")
+        raise KDMError("autoguidance needs a second, weaker teacher; describe one as the teacher's "
+                       "guide, or put its folder into the teacher's, as guide", "guidance.kind")
     halfway = torch.tensor(0.5, dtype=torch.float64)
     if (weak.spec.shape != teacher.spec.shape
             or weak.spec.num_classes not in (0, teacher.spec.num_classes)
             or weak.path(halfway) != teacher.path(halfway)):
-        raise MismatchError("teacher.guide: it must have the teacher's sample shape, its classes "
-                            "or none, and its kind of ODE (two denoisers, or two flow-matching "
-                            "models); describe such a one")
+        raise MismatchError("the teacher's guide must have its sample shape, its classes or none, "
+                            "and its kind of ODE (two denoisers, or two flow-matching models); "
+                            "describe such a one", "guidance")
     # A guide without classes is given the labels, too, and makes nothing of them.
     own = teacher.spec.label_names
-    classes = (match_classes(own, weak.spec.label_names, "teacher.guide", "the teacher")
+    classes = (match_classes(own, weak.spec.label_names, "the guide", "the teacher")
                if weak.spec.num_classes else list(range(len(own))))
     return Guided(teacher, weak, config.scale, classes)

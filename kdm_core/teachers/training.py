@@ -54,8 +54,8 @@ class TeacherTask(Task):
             raise KDMError(f"teacher: a {type(teacher).__name__} is not trained; use a denoiser or "
                            "flow_matching")
         if label_dropout and not teacher.spec.num_classes:
-            raise KDMError("teacher.label_dropout: this teacher takes no labels; set it to 0, or "
-                           "data.conditional to true")
+            raise KDMError("this teacher takes no labels; set it to 0, or have the data give some",
+                           field="label_dropout")
         if augmentation is not None:
             check_augmentation(augmentation, teacher.spec, teacher.config.network)
         self.config = config
@@ -71,7 +71,7 @@ class TeacherTask(Task):
         if augmentation is None:
             compiled(teacher.network, config, samples.device)
         elif config.compile == "on":  # the hook differs in every step: compiled each time
-            adapted("teacher.training.compile: a training with augmentation is not compiled")
+            adapted("a training with augmentation is not compiled", field="compile")
 
     def step(self, step: int) -> dict[str, Tensor]:
         generator = step_generator(self.samples.device, self.seed, step)

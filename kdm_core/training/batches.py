@@ -25,7 +25,7 @@ class BatchOrder:
         memory to a GPU waits for all that the GPU has still to do.
         """
         self.count = count
-        self.batch = at_most("training.batch", batch, count, "samples to train on")
+        self.batch = at_most("batch", batch, count, "samples to train on")
         self.per_epoch = count // self.batch
         self.seed = seed
         self.device = torch.device(device)

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from kdm_core.errors import adapted
+from kdm_core.errors import about, adapted
 from kdm_core.training.config import TrainingConfig
 
 M = TypeVar("M", bound=nn.Module)
@@ -30,8 +30,8 @@ def compiled(
         return module
     problem = compiler_problem(device)
     if problem:
-        say(f"training.compile: torch.compile does not work here ({problem}); going on without "
-            "it. Install a C++ compiler (and Triton for a GPU), or set compile: off")
+        say(about("compile", f"torch.compile does not work here ({problem}); going on without it. "
+                  "Install a C++ compiler (and Triton for a GPU), or set it to off"))
     else:
         module.compile()
     return module

@@ -244,18 +244,17 @@ def check_devices(device: torch.device, processes: int) -> None:
     Raises:
         KDMError: it has fewer GPUs than processes, or a device that cannot be shared.
     """
-    where = "execution.training.nproc_per_node"
     if device.type == "cpu" or processes == 1:
         return
     if device.type != "cuda":
-        raise KDMError(f"compute.device: {device.type} cannot be used by several processes; use "
-                       f"cpu, cuda, or {where}: 1")
+        raise KDMError(f"{device.type} cannot be used by several processes; use cpu, cuda, or one "
+                       "process", field="device")
     if device.index is not None:
-        raise KDMError(f"compute.device: {device} is one GPU and cannot serve {processes} "
-                       "processes; use cuda")
+        raise KDMError(f"{device} is one GPU and cannot serve {processes} processes; use cuda",
+                       field="device")
     if processes > torch.cuda.device_count():
-        raise KDMError(f"{where}: {processes} processes need a GPU each, and this machine has "
-                       f"{torch.cuda.device_count()}")
+        raise KDMError(f"{processes} need a GPU each, and this machine has "
+                       f"{torch.cuda.device_count()}", field="processes")
 
 
 def check_batch(
@@ -279,9 +278,9 @@ def check_batch(
                 if 0 < size <= (most or size)]
         fitting = (f"use {' or '.join(map(str, near))}" if near else
                    f"there are only {most}, so use fewer of them")
-        raise KDMError(f"training.batch: {batch} samples cannot be shared equally by "
+        raise KDMError(f"{batch} samples cannot be shared equally by "
                        f"{' or '.join(map(str, processes))} processes × {accumulate} "
-                       f"micro-batches (accumulate); {fitting}")
+                       f"micro-batches (accumulate); {fitting}", field="batch")
 
 
 def own_rows(rows: Tensor) -> Tensor:

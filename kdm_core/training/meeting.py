@@ -130,24 +130,25 @@ def require_own(host: str, port: int) -> None:
     Raises:
         KDMError: it cannot.
     """
-    where = f"execution.training.rdzv_endpoint: {host}:{port}"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
-        raise KDMError(f"{where}: no machine of this name is known here") from error
+        raise KDMError(f"{host}:{port}: no machine of this name is known here",
+                       field="rdzv_endpoint") from error
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address[0], 0))
         except OSError as error:
-            raise KDMError(f"{where}: {host} is not this machine ({error.strerror}); give the name "
-                           "or address by which the others reach the one that runs the stage"
-                           ) from error
+            raise KDMError(f"{host}:{port}: {host} is not this machine ({error.strerror}); give "
+                           "the name or address by which the others reach the one that starts this",
+                           field="rdzv_endpoint") from error
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(address)
         except OSError as error:
-            raise KDMError(f"{where}: this port cannot be used ({error.strerror}): choose another, "
-                           "or wait for the end of the training that has it") from error
+            raise KDMError(f"{host}:{port}: this port cannot be used ({error.strerror}): choose "
+                           "another, or wait for the end of the training that has it",
+                           field="rdzv_endpoint") from error

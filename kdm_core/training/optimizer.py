@@ -35,10 +35,9 @@ class ScheduledOptimizer:
     def __init__(self, parameters: Iterable[nn.Parameter], config: TrainingConfig) -> None:
         self.config = config
         if config.warmup >= config.steps:
-            adapted(f"training.warmup: {config.warmup:,} steps of warm-up in a training of "
-                    f"{config.steps:,}: the learning rate rises to "
-                    f"{config.steps / config.warmup:.0%} of lr at its last step, and the schedule "
-                    "has no effect")
+            adapted(f"{config.warmup:,} steps of warm-up in a training of {config.steps:,}: the "
+                    f"learning rate rises to {config.steps / config.warmup:.0%} of lr at its last "
+                    "step, and the schedule has no effect", field="warmup")
         self.parameters = list(parameters)
         kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
         beta1, beta2 = config.betas

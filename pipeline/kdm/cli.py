@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from kdm_core.errors import Adapted, KDMError, printable
+from kdm_core.errors import Adapted, KDMError, naming, printable
 from pipeline.kdm.doctor import doctor
 from pipeline.kdm.new import new
 from pipeline.kdm.pairs import app as pairs_app
@@ -38,13 +38,32 @@ class CommandError(KDMError):
 
 
 class Commands(TyperGroup):
-    """Shows errors that a user can mend as one message, with exit code 1."""
+    """Shows errors that a user can mend as one message, with exit code 1.
+
+    Attributes:
+        options: of the command that runs, by the names of their parameters.
+    """
+
+    options: dict[str, str] = {}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        found: Any = super().resolve_command(ctx, args)
+        _, command, rest = found
+        command = getattr(command, "commands", {}).get(rest[0] if rest else "", command)
+        self.options = {param.name: param.opts[0] for param in command.params
+                        if param.param_type_name == "option"}
+        return found
+
+    def called(self, field: str) -> str:
+        """The option that gives a field of the library's; the field itself where none does."""
+        parts = reversed(field.split("."))
+        return next((self.options[part] for part in parts if part in self.options), field)
 
     def invoke(self, ctx: Any) -> Any:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # names need not be UTF-8
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), naming(self.called):
                 warnings.simplefilter("always", Adapted)
                 warnings.showwarning = partial(show_warning, warnings.showwarning, set())
                 return super().invoke(ctx)

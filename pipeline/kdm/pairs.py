@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from kdm_core.errors import KDMError, printable
-from pipeline.kdm.flags import DEVICE, TRUST, in_flags
 from pipeline.kdm.pairs_exchange import add_commands
 from pipeline.runtime.paths import TEACHER
 
@@ -46,7 +45,6 @@ def info(
 
 
 @app.command()
-@in_flags(TRUST | DEVICE)
 def verify(
     store: Store,
     teacher: Annotated[Path | None, typer.Option(help="The pairs' teacher: sample two pairs a "
@@ -62,7 +60,6 @@ def verify(
 
 
 @app.command()
-@in_flags(TRUST | DEVICE)
 def repair(
     store: Store,
     teacher: Annotated[Path | None, typer.Option(help="The pairs' teacher; data/teacher unless "

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 import typer
 
 from kdm_core.errors import KDMError
-from pipeline.kdm.flags import DEVICE, TRUST, in_flags
 
 Layout = Literal["auto", "published", "points", "npz", "png", "webdataset"]
 Channels = Literal["first", "last"]
@@ -29,8 +28,6 @@ def add_commands(app: typer.Typer) -> None:
     app.command("export")(export)
 
 
-@in_flags(TRUST | DEVICE | {"pairs.solver.kind: ": "--solver ", "pairs.solver.grid": "--steps",
-                            "pairs.solver": "--solver"})
 def import_(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A folder or a file.")],
     store: Store,

@@ -9,7 +9,6 @@ import typer
 from ruamel.yaml import YAML
 
 from kdm_core.errors import KDMError
-from pipeline.kdm.flags import DEVICE, in_flags
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +51,6 @@ def info(source: Source, revision: Revision = None) -> None:
     typer.echo(buffer.getvalue(), nl=False)
 
 
-@in_flags(DEVICE)
 def sample(
     source: Source,
     out: Annotated[Path, typer.Option(help="A .png (grid, or scatter of points), a .npz, or a "

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kdm_core.errors import KDMError, MismatchError
-from pipeline.kdm.flags import DEVICE, in_flags
 from pipeline.kdm.student import load, png
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ class StudyError(KDMError):
 
 
 @app.command()
-@in_flags(DEVICE)
 def collages(
     student: Annotated[str, typer.Argument(help="A student of this folder's params.yaml.")],
     out: Annotated[Path, typer.Option(help="A new folder: all that raters get.")],

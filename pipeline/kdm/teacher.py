@@ -9,25 +9,13 @@ import typer
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from kdm_core.errors import KDMError
-from pipeline.kdm.flags import DEVICE, TRUST, in_flags
+from kdm_core.errors import KDMError, naming
 
 app = typer.Typer(no_args_is_help=True, help="Trained models as teachers.")
 
 Kind = Literal["edm", "edm2", "diffusers", "torchcfm", "state-dict", "module"]
 Solver = Literal["euler", "heun", "midpoint", "rk4", "dpmpp_2m", "dopri5"]
-# What the library calls by a key of params.yaml.
-IMPORTING = {"teacher.trust_code: true": "--set trust_code=true", "teacher.source: ": "--kind ",
-             **{f"teacher.{name}": f"--set {name}" for name in
-                ("arguments", "guide", "key", "prefix", "sha256", "sigma_data")}}
-SAMPLING = {"a larger pairs.solver.tolerance, pairs.precision: fp32, or a solver of fixed steps":
-            "another --solver", "pairs.solver.kind: ": "--solver ",
-            "pairs.solver.grid": "--steps", "solver.steps": "--steps",
-            "pairs.solver": "--solver", "pairs.guidance.kind: classifier_free": "--guidance",
-            # The command has no other guidance.
-            "use autoguidance, or a": "leave it out, or choose a",
-            " or with autoguidance by a weaker or unconditional teacher.guide": ""}
-# What the command's first argument is called in params.yaml.
+# What the command's first argument is called in the configuration.
 PLACE = {"diffusers": "folder", "module": "factory"}
 Folder = Annotated[Path, typer.Argument(metavar="DIR")]
 TrustCode = Annotated[bool, typer.Option(help="Import and run the code that a module names.")]
@@ -38,7 +26,6 @@ class TeacherError(KDMError):
 
 
 @app.command("import")
-@in_flags(IMPORTING)
 def import_(
     source: Annotated[str, typer.Argument(help="A file, https:// URL, hf://OWNER/NAME/PATH, "
                                                "diffusers folder or package.module:factory.")],
@@ -63,7 +50,8 @@ def import_(
     if out.exists():
         raise TeacherError(f"--out: {out} exists already; name a new folder")
     name = kind.replace("-", "_")
-    block: dict[str, Any] = {"source": name, PLACE.get(name, "file"): source,
+    place = PLACE.get(name, "file")
+    block: dict[str, Any] = {"source": name, place: source,
                              **dict(parse_option(text) for text in option or [])}
     numbers = shape.split(",") if shape else []
     if not all(number.strip().isdigit() for number in numbers):
@@ -71,7 +59,9 @@ def import_(
     given = SampleSpec(kind="points" if len(numbers) == 1 else "image",
                        shape=[int(number) for number in numbers], sigma_data=sigma_data,
                        label_names=class_names(labels))
-    teacher = build_source(parse(SourceParams, block, "this command line"), given)
+    config = parse(SourceParams, block, "this command line (--set KEY=VALUE)")
+    with naming(lambda field: "" if field == place else f"--set {field}"):
+        teacher = build_source(config, given)
     if "," in labels and teacher.spec.label_names != given.label_names:
         raise TeacherError(f"--labels: {given.num_classes} names, and the model takes "
                            f"{teacher.spec.num_classes} labels; name all of them, or none")
@@ -80,7 +70,6 @@ def import_(
 
 
 @app.command()
-@in_flags(TRUST)
 def info(folder: Folder, trust_code: TrustCode = False) -> None:
     """Say what a teacher folder holds."""
     from kdm_core.teachers import load_teacher
@@ -93,7 +82,6 @@ def info(folder: Folder, trust_code: TrustCode = False) -> None:
 
 
 @app.command()
-@in_flags(TRUST | DEVICE | SAMPLING)
 def sample(
     folder: Folder,
     out: Annotated[Path, typer.Option(help="A PNG file.")],

@@ -12,7 +12,7 @@ import torch
 import zarr
 
 import kdm_core
-from kdm_core.errors import KDMError
+from kdm_core.errors import KDMError, naming, placed
 from kdm_core.pairs.claims import is_claimed
 from kdm_core.pairs.opening import open_or_create, require_space
 from kdm_core.pairs.sampling import (
@@ -70,13 +70,13 @@ def plan(
     if not isinstance(config, PairsConfig):
         raise ParamsError(f"params.yaml: pairs.source: {config.source} takes pairs that are "
                           "there already; use sample to make some")
-    teacher, mark, guide = load_sampled(paths.TEACHER, config.guidance, stage.params.trusts_code)
+    with naming(lambda field: f"{'pairs' if 'guidance' in field else 'teacher'}.{field}"):
+        teacher, mark, guide = load_sampled(paths.TEACHER, config.guidance,
+                                            stage.params.trusts_code)
     check_against(stage.params, teacher.spec)
     teacher.to(stage.device)
-    try:
+    with placed("pairs"):
         spec = plan_store(config, teacher, mark, guide, stage.seed("noise"), stage.device)
-    except ValueError as error:
-        raise ParamsError(f"params.yaml: {error}") from error
     return teacher, with_law(stage, config, spec, there(spec))
 
 
@@ -129,7 +129,7 @@ def fill(
     if left < total:
         stage.say(f"going on after {total - left:,} pairs")
     task = SamplingTask(str(store.location), Folder(paths.TEACHER), stage.params.trusts_code)
-    own = sampler(store, teacher, stage.device)
+    own = placed("pairs")(sampler(store, teacher, stage.device))
     counts: dict[int, float] = {}
     with Progress("pairs", total, "pair", total - left) as progress:
         for shards in rounds(store, part, workers.patience_s):

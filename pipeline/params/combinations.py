@@ -36,7 +36,7 @@ def require_points(params: "Params") -> None:
         problems.append("reference.classifier: points have no classifier; set it to null")
     if params.evaluation.extractors:
         problems.append("evaluation.extractors: they are for images; leave them out")
-    problems += params.filter.problems_with_points()
+    problems += [f"filter.{problem}" for problem in params.filter.problems_with_points()]
     if isinstance(params.teacher, TrainedTeacher):
         network = params.teacher.model.network
         if is_spatial(network):

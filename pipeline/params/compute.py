@@ -1,13 +1,15 @@
 """The section `compute`: where to compute."""
 
 
+import torch
 from pydantic import (
     Field,
     field_validator,
 )
 
-from kdm_core.compute import names_device
+from kdm_core.compute import names_device, resolve_device
 from kdm_core.config import Config
+from kdm_core.errors import placed
 from pipeline.params.other_names import hint
 
 
@@ -34,3 +36,8 @@ class ComputeParams(Config):
             raise ValueError(f"'{device}' is no device; it may be auto, cpu, cuda, cuda:1 or mps"
                              f"{'; ' if meant else ''}{meant}")
         return device
+
+    def there(self) -> torch.device:
+        """The device on this machine. Raises: KDMError: it is not available."""
+        with placed("compute"):
+            return resolve_device(self.device)

@@ -9,7 +9,7 @@ import torch
 
 from kdm_core.classes import require_order
 from kdm_core.datasets import DatasetInfo
-from kdm_core.errors import KDMError, MismatchError
+from kdm_core.errors import KDMError, MismatchError, placed
 from kdm_core.importers import import_guide, import_teacher
 from kdm_core.losses.adversary import check_adversary
 from kdm_core.losses.distances import check_distance
@@ -78,7 +78,7 @@ def checks(
         if not info.class_names:
             yield "", partial(refuse, "reference.classifier: these data have no classes to "
                               "tell apart; set it to null")
-        yield "reference.classifier.", partial(
+        yield "reference.classifier.training.", partial(
             check_batch_of, info.train, classifier.training)
     for config in params.evaluation.extractors:
         yield "evaluation.extractors: ", partial(check_extractor, config, spec)
@@ -97,13 +97,15 @@ def teacher_checks(
     for name, model in teacher.models().items():
         yield f"{name}.", partial(on_meta, build_teacher, model, spec)
         if teacher.augmentation is not None:
-            yield "", partial(check_augmentation, teacher.augmentation, spec, model.network)
+            yield "teacher.", partial(check_augmentation, teacher.augmentation, spec,
+                                      model.network)
     if isinstance(params.pairs, PairsConfig):
-        yield "", partial(check_plan_of, params.pairs, teacher.model, spec)
+        yield "pairs.", partial(check_plan_of, params.pairs, teacher.model, spec)
     if info is not None:
-        yield "teacher.", partial(check_batch_of, info.train, teacher.training)
+        yield "teacher.training.", partial(check_batch_of, info.train, teacher.training)
         if teacher.guide is not None:
-            yield "teacher.guide.", partial(check_batch_of, info.train, teacher.guide.training)
+            yield "teacher.guide.training.", partial(check_batch_of, info.train,
+                                                     teacher.guide.training)
 
 
 def student_checks(
@@ -119,8 +121,9 @@ def student_checks(
                 yield f"{where}{place}", partial(check_features, features, spec,
                                                  "losses.drift.features")
     if isinstance(params.pairs, PairsConfig):
-        for phase in student.phases:
-            yield where, partial(check_batch_of, params.pairs.train, phase.training,
+        for number, phase in enumerate(student.phases):
+            place = f"{where}then.{number - 1}." if number else f"{where}training."
+            yield place, partial(check_batch_of, params.pairs.train, phase.training,
                                  *processes_of(params.execution.training))
             if student.shuffle_buffer is not None:
                 yield where, partial(check_window, params.pairs, student.shuffle_buffer,
@@ -140,7 +143,8 @@ def check_source(params: "Params", spec: SampleSpec) -> None:
 
 def check_rules(params: "Params", spec: SampleSpec) -> None:
     """Make sure that the user's rules for pairs can be called. Raises as `check_source`."""
-    load_rules(params.filter, spec)
+    with placed("filter"):
+        load_rules(params.filter, spec)
 
 
 def check_teacher(params: "Params", spec: SampleSpec) -> None:
@@ -148,12 +152,11 @@ def check_teacher(params: "Params", spec: SampleSpec) -> None:
     `check_source`."""
     if isinstance(params.teacher, TrainedTeacher | ExactTeacher):
         return
-    teacher, guide = import_teacher(params.teacher, spec), import_guide(params.teacher, spec)
+    with placed("teacher"):
+        teacher, guide = import_teacher(params.teacher, spec), import_guide(params.teacher, spec)
     if isinstance(params.pairs, PairsConfig):
-        try:
+        with placed("pairs"):
             check_plan(params.pairs, guided(teacher, guide, params.pairs.guidance))
-        except ValueError as error:
-            raise ParamsError(f"{FILE}: {error}") from error
 
 
 def check_stored(params: "Params", stored: StoreSpec, samples: SampleSpec) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kdm_core.classes import require_order
-from kdm_core.errors import DivergedError
+from kdm_core.errors import DivergedError, placed
 from kdm_core.pairs.reading.whole import Pairs, read_split
 from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import PairStore
@@ -94,8 +94,9 @@ def open_models(stage: Stage, name: str) -> Models:
     """
     student, student_mark = load_student(paths.STUDENTS / name)
     store = PairStore.open(paths.PAIRS)
-    teacher, teacher_mark, _ = load_sampled(paths.TEACHER, store.spec.guidance,
-                                            stage.params.trusts_code, done=True)
+    with placed("teacher"):
+        teacher, teacher_mark, _ = load_sampled(paths.TEACHER, store.spec.guidance,
+                                                stage.params.trusts_code, done=True)
     require_order(student.spec.label_names, store.spec.samples.label_names,
                   str(paths.STUDENTS / name), str(paths.PAIRS))
     return Models(teacher.to(stage.device), student.to(stage.device), store.spec,

@@ -17,9 +17,10 @@ from typing import Any, cast
 
 import torch
 
-from kdm_core.compute import is_worker, resolve_device
+from kdm_core.compute import is_worker
 from kdm_core.errors import Adapted, KDMError, printable
 from kdm_core.serialization import write_json
+from kdm_core.weights import WeightsMissing
 from pipeline.params.run import Params, load_params
 from pipeline.runtime import log, paths, status
 from pipeline.runtime.guard import Code, end_with_dvc, is_of_dvc, leave, only_run
@@ -44,7 +45,7 @@ class Stage:
         self.plan = current_plan(name)
         self.code = Code(self.plan["code"])
         self.require_planned()
-        self.device = resolve_device(self.params.compute.device)
+        self.device = self.params.compute.there()
         if self.params.compute.threads:
             torch.set_num_threads(self.params.compute.threads)
         # Seeds in params.yaml decide everything; kernels that add in a random order would undo
@@ -220,8 +221,15 @@ def run(
         sys.exit(log.failure(text))
 
 
+def with_command(error: WeightsMissing) -> str:
+    """The message, and the command that fetches what is missing."""
+    return f"{error}; `kdm weights fetch {error.name}` fetches them" if error.name else str(error)
+
+
 def explanation(error: BaseException, relief: str) -> str | None:
     """What a user can mend, in one message; None for anything else."""
+    if isinstance(error, WeightsMissing):
+        return with_command(error)
     if isinstance(error, KDMError):
         return str(error)
     if isinstance(error, torch.OutOfMemoryError):

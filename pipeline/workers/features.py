@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdm_core.errors import MismatchError
+from kdm_core.errors import MismatchError, placed
 from kdm_core.metrics.extractors import ExtractorConfig, build_extractor
 from kdm_core.metrics.features import Extractor, FeatureCache, Features, extract
 from kdm_core.weights import WeightsSources
@@ -29,6 +29,7 @@ class Origin(NamedTuple):
     weights: WeightsSources
     classifier: Folder | None
 
+    @placed("weights")
     def build(self, device: torch.device) -> Extractor:
         """Raises: as `build_extractor`."""
         if self.classifier is None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdm_core.datasets import Dataset, open_dataset
-from kdm_core.errors import MismatchError
+from kdm_core.errors import MismatchError, placed
 from kdm_core.metrics.extractors import ExtractorConfig, build_extractor
 from kdm_core.metrics.features import Extractor, FeatureCache, extract
 from kdm_core.pairs.filtering.config import CopiesConfig, FilterConfig
@@ -58,17 +58,20 @@ class Yardstick(NamedTuple):
             MismatchError: the pairs are no samples of the data's shape.
             KDMError: an extractor or a rule cannot be had.
         """
-        rules = load_rules(self.config, store.spec.samples)
+        with placed("filter"):
+            rules = load_rules(self.config, store.spec.samples)
         spaces, marks = [], [rule.sha256 for rule in rules.values()]
         if self.config.copies:
             dataset, mark = self.open_dataset(store)
             marks.append(mark)
         for config in self.config.copies:
             if config.features is None:
-                spaces.append(make_space(config, dataset.train_samples, lambda samples: samples,
-                                         self.seed, device))
+                with placed("filter"):
+                    spaces.append(make_space(config, dataset.train_samples,
+                                             lambda samples: samples, self.seed, device))
                 continue
-            extractor = build_extractor(config.features, self.weights, device, self.classifier)
+            with placed("weights"):
+                extractor = build_extractor(config.features, self.weights, device, self.classifier)
             images = torch.from_numpy(np.array(dataset.train_samples))
             spaces.append(feature_space(config, extractor,
                                         features_of(config.features, extractor, images),
@@ -93,6 +96,7 @@ class Yardstick(NamedTuple):
         return dataset, mark
 
 
+@placed("filter")
 def feature_space(
     config: CopiesConfig, extractor: Extractor, train: NDArray[Any], seed: int,
     device: torch.device,
@@ -132,4 +136,4 @@ class FilterTask(NamedTuple):
             raise MismatchError(f"pairs, data, weights or rules are not those of the stage: filter "
                                 f"where all machines see the same {self.yardstick.dataset.parent} "
                                 "and the same rules")
-        return lambda rows: judge.measure(store, rows)
+        return placed("filter")(lambda rows: judge.measure(store, rows))

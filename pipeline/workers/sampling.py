@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from kdm_core.errors import MismatchError
+from kdm_core.errors import MismatchError, placed
 from kdm_core.pairs.location import local_path
 from kdm_core.pairs.sampling import sampler
 from kdm_core.pairs.store import PairStore
@@ -36,10 +36,10 @@ class SamplingTask(NamedTuple):
     def start(self, device: torch.device) -> Work:
         store = PairStore.open(self.store, writable=True)
         spec = store.spec
-        with self.teacher.at_hand() as folder:
+        with self.teacher.at_hand() as folder, placed("teacher"):
             teacher, mark, guide = load_sampled(folder, spec.guidance, self.trust_code,
                                                 done=True)
         if (mark, guide) != (spec.teacher, spec.guide):
             raise MismatchError(f"{self.teacher.path} has changed since {self.store} was begun: "
                                 "run the stages again")
-        return sampler(store, teacher.to(device), device)
+        return placed("pairs")(sampler(store, teacher.to(device), device))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import torch
 
 from kdm_core.compute import resolve_device
+from kdm_core.errors import placed
 from kdm_core.pairs.location import local_path
 
 Work = Callable[[Any], Any]
@@ -82,7 +83,8 @@ class Place(NamedTuple):
         """
         torch.set_num_threads(self.threads)
         torch.use_deterministic_algorithms(self.deterministic, warn_only=True)
-        return resolve_device(self.device)
+        with placed("compute"):
+            return resolve_device(self.device)
 
 
 class Folder(NamedTuple):

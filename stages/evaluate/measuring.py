@@ -42,7 +42,7 @@ from kdm_core.weights.store import WeightsMissing, find
 from pipeline.params.evaluation import EvaluationParams
 from pipeline.runtime import paths
 from pipeline.runtime.progress import Progress
-from pipeline.runtime.runner import Stage
+from pipeline.runtime.runner import Stage, with_command
 from pipeline.workers.features import FeatureSource, Origin
 from pipeline.workers.tasks import Engine, Folder
 from stages.evaluate.results import Results, Who
@@ -140,7 +140,7 @@ def measure_lpips(stage: Stage, results: Results, samples: Samples) -> None:
         try:
             find(NETS[net])
         except WeightsMissing as error:
-            results.absent.append(f"{error}; without them there is no lpips_{net}")
+            results.absent.append(f"{with_command(error)}; without them there is no lpips_{net}")
             stage.say(results.absent[-1])
             continue
         lpips = LPIPS(config.lpips_resolution, net).to(stage.device)
@@ -171,7 +171,7 @@ def measure_images(
         try:
             extractor = origin.build(stage.device)
         except WeightsMissing as error:
-            results.absent.append(f"{error}; without them there are no figures of "
+            results.absent.append(f"{with_command(error)}; without them there are no figures of "
                                   f"{extractor_config.name}")
             stage.say(results.absent[-1])
             continue

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kdm_core.errors import placed
 from kdm_core.figures.files import save_figure
 from kdm_core.metrics.extractors import ExtractorConfig
 from kdm_core.metrics.features import Extractor, FeatureCache
@@ -109,7 +110,8 @@ def measure(
                                         for key, values in found.items()}, {})
             progress.update(len(part))
 
-        workers.run(task, missing, on_part, lambda part: judge.measure(store, part))
+        workers.run(task, missing, on_part,
+                    placed("filter")(lambda part: judge.measure(store, part)))
     measured = [read_tensors(file)[0] for file in files.values()]
     return {key: np.concatenate([one[key].numpy() for one in measured]) for key in measured[0]}
 

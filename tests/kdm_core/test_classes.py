@@ -216,12 +216,12 @@ def test_a_guide_is_given_its_own_numbers(tmp_path: Path) -> None:
     save_teacher(tmp_path, theirs)
     save_teacher(tmp_path / GUIDE, weak)
     source = FolderSource(source="folder", folder=str(tmp_path))
-    with pytest.warns(Adapted, match=r"teacher\.guide.*by name"):
+    with pytest.warns(Adapted, match=r"^guide: .*by name"):
         found = import_guide(source, spec(NAMES))
     assert found is not None
     torch.testing.assert_close(denoised(found, ORDER), denoised(weak, [0, 1, 2]))
     config = GuidanceConfig(kind="autoguidance", scale=3.0)
-    with pytest.warns(Adapted, match=r"teacher\.guide.*by name"):
+    with pytest.warns(Adapted, match=r"^guide: .*by name"):
         both = guided(theirs, weak, config)
     wanted = torch.lerp(denoised(weak, [0, 1, 2]), denoised(theirs, ORDER), 3.0)
     torch.testing.assert_close(denoised(both, ORDER), wanted)
@@ -311,7 +311,7 @@ def test_imported_pairs_get_the_teacher_s_numbers(tmp_path: Path) -> None:
     np.savez(path, sample=noise / 2, noise=noise, label=labels, label_names=np.array(TURNED))
     source, config = open_source(path), ImportConfig(test=5, validation=5)
     known = KnownTeacher(make_teacher("denoiser", NAMES), "f" * 64)
-    with pytest.warns(Adapted, match="--teacher.*by name"):
+    with pytest.warns(Adapted, match="^teacher: .*by name"):
         plan = plan_import(source, config, known)
     assert plan.spec.samples.label_names == NAMES
     block = convert(source, plan.spec, plan.scale, np.arange(40))

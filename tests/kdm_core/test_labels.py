@@ -38,7 +38,7 @@ def test_classes_in_words(text: str, names: list[str], numbers: list[int]) -> No
 
 def test_a_name_wins_over_a_number_and_it_is_said() -> None:
     """`--labels 2` of classes 0, 1, 10, 11, 2, … is the class named 2, in all commands."""
-    with pytest.warns(Adapted, match="--labels: 2 is taken for the class of that name.*number 4"):
+    with pytest.warns(Adapted, match="^labels: 2 is taken for the class of that name.*number 4"):
         assert parse_classes("2", SORTED) == [4]
     with pytest.warns(Adapted):
         assert in_turn("2", 3, SORTED) == [4, 4, 4]

@@ -21,7 +21,7 @@ from kdm_core.weights.store import WeightsSource
 
 
 class ReferenceConfig(Config):
-    """The classifier that the pipeline trains on the data set (`reference.classifier`)."""
+    """A classifier that was trained on the data set."""
 
     kind: Literal["classifier"]
 
@@ -85,7 +85,7 @@ def build_extractor(
     """
     if isinstance(config, ReferenceConfig):
         if classifier is None:
-            raise KDMError("evaluation.extractors: there is no classifier here; take it out")
+            raise KDMError("extractors: there is no classifier here; take it out")
         model, fingerprint = load_classifier(classifier)
         return ClassifierExtractor(model.to(device), fingerprint)
     if isinstance(config, VGG16Config):

@@ -81,7 +81,7 @@ def export_points(chosen: Selection, out: Path, on_pairs: Callable[[int], None])
     """Both ends of the ways of points."""
     spec = chosen.store.spec
     if spec.samples.num_classes:
-        raise DataError("published points have no labels: export them with --format npz")
+        raise DataError("published points have no labels: use npz", field="format")
     require_new(out)
 
     with replacing(out) as file:

@@ -64,7 +64,7 @@ def select(store: PairStore, splits: Sequence[Split] = SPLITS, kept: bool = Fals
         DataError: there are no such pairs, or the store has no mask.
     """
     if kept and store.mask is None:
-        raise DataError(f"{store.location} has no mask of pairs: leave out --kept")
+        raise DataError(f"{store.location} has no mask of pairs: leave it out", field="kept")
     ranges = [store.kept_rows(split) if kept else np.array(store.spec.split_range(split), np.int64)
               for split in SPLITS if split in splits]
     rows = np.concatenate(ranges)

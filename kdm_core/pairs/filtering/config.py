@@ -71,7 +71,7 @@ class FilterConfig(Config):
     def _consistent(self) -> "FilterConfig":
         if self.rules and not self.trust_code:
             raise ValueError("rules are code that is run on this machine, with all that you may "
-                             "do; if you know and trust it, set filter.trust_code: true")
+                             "do; if you know and trust it, set trust_code: true")
         reasons = self.reasons
         if twice := sorted({name for name in reasons if reasons.count(name) > 1}):
             raise ValueError(f"{', '.join(twice)} stands there twice; leave one out")
@@ -103,8 +103,8 @@ class FilterConfig(Config):
 
     def problems_with_points(self) -> list[str]:
         """What is for images only, and what to do instead."""
-        problems = [f"filter.copies: {one.space} is for images; leave out features, to compare "
+        problems = [f"copies: {one.space} is for images; leave out features, to compare "
                     "coordinates" for one in self.copies if one.features is not None]
         if self.saturated is not None:
-            problems.append("filter.saturated: points have no ends of a range; leave it out")
+            problems.append("saturated: points have no ends of a range; leave it out")
         return problems

@@ -66,6 +66,6 @@ def make_space(
         DataError: there is one training sample, which has no other.
     """
     if len(train) < 2:
-        raise DataError("filter.copies: it takes two training samples or more; leave it out")
+        raise DataError("it takes two training samples or more; leave it out", field="copies")
     own = np.sort(np.random.default_rng(seed).permutation(len(train))[:COMPARED])
     return Space(config, vectors, train, nearest(train[own], train, own, device).distance)

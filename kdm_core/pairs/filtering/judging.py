@@ -53,8 +53,8 @@ class Judge(NamedTuple):
                 [values for values in block.values() if values.dtype.kind == "f"])
         elif not finite.all():
             raise DataError(f"{store.location}: {np.count_nonzero(~finite)} samples of pairs "
-                            f"{rows.start} to {rows.stop} are not finite; set filter.not_finite: "
-                            "true, so that they are left out")
+                            f"{rows.start} to {rows.stop} are not finite; set it to true, so that "
+                            "they are left out", field="not_finite")
         # They are left out already, and nothing else can be told of them.
         samples = np.where(finite.reshape(-1, *[1] * (samples.ndim - 1)), samples, 0)
         if self.config.saturated is not None:

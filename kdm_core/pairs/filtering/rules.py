@@ -20,7 +20,7 @@ from kdm_core.serialization import file_sha256
 Rule = Callable[[Tensor, Tensor], Any]
 """Samples (n, *shape), images in [-1, 1], and labels (n,) → a bool (n,) tensor, True to keep.
 
-Both are on the stage's device, samples as float32, labels as int64, -1 where there are none. A
+Both are on one device, samples as float32, labels as int64, -1 where there are none. A
 call has some consecutive pairs, how many may change: what is said of one must not depend on the
 others.
 """
@@ -39,10 +39,10 @@ def load_rule(path: str) -> LoadedRule:
     Raises:
         KDMError: nobody trusts it, it is not there, or it is no function.
     """
-    found = import_trusted(path, "filter.rules", "filter.trust_code: true")
+    found = import_trusted(path, "rules")
     if not callable(found):
-        raise KDMError(f"filter.rules: {path} is a {type(found).__name__} and no function; correct "
-                       "the name")
+        raise KDMError(f"{path} is a {type(found).__name__} and no function; correct the name",
+                       field="rules")
     file = getattr(sys.modules[path.partition(":")[0]], "__file__", None)
     return LoadedRule(found, file_sha256(Path(file)) if file else "")
 
@@ -56,15 +56,15 @@ def broken(path: str, rule: Rule, samples: Tensor, labels: Tensor) -> NDArray[np
     try:
         keep: object = rule(samples, labels)
     except Exception as error:  # the user's code can fail in any way
-        raise KDMError(f"filter.rules: {path} failed when called with samples of shape "
-                       f"{tuple(samples.shape)} and labels of shape {tuple(labels.shape)} "
-                       f"({type(error).__name__}: {error})") from error
+        raise KDMError(f"{path} failed when called with samples of shape {tuple(samples.shape)} "
+                       f"and labels of shape {tuple(labels.shape)} ({type(error).__name__}: "
+                       f"{error})", field="rules") from error
     if (not isinstance(keep, Tensor) or keep.dtype != torch.bool
             or keep.shape != labels.shape):
         found = (f"{keep.dtype} of shape {tuple(keep.shape)}" if isinstance(keep, Tensor)
                  else type(keep).__name__)
-        raise KDMError(f"filter.rules: {path} returned {found} for {len(labels)} samples, and not "
-                       f"a bool tensor of shape {tuple(labels.shape)}")
+        raise KDMError(f"{path} returned {found} for {len(labels)} samples, and not a bool tensor "
+                       f"of shape {tuple(labels.shape)}", field="rules")
     return (~keep).cpu().numpy()
 
 

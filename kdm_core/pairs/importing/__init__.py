@@ -51,11 +51,11 @@ def open_source(
     if (chosen in ("published", "png")) > path.is_dir():
         raise DataError(f"{path} is no folder, which the layout {chosen} is")
     if noise is not None and chosen not in ("npz", "png"):
-        raise DataError(f"--noise: the layout {chosen} has its noise in the same files")
+        raise DataError(f"the layout {chosen} has its noise in the same files", field="noise")
     if order != "auto" and chosen not in ("published", "points"):
-        raise DataError(f"--order: the layout {chosen} has names for noise and samples")
+        raise DataError(f"the layout {chosen} has names for noise and samples", field="order")
     if channels is not None and chosen != "npz":
-        raise DataError(f"--channels: the layout {chosen} says itself where they are")
+        raise DataError(f"the layout {chosen} says itself where they are", field="channels")
     found = read_layout(path, chosen, noise, order, channels)
     return found if sample_range is None else RangedSource(found, sample_range)
 
@@ -86,5 +86,5 @@ def find_layout(path: Path) -> Layout:
         found = [layout for ending, layout in FOLDERS.items() if of_kind(names, ending)]
     if len(found) != 1:
         raise DataError(f"{path} could be {' and '.join(found) or 'of no known layout'}: say "
-                        "--layout published, points, npz, png or webdataset")
+                        "published, points, npz, png or webdataset", field="layout")
     return found[0]

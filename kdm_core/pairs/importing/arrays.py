@@ -38,8 +38,8 @@ class ArraysSource(PairSource):
         self.path = path
         arrays = LabelledArrays(path, others=["noise"])
         if noise is None and "noise" not in arrays.members:
-            raise DataError(f"{path} holds no noise: give its file with --noise, or name its array "
-                            f"noise; {NO_NOISE}")
+            raise DataError(f"{path} holds none: give its file, or name its array noise; "
+                            f"{NO_NOISE}", field="noise")
         if noise is not None and "noise" in arrays.members:
             adapted(f"{path}: the noise in {noise} is taken, and not the file's own array noise")
         self.noise = (NpzMember(path, arrays.members["noise"]) if noise is None else
@@ -47,7 +47,7 @@ class ArraysSource(PairSource):
         self.samples, where = arrays.samples, f"{path}: {arrays.key}"
         self.samples.require_rows()
         inner = self.samples.shape[1:]
-        self.channels = find_channels(inner, channels, where, "--channels")
+        self.channels = find_channels(inner, channels, where)
         self.shape = with_channels_first(np.empty((0, *inner)), self.channels).shape[1:]
         self.kind = kind_of(self.shape, str(path))
         self.count, self.labels = arrays.count, arrays.labels

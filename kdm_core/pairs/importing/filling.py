@@ -68,8 +68,8 @@ def say_missing_classes(store: PairStore, labels_known: bool = True) -> None:
                    if label >= 0]:
         adapted(f"{len(missing)} of {spec.samples.num_classes} classes have no test pairs ("
                 f"{', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}): the first pairs in "
-                "the order of their names are those for testing; raise --test, or give names that "
-                "do not begin with the class")
+                "the order of their names are those for testing; take more of them, or give names "
+                "that do not begin with the class")
 
 
 def compare_with_teacher(
@@ -93,8 +93,8 @@ def compare_with_teacher(
         made = made.clamp(-1, 1)
     own, others = ((made - those).square().mean().sqrt() for those in (given, given.roll(1, 0)))
     if not own < 0.5 * others:
-        raise MismatchError(f"--teacher: solved by --solver and --steps it makes samples that "
-                            f"differ from the pairs' by {own:.3g} (root mean square), from other "
-                            f"pairs' by {others:.3g}: it is not the teacher of these pairs, or was "
-                            "solved or guided otherwise")
+        raise MismatchError(f"solved as told it makes samples that differ from the pairs' by "
+                            f"{own:.3g} (root mean square), from other pairs' by {others:.3g}: it "
+                            "is not the teacher of these pairs, or was solved or guided otherwise",
+                            field="teacher")
     return float(own)

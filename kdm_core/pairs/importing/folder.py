@@ -4,9 +4,9 @@
     noise.npy                                          or that of all, in natural order of the files
 
 Labels stand in dataset.json ({"labels": [[name, class], …]}, as EDM's tools write it) or
-labels.json ({"labels": {name: {"label": class, "name": its name}}}, as `kdm student sample` writes
-it); without these the folders in which the images lie, if there are any, are their classes: class k
-is folder k where all are whole numbers.
+labels.json ({"labels": {name: {"label": class, "name": its name}}}); without these the folders in
+which the images lie, if there are any, are their classes: class k is folder k where all are whole
+numbers.
 """
 
 import json
@@ -62,8 +62,8 @@ class PngFolder(PairSource):
         beside = self.find_beside(names)
         in_one = noise or (folder / NOISE if NOISE in names else None)
         if noise is None and in_one is not None and beside:
-            raise DataError(f"{in_one} and {folder / next(iter(beside.values()))} both hold noise: "
-                            f"remove or rename one, or say --noise {in_one}")
+            raise DataError(f"{in_one} and {folder / next(iter(beside.values()))} both hold some: "
+                            f"remove or rename one, or say {in_one}", field="noise")
         self.noise = None if in_one is None else self.join_by_position(in_one)
         self.beside = {} if self.noise is not None else self.require_all(beside)
         self.labels, self.label_names = self.find_labels()
@@ -106,8 +106,8 @@ class PngFolder(PairSource):
         if without is None:
             return beside
         image = self.folder / without
-        raise DataError(f"{image} has no noise: put it beside it as {image.stem}.npy, or that of "
-                        f"all images into {NOISE} or a file that --noise names; {NO_NOISE}")
+        raise DataError(f"{image} has none: put it beside it as {image.stem}.npy, or that of all "
+                        f"images into {NOISE} or a file that this names; {NO_NOISE}", field="noise")
 
     def join_by_position(self, path: Path) -> ArrayFile:
         """The noise of all pairs in one file.

@@ -82,7 +82,7 @@ def require_normal(source: PairSource, noise: NDArray[np.float64]) -> float:
         raise DataError(f"{source.where(0)} and others: the noise has standard deviation "
                         f"{deviation:.5g}, mean {mean * deviation:.5g} and kurtosis "
                         f"{kurtosis:.3g}, normal noise 0 and 3: these are no pairs of one teacher, "
-                        "or sample and noise are exchanged (--order)")
+                        "or sample and noise are exchanged", field="order")
     return deviation
 
 
@@ -107,8 +107,8 @@ def find_scale(
         near = [scale for scale in usual if abs(found / scale - 1) < tolerance(source) / 2]
         return near[0] if near else float(f"{found:.6g}")
     if abs(found / given - 1) > tolerance(source):
-        raise DataError(f"the noise has standard deviation {found:.5g}, and not {given:.5g} as "
-                        "--noise-scale says: correct it, or --order if these are the samples")
+        raise DataError(f"the noise has standard deviation {found:.5g}, and not {given:.5g}: "
+                        "correct it, or the order if these are the samples", field="noise_scale")
     return given
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from kdm_core.classes import match_classes
 from kdm_core.config import Config
 from kdm_core.datasets.base import RENUMBER, absent, have
-from kdm_core.errors import DataError, MismatchError, adapted
+from kdm_core.errors import DataError, MismatchError, adapted, called
 from kdm_core.pairs.importing.measuring import Measured, find_scale, measure
 from kdm_core.pairs.importing.source import PairSource
 from kdm_core.pairs.sampling import count_evaluations
@@ -74,7 +74,7 @@ def plan_import(
     train = source.count - config.test - config.validation
     if train < 1:
         raise DataError(f"{source.count} pairs are too few for {config.test} test and "
-                        f"{config.validation} validation pairs: lower --test and --validation")
+                        f"{config.validation} validation pairs: lower both", field="test")
     measured = measure(source)
     samples = describe_samples(source, measured, teacher)
     require_classes(source, samples.label_names, config.test + config.validation,
@@ -88,7 +88,7 @@ def plan_import(
     scale = find_scale(source, measured, config.noise_scale, start)
     dtype = config.sample_dtype or ("uint8" if source.kind == "image" else "float32")
     if dtype == "uint8" and source.kind != "image":
-        raise DataError("--sample-dtype: uint8 is for images; use float32 for points")
+        raise DataError("uint8 is for images; use float32 for points", field="sample_dtype")
     spec = StoreSpec(
         samples=samples,
         teacher=None if teacher is None else teacher.fingerprint,
@@ -123,14 +123,14 @@ def describe_samples(
         return found
     made = teacher.model.spec
     if made.kind != found.kind or made.shape != found.shape:
-        raise MismatchError(f"--teacher: it makes samples of kind {made.kind} and shape "
-                            f"{made.shape}, the pairs are of kind {found.kind} and shape "
-                            f"{found.shape}")
+        raise MismatchError(f"it makes samples of kind {made.kind} and shape {made.shape}, the "
+                            f"pairs are of kind {found.kind} and shape {found.shape}",
+                            field="teacher")
     # Files without names of classes tell only the largest that occurs. `convert` does the rest.
     if found.num_classes > made.num_classes or bool(found.num_classes) != bool(made.num_classes):
-        raise MismatchError(f"--teacher: it takes {made.num_classes} labels, the pairs have "
-                            f"{found.num_classes}")
-    match_classes(found.label_names, made.label_names, "--teacher", "the pairs")
+        raise MismatchError(f"it takes {made.num_classes} labels, the pairs have "
+                            f"{found.num_classes}", field="teacher")
+    match_classes(found.label_names, made.label_names, called("teacher"), "the pairs")
     return made
 
 
@@ -154,11 +154,12 @@ def require_classes(
     if missing := absent(labels, names):
         if numbered:
             raise DataError(f"{source.where(0)} and others: {have(missing, names)} no pairs: "
-                            f"{RENUMBER}, or give the teacher of these pairs with --teacher")
+                            f"{RENUMBER}, or give the teacher of these pairs", field="teacher")
         adapted(f"{source.where(0)} and others: {have(missing, names)} no pairs")
     present, places = np.unique(labels[::-1], return_index=True)
     last = len(labels) - 1 - places
     if untrained := present[last < start].tolist():
         raise DataError(f"{source.where(0)} and others: {have(untrained, names)} no pairs to train "
-                        f"on: the first {start} are test and validation pairs. Lower --test and "
-                        f"--validation, to {last.min()} together at most, or shuffle the pairs")
+                        f"on: the first {start} are test and validation pairs. Have fewer of "
+                        f"these, {last.min()} together at most, or shuffle the pairs",
+                        field="test")

@@ -76,7 +76,7 @@ class PublishedFolder(PairSource):
         if (first > LARGE) == (last > LARGE):
             raise DataError(f"{self.where(0)}: the first and last row of arr_0 have standard "
                             f"deviations {first:.3g} and {last:.3g}, which does not tell noise "
-                            "from sample: say --order noise-first or sample-first")
+                            "from sample: say noise-first or sample-first", field="order")
         return first > last
 
     def load(self, name: str) -> dict[str, NDArray[Any]]:

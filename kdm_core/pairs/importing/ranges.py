@@ -25,7 +25,7 @@ class RangedSource(PairSource):
             DataError: the samples are no images.
         """
         if inner.kind != "image":
-            raise DataError("--sample-range: points have none, leave it out")
+            raise DataError("points have none, leave it out", field="sample_range")
         self.inner, self.given, self.sample_range = inner, given, given
         self.kind, self.count, self.shape = inner.kind, inner.count, inner.shape
         self.labels, self.label_names, self.numbered = (inner.labels, inner.label_names,
@@ -35,8 +35,8 @@ class RangedSource(PairSource):
     def read(self, rows: NDArray[np.int64]) -> RawPairs:
         raw = self.inner.read(rows)
         if raw.sample.dtype.kind != "f":
-            raise DataError(f"--sample-range: the samples are {raw.sample.dtype} and not floats, "
-                            "leave it out")
+            raise DataError(f"the samples are {raw.sample.dtype} and not floats, leave it out",
+                            field="sample_range")
         low, high = BOUNDS[self.given]
         sample = raw.sample.astype(np.promote_types(raw.sample.dtype, np.float32))
         return raw._replace(sample=(sample - low) * (2 / (high - low)) - 1)
@@ -62,18 +62,18 @@ def require_range(source: PairSource, samples: NDArray[np.floating]) -> None:
     outside = (np.abs(samples) > 1 + MARGIN).mean() > SHARE
     if given is None and (samples < BELOW).mean() < SHARE and greatest <= BOUNDS["bytes"][1] * 1.05:
         raise DataError(f"{span}; images must lie in [-1, 1], and these may be in another range: "
-                        "say --sample-range unit if they are in [0, 1], bytes if in [0, 255], "
-                        "signed if in [-1, 1] nevertheless; convert them from another")
+                        "say unit if they are in [0, 1], bytes if in [0, 255], signed if in "
+                        "[-1, 1] nevertheless; convert them from another", field="sample_range")
     if given is None and outside:
-        raise DataError(f"{span}; images must lie in [-1, 1]: convert them first, or correct "
-                        "--order if these are the noise")
+        raise DataError(f"{span}; images must lie in [-1, 1]: convert them first, or correct the "
+                        "order if these are the noise", field="sample_range")
     if outside:
-        raise DataError(f"{span}, and not in [{low:g}, {high:g}] as --sample-range {given} says: "
-                        "correct it")
+        raise DataError(f"{span}, and not in [{low:g}, {high:g}], which is {given}: correct it",
+                        field="sample_range")
     brightest = samples.reshape(len(samples), -1).max(1)
     if given not in (None, "signed") and np.quantile(brightest, 1 - SHARE) < 2 * DARK / 255 - 1:
-        raise DataError(f"{span}, and --sample-range {given} is [{low:g}, {high:g}], of which "
-                        "these images use an eighth at most: correct it, or convert them")
+        raise DataError(f"{span}, and {given} is [{low:g}, {high:g}], of which these images use an "
+                        "eighth at most: correct it, or convert them", field="sample_range")
 
 
 def tell_range(source: PairSource, samples: NDArray[np.floating]) -> None:

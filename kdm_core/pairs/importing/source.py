@@ -96,7 +96,7 @@ def oriented(
     last = (*shape[1:], shape[0])
     if len(shape) == 3 and inner == shape == last and shape[0] > 1 and channels is None:
         raise DataError(f"{where}: noise of shape {inner} may have the channels first or last: say "
-                        "--channels first or last")
+                        "first or last", field="channels")
     if inner == shape and not (channels == "last" and inner == last):
         return noise
     if len(shape) == 3 and inner == last:

@@ -1,4 +1,4 @@
-"""Pairs in tar files, as `kdm pairs export --format webdataset` writes them.
+"""Pairs in tar files, as `kdm_core.pairs.exporting.webdataset` writes them.
 
 Members of one pair have the same name before the first dot of the file's: KEY.png or KEY.npy is the
 sample, KEY.noise.npy the noise, KEY.cls the class, KEY.json may say its name (`label_name`); other

@@ -28,13 +28,13 @@ def load_recorded(folder: Path, spec: StoreSpec, trust_code: bool = False) -> Te
     """
     if spec.teacher is None or spec.noise_seed is None:
         raise MismatchError(f"these pairs were not sampled here but imported from {spec.imported}: "
-                            "import them again, or copy them with --from from another copy")
+                            "import them again, or copy them from another copy")
     teacher, mark, guide = load_sampled(folder, spec.guidance, trust_code, done=True)
     if (mark, guide) != (spec.teacher, spec.guide):
         raise MismatchError(f"{folder} is not the teacher of these pairs: its fingerprint is "
                             f"{mark[:12]}{f' with guide {guide[:12]}' if guide else ''}, theirs "
                             f"{spec.teacher[:12]}{f' with {spec.guide[:12]}' if spec.guide else ''}"
-                            "; name the folder of theirs with --teacher")
+                            "; name the folder of theirs", field="teacher")
     return teacher
 
 
@@ -161,4 +161,4 @@ def lost_for_good(
     """The error that says that nothing at hand gives back some rows of an array."""
     first = store.spec.shard_range(shard).start + int(np.flatnonzero(those)[0])
     return DataError(f"{store.location}: {name} of {int(those.sum())} pairs from {first} on is "
-                     f"lost; {way_out}, or copy them with --from from another copy")
+                     f"lost; {way_out}, or copy them from another copy")

@@ -208,8 +208,8 @@ def copy_whole(source: PairStore, target: PairStore, shard: int) -> None:
     """
     if any(lost.any() for lost in check_shard(source, shard).lost.values()):
         rows = source.spec.shard_range(shard)
-        raise DataError(f"{source.location}: pairs {rows.start} to {rows.stop} are damaged: kdm "
-                        "pairs verify says which, kdm pairs repair makes them again")
+        raise DataError(f"{source.location}: pairs {rows.start} to {rows.stop} are damaged: "
+                        "verify the store to know which, and repair it")
     target.copy_shard(source, shard)
 
 

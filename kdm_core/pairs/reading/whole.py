@@ -70,7 +70,7 @@ def split_rows(store: PairStore, split: Split) -> NDArray[np.int64]:
     rows = store.kept_rows(split)
     if not len(rows):
         raise DataError(f"{store.location} has no {split} pairs, or none that its filter keeps: "
-                        f"raise pairs.{split}, or loosen filter")
+                        "sample more, or loosen the filter")
     return rows
 
 

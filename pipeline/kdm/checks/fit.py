@@ -19,7 +19,7 @@ from kdm_core.datasets import (
 from kdm_core.datasets.cifar10 import TEST, TRAIN
 from kdm_core.datasets.images import SUFFIXES
 from kdm_core.datasets.listing import is_left_behind
-from kdm_core.errors import DataError, KDMError
+from kdm_core.errors import DataError, KDMError, placed
 from kdm_core.metrics.extractors import ExtractorConfig, ReferenceConfig
 from kdm_core.metrics.extractors.inception import Inception, InceptionConfig
 from kdm_core.metrics.extractors.vgg16 import VGG16, VGG16Config
@@ -49,7 +49,8 @@ def check_fit(params: Params) -> list[Finding]:
     if "data.path" in absent and not isinstance(params.data, Cifar10Config):
         return []
     try:
-        info = look(params)
+        with placed("data"):
+            info = look(params)
     except KDMError as error:
         return [problem("data", str(error), "")]
     if info is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from kdm_core.compute import has_native_bf16, resolve_device
+from kdm_core.compute import has_native_bf16
 from kdm_core.errors import KDMError
 from pipeline.kdm.checks.finding import Finding, ok, problem, warning
 from pipeline.params.execution import LocalSampling, TorchrunTraining
@@ -38,7 +38,7 @@ def check_gpu() -> list[Finding]:
 def check_device(params: Params) -> list[Finding]:
     """The device that the parameters ask for, and whether bfloat16 is fast on it."""
     try:
-        device = resolve_device(params.compute.device)
+        device = params.compute.there()
     except KDMError as error:
         return [problem("device", str(error), "set compute.device: auto")]
     bf16 = "in hardware" if has_native_bf16(device) else "not in hardware"
@@ -84,6 +84,6 @@ def processes(params: Params) -> dict[str, int]:
 def usable(params: Params) -> torch.device | None:
     """The device, if there is such a one here."""
     try:
-        return resolve_device(params.compute.device)
+        return params.compute.there()
     except KDMError:
         return None

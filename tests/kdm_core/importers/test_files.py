@@ -87,13 +87,13 @@ def test_a_local_file_and_its_sum(tmp_path: Path) -> None:
     assert fetch(str(file), None) == file
     assert fetch(str(file), SHA256.upper()) == file
     assert file_sha256(file) == SHA256
-    with pytest.raises(MismatchError, match=rf"teacher\.sha256.*{SHA256}, not {'0' * 64}"):
+    with pytest.raises(MismatchError, match=rf"sha256.*{SHA256}, not {'0' * 64}"):
         fetch(str(file), "0" * 64)
 
 
 @pytest.mark.parametrize("name", ["missing.pt", "."])
 def test_no_such_file(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError, match=r"teacher\.file.*does not exist or is not a file"):
+    with pytest.raises(DataError, match=r"file.*does not exist or is not a file"):
         fetch(str(tmp_path / name), None)
 
 
@@ -114,7 +114,7 @@ def test_a_kept_file_of_another_sum_is_fetched_anew(http: str) -> None:
 
 
 def test_a_download_of_another_sum_is_refused(http: str) -> None:
-    with pytest.raises(MismatchError, match=rf"teacher\.sha256.*{SHA256}, not {'0' * 64}"):
+    with pytest.raises(MismatchError, match=rf"sha256.*{SHA256}, not {'0' * 64}"):
         fetch(f"{http}/weights.pt", "0" * 64)
 
 
@@ -122,7 +122,7 @@ def test_a_download_of_another_sum_is_refused(http: str) -> None:
 def test_a_failed_download_is_one_message_and_leaves_nothing(
     http: str, cache: Path, name: str
 ) -> None:
-    with pytest.raises(DataError, match=rf"teacher\.file: {http}/{name} could not be downloaded"):
+    with pytest.raises(DataError, match=rf"file: {http}/{name} could not be downloaded"):
         fetch(f"{http}/{name}", SHA256)
     assert not list(cache.iterdir())
 
@@ -134,7 +134,7 @@ def test_a_host_that_does_not_answer() -> None:
 
 @pytest.mark.parametrize("url", ["https://", "https://[", "https://a\0b/c", "https://é..x/"])
 def test_addresses_that_are_none(url: str) -> None:
-    with pytest.raises(DataError, match=r"teacher\.file"):
+    with pytest.raises(DataError, match=r"file"):
         fetch(url, None)
 
 
@@ -205,20 +205,20 @@ def test_the_hub(tmp_path: Path) -> None:
     for found in (main, revision):
         assert Path(found).read_bytes() == CONTENT and tmp_path in Path(found).parents
     assert [file.name for file in Path(folder).glob("*") if file.is_file()] == ["config.json"]
-    assert missing.startswith("refused: teacher.file: hf://someone/model/other.pt could not be")
-    assert altered.startswith("refused: teacher.sha256: hf://someone/model/config.json")
-    assert nobody.startswith("refused: teacher.folder: no/body could not be fetched")
+    assert missing.startswith("refused: file: hf://someone/model/other.pt could not be")
+    assert altered.startswith("refused: sha256: hf://someone/model/config.json")
+    assert nobody.startswith("refused: folder: no/body could not be fetched")
 
 
 def test_a_hub_that_cannot_be_asked(tmp_path: Path) -> None:
     """Offline, since the library spends half a minute on hosts that do not answer."""
     file, folder = ask_hub("127.0.0.1:9", tmp_path, "fetch('hf://someone/model/weights.pt', None)",
                            "fetch_folder('someone/model', None, ['*'])", offline=True)
-    assert file.startswith("refused: teacher.file: hf://someone/model/weights.pt could not be")
-    assert folder.startswith("refused: teacher.folder: someone/model could not be fetched")
+    assert file.startswith("refused: file: hf://someone/model/weights.pt could not be")
+    assert folder.startswith("refused: folder: someone/model could not be fetched")
 
 
 def test_a_folder_that_is_neither_here_nor_on_the_hub(tmp_path: Path) -> None:
     assert fetch_folder(str(tmp_path), None, []) == tmp_path
-    with pytest.raises(DataError, match=r"teacher\.folder.*does not exist"):
+    with pytest.raises(DataError, match=r"folder.*does not exist"):
         fetch_folder(str(tmp_path / "missing"), None, [])

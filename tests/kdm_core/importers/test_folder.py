@@ -48,5 +48,5 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
         import_teacher(source(tmp_path / "a"), SPEC.model_copy(update={"shape": [3]}))
     saved(tmp_path / "a" / GUIDE, 8)
     write_json(tmp_path / "a" / GUIDE / "config.json", {"fingerprint": "0"})
-    with pytest.raises(KDMError, match=r"^teacher\.guide: "):
+    with pytest.raises(KDMError, match=r"guide"):
         import_guide(source(tmp_path / "a"), SPEC)

@@ -90,7 +90,7 @@ def test_without_trust_nothing_is_imported(folder: Path) -> None:
                             "model": {"kind": "flow_matching"}, **fields})
     network = TypeAdapter(AnyNetworkConfig).validate_python(
         {"kind": "module", "factory": "mine:Scale"})
-    with pytest.raises(KDMError, match=r"mine:Scale.*teacher\.trust_code: true"):
+    with pytest.raises(KDMError, match=r"^trust_code: mine:Scale"):
         build_network(network, (2,), (2,), timed=True)
     assert not (folder / "canary").exists()
     import_module(source(), POINTS)
@@ -101,7 +101,7 @@ def test_a_saved_teacher_is_loaded_with_trust_only(folder: Path) -> None:
     saved = import_module(source(arguments={"factor": 3.0}), POINTS)
     save_teacher(folder / "teacher", saved)
     (folder / "canary").unlink()
-    with pytest.raises(KDMError, match=r"teacher\.trust_code: true"):
+    with pytest.raises(KDMError, match="^trust_code: "):
         load_teacher(folder / "teacher")
     assert not (folder / "canary").exists()
     teacher, _ = load_teacher(folder / "teacher", trust_code=True)
@@ -161,7 +161,7 @@ def test_weights_from_a_file(folder: Path) -> None:
 @pytest.mark.parametrize("factory, fields, saying", [
     ("missing.module:make", {}, r"importing missing\.module from .* failed \(ModuleNotFoundError"),
     ("mine:missing", {}, "mine has no missing"),
-    ("mine:Scale", {"arguments": {"size": 3}}, "failed when called with teacher.arguments.*'size'"),
+    ("mine:Scale", {"arguments": {"size": 3}}, "failed when called with the arguments.*'size'"),
     ("mine:failing", {}, r"failed when called.*RuntimeError: out of luck"),
     ("mine:number", {}, r"returned int, not a torch\.nn\.Module"),
     ("mine:Wrong", {}, r"returned \(1, 1\), not a tensor of shape \(1, 2\)"),
@@ -170,7 +170,7 @@ def test_weights_from_a_file(folder: Path) -> None:
 def test_what_goes_wrong_is_one_message(
     folder: Path, factory: str, fields: dict[str, Any], saying: str
 ) -> None:
-    with pytest.raises(KDMError, match=rf"teacher\.factory: .*{saying}"):
+    with pytest.raises(KDMError, match=rf"^factory: .*{saying}"):
         import_module(source(factory, **fields), POINTS)
 
 

@@ -91,7 +91,7 @@ def test_a_guide_is_read_through_the_same_source(tmp_path: Path) -> None:
     guide = import_guide(described, POINTS)
     assert guide is not None and same(guide, weak)
     lost = source(tmp_path / "w.pt", guide={"file": str(tmp_path / "lost.pt")})
-    with pytest.raises(DataError, match=r"^teacher\.guide: .*lost\.pt does not exist"):
+    with pytest.raises(DataError, match=r"^guide\.file: .*lost\.pt does not exist"):
         import_guide(lost, POINTS)
 
 
@@ -133,13 +133,13 @@ def test_damaged_files(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("fields, saying", [
-    ({}, r"teacher\.key.*'step' is no tensor but int.*there are step, ema, optimizer"),
-    ({"key": "emma"}, r"teacher\.key.*no 'emma'; there are step, ema"),
-    ({"key": "ema.x"}, r"teacher\.key.*no 'ema\.x'"),
-    ({"key": "step"}, r"teacher\.key.*there is a int"),
-    ({"key": "optimizer"}, r"teacher\.key.*there are no entries"),
-    ({"key": "ema", "prefix": "model."}, r"teacher\.prefix.*begins with 'model\.'"),
-    ({"sha256": "0" * 64}, r"teacher\.sha256"),
+    ({}, r"key.*'step' is no tensor but int.*there are step, ema, optimizer"),
+    ({"key": "emma"}, r"key.*no 'emma'; there are step, ema"),
+    ({"key": "ema.x"}, r"key.*no 'ema\.x'"),
+    ({"key": "step"}, r"key.*there is a int"),
+    ({"key": "optimizer"}, r"key.*there are no entries"),
+    ({"key": "ema", "prefix": "model."}, r"prefix.*begins with 'model\.'"),
+    ({"sha256": "0" * 64}, r"sha256"),
 ])
 def test_the_parameter_at_fault_is_named(
     tmp_path: Path, fields: dict[str, Any], saying: str

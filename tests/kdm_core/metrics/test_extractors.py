@@ -298,7 +298,7 @@ def test_a_pickle_in_place_of_weights_runs_nothing(tmp_path: Path) -> None:
     ({"kind": "inception", "mode": "legacy_pytorch"}, "inception_pytorch"),
     ({"kind": "clip"}, "clip_vitb32")])
 def test_missing_weights_are_said_in_one_line(block: dict[str, Any], name: str) -> None:
-    with pytest.raises(WeightsMissing, match=f"^the weights {name} .*kdm weights fetch {name}"):
+    with pytest.raises(WeightsMissing, match=f"^the weights {name} .*fetch them elsewhere"):
         build(block)
 
 

@@ -120,10 +120,10 @@ def test_published_images(
 def test_order_can_be_forced(tmp_path: Path) -> None:
     """Of small noise the deviations say nothing."""
     folder = write_published(tmp_path / "in", "arr_0", 1, noise_first=True)
-    with pytest.raises(DataError, match="--order noise-first or sample-first"):
+    with pytest.raises(DataError, match="order: .*noise-first or sample-first"):
         open_source(folder)
     check(imported(open_source(folder, order="noise-first"), tmp_path / "out"), labelled=False)
-    with pytest.raises(DataError, match=r"kurtosis.*--order"):
+    with pytest.raises(DataError, match=r"^order: .*kurtosis"):
         plan_import(open_source(folder, order="sample-first"), CONFIG)
 
 
@@ -153,7 +153,7 @@ def test_fid_npz(tmp_path: Path, compressed: bool, channels_last: bool) -> None:
     save(tmp_path / "in.npz", arr_0=np.moveaxis(MADE.images, 1, -1), arr_1=MADE.labels)
     noise = MADE.noise.astype(np.float32) * 80
     np.save(tmp_path / "noise.npy", np.moveaxis(noise, 1, -1) if channels_last else noise)
-    with pytest.raises(DataError, match=r"holds no noise: give its file with --noise"):
+    with pytest.raises(DataError, match=r"^noise: .*holds none: give its file"):
         open_source(tmp_path / "in.npz")
     source = open_source(tmp_path / "in.npz", noise=tmp_path / "noise.npy")
     check(imported(source, tmp_path / "out"), scale=80)
@@ -216,9 +216,9 @@ def test_channels_of_both_readers(tmp_path: Path, shape: tuple[int, ...]) -> Non
     """A shape that fits both is refused; what the message says to give is believed."""
     made, path = Made(shape), tmp_path / "in.npz"
     np.savez(path, images=made.images, noise=made.noise)
-    with pytest.raises(DataError, match="may have the channels first or last: say --channels"):
+    with pytest.raises(DataError, match="may have the channels first or last: say first"):
         open_source(path)
-    with pytest.raises(DataError, match=r"first or last: say data\.channels: first or last"):
+    with pytest.raises(DataError, match=r"^channels: .*say first or last"):
         read_npz(NpzConfig(source="npz", path=str(path)))
     for channels, expected in (("first", made.images), ("last", np.moveaxis(made.images, -1, 1))):
         config = NpzConfig.model_validate({"source": "npz", "path": str(path),
@@ -237,7 +237,7 @@ def test_channels_of_latents_are_told_by_square_images(tmp_path: Path) -> None:
         assert open_source(tmp_path / "in.npz").shape == found
     made = Made((4, 8, 6))
     np.savez(tmp_path / "in.npz", arr_0=made.floats, noise=made.noise)
-    with pytest.raises(DataError, match="say --channels"):
+    with pytest.raises(DataError, match="^channels: "):
         open_source(tmp_path / "in.npz")
     assert open_source(tmp_path / "in.npz", channels="first").shape == (4, 8, 6)
     with pytest.raises(DataError, match="expected uint8 .* with C = 1 or 3"):
@@ -317,7 +317,7 @@ def test_channels_and_range_on_the_command_line(tmp_path: Path) -> None:
                  "--shard", 8, "--chunk", 4]
     for option in (["--channels", "first"], ["--sample-range", "unit"]):
         result = kdm(*arguments)
-        assert result.exit_code == 1 and f"say {option[0]}" in result.stderr
+        assert result.exit_code == 1 and f"{option[0]}: " in result.stderr
         arguments += option
     result = kdm(*arguments)
     assert result.exit_code == 0, result.output
@@ -342,7 +342,7 @@ def test_every_class_has_pairs_to_train_on(tmp_path: Path) -> None:
         assert plan(MADE.labels + 1, label_names=names) == names.tolist()
     # Sorted by class, the test pairs take all of the first one.
     ordered = np.sort(np.arange(COUNT) % 4)
-    with pytest.raises(DataError, match=r"class 0 has no pairs to train on.*to 5 together at most"):
+    with pytest.raises(DataError, match=r"class 0 has no pairs to train on.* 5 together at most"):
         plan(ordered)
     assert plan(ordered, CONFIG.model_copy(update={"validation": 2, "test": 3})) == list("0123")
 
@@ -361,7 +361,7 @@ def write_pngs(folder: Path, name: Callable[[int], str], noise: str = ".npy") ->
 def test_png_folder(tmp_path: Path, noise: str) -> None:
     folder = write_pngs(tmp_path / "in", lambda i: f"{i:06}.png", noise)
     if not noise:
-        with pytest.raises(DataError, match=r"000000\.png has no noise: put it beside"):
+        with pytest.raises(DataError, match=r"^noise: .*000000\.png has none: put it beside"):
             open_source(folder)
         np.save(folder / "noise.npy", MADE.noise)
     check(imported(open_source(folder), tmp_path / "out"), labelled=False)
@@ -434,13 +434,13 @@ def test_two_noises_of_one_image_are_refused(tmp_path: Path) -> None:
         open_source(folder)
     (folder / "3.noise.npy").unlink()
     np.save(folder / "noise.npy", MADE.noise)
-    with pytest.raises(DataError, match=r"in/noise\.npy and .*/0\.npy both hold noise"):
+    with pytest.raises(DataError, match=r"in/noise\.npy and .*/0\.npy both hold some"):
         open_source(folder)
     with pytest.warns(Adapted, match=r"24 other files are passed over \(24 \.npy\)"):
         open_source(folder, noise=folder / "noise.npy")
     (folder / "noise.npy").unlink()
     (folder / "23.npy").unlink()
-    with pytest.raises(DataError, match=r"23\.png has no noise"):
+    with pytest.raises(DataError, match=r"23\.png has none"):
         open_source(folder)  # and not after 22 pairs
 
 
@@ -588,7 +588,7 @@ def planned(path: Path, samples: NDArray[Any], given: SampleRange | None = None)
 ])
 def test_a_range_that_is_not_clear_is_refused(tmp_path: Path, samples: NDArray[Any]) -> None:
     """A few values below zero do not make samples of [0, 1] such of [-1, 1]."""
-    with pytest.raises(DataError, match=r"must lie in \[-1, 1\], .* say --sample-range unit"):
+    with pytest.raises(DataError, match=r"^sample_range: .*must lie in \[-1, 1\], .* say unit"):
         planned(tmp_path, samples)
 
 
@@ -605,7 +605,7 @@ def test_a_range_that_is_said_is_believed(tmp_path: Path) -> None:
     with pytest.warns(Adapted, match=r"from -0\.01 to 1\.01 are taken as in \[0, 1\]"):
         block = planned(tmp_path / "over", UNIT * 1.02 - 0.01, "unit").read(range(COUNT))
     assert np.abs(block.sample - MADE.images.astype(float)).max() <= 3
-    for samples, given, message in [(MADE.floats, "unit", r"not in \[0, 1\] as --sample-range"),
+    for samples, given, message in [(MADE.floats, "unit", r"not in \[0, 1\], which is unit"),
                                     (BYTES, "unit", r"not in \[0, 1\]"),
                                     (BYTES, "signed", r"not in \[-1, 1\]"),
                                     (BYTES * 2, "bytes", r"not in \[0, 255\]"),
@@ -727,10 +727,10 @@ def test_layouts_that_cannot_be_told(tmp_path: Path) -> None:
             open_source(tmp_path / name)
     folder = write_pngs(tmp_path / "in", lambda i: f"{i}.png")
     np.savez(folder / "x.npz", noise=MADE.noise)
-    with pytest.raises(DataError, match="published and png: say --layout"):
+    with pytest.raises(DataError, match="^layout: .*published and png: say"):
         open_source(folder)
     assert open_source(folder, "png").count == COUNT
-    with pytest.raises(DataError, match="--order: the layout png"):
+    with pytest.raises(DataError, match="order: the layout png"):
         open_source(folder, "png", order="noise-first")
     with pytest.raises(DataError, match=r"x\.npz is no folder"):
         open_source(folder / "x.npz", "published")
@@ -1011,7 +1011,7 @@ def test_half_of_the_range_that_was_left_a_little_is_refused(
 
 def test_a_range_that_is_hardly_used_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "in.npz", sample=MADE.images / np.float32(255), noise=MADE.noise)
-    with pytest.raises(DataError, match=r"--sample-range bytes is \[0, 255\], of which these"):
+    with pytest.raises(DataError, match=r"^sample_range: .* bytes is \[0, 255\], of which these"):
         plan_import(open_source(tmp_path / "in.npz", sample_range="bytes"), CONFIG)
     plan_import(open_source(tmp_path / "in.npz", sample_range="unit"), CONFIG)
 

@@ -254,7 +254,7 @@ def test_pairs_rest_as_they_are_stored(store: PairStore) -> None:
 def test_a_split_without_pairs_is_named(store: PairStore) -> None:
     reasons = np.ones(store.spec.count, np.uint16)
     nothing = store.masked(KeepMask(store.spec.fingerprint, ["all"], reasons))
-    with pytest.raises(DataError, match=r"no train pairs.*loosen filter"):
+    with pytest.raises(DataError, match=r"no train pairs.*loosen the filter"):
         open_reader(nothing, "train", BATCH, 5, CPU)
     with pytest.raises(DataError, match="no validation pairs"):
         read_split(nothing, "validation", CPU)

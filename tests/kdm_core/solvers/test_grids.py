@@ -142,17 +142,17 @@ def test_one_step_starts_at_the_noisiest_level(grid: SigmaGrid) -> None:
 @pytest.mark.parametrize("limits", [{"lowest": 90.0, "highest": INF},
                                     {"lowest": 0.0, "highest": 0.001}])
 def test_a_range_without_levels_is_refused(limits: dict[str, float]) -> None:
-    with pytest.raises(KDMError, match=r"pairs\.solver\.grid.*sigma_min"):
+    with pytest.raises(KDMError, match=r"^solver\.grid.*sigma_min"):
         noise_levels(KarrasGrid(kind="karras"), 5, **limits)
 
 
 def test_a_vp_range_on_which_sigma_would_not_fall_is_refused() -> None:
-    with pytest.raises(KDMError, match=r"pairs\.solver\.grid.*vp"):
+    with pytest.raises(KDMError, match=r"^solver\.grid.*vp"):
         noise_levels(VPGrid(kind="vp", sigma_min=0.5, sigma_max=1.0), 5, 0, INF)
 
 
 def test_a_range_upside_down_is_refused() -> None:
-    with pytest.raises(KDMError, match=r"pairs\.solver\.grid"):
+    with pytest.raises(KDMError, match=r"^solver\.grid"):
         noise_levels(LogSNRGrid(kind="log_snr", sigma_min=3.0, sigma_max=2.0), 5, 0, INF)
     with pytest.raises(KDMError, match="no iddpm level"):
         noise_levels(IDDPMGrid(kind="iddpm", sigma_min=0.002, sigma_max=0.003), 5, 0, INF)
@@ -227,7 +227,7 @@ def test_even_times_of_a_denoiser_run_down_to_zero() -> None:
 def test_timesteps_need_discrete_levels_and_enough_of_them() -> None:
     grid = TimestepGrid(kind="timesteps")
     plain = Denoiser(DenoiserConfig(kind="denoiser", network=MLP), PLANE)
-    with pytest.raises(KDMError, match=r"pairs\.solver\.grid\.kind.*discrete"):
+    with pytest.raises(KDMError, match=r"^solver\.grid\.kind.*discrete"):
         plain.times(FixedSolver(kind="euler", steps=4, grid=grid))
     with pytest.raises(KDMError, match="12 steps.*take 10 steps at most"):
         discrete(ALPHAS_CUMPROD[::100]).times(FixedSolver(kind="euler", steps=12, grid=grid))

@@ -260,7 +260,7 @@ def test_what_cannot_be_followed_is_named(gaussian: Pairs) -> None:
         trajectory_terms(build(encoders="separate"), states, labels, mean_square)
     with pytest.raises(KDMError, match=r"model\.operator\.kind.*continuous"):
         trajectory_terms(build(DenseConfig(kind="dense")), states, labels, mean_square)
-    with pytest.raises(KDMError, match=r"losses\.trajectory: .* pairs\.states"):
+    with pytest.raises(KDMError, match=r"losses\.trajectory: .* states"):
         draw_places(4, gaussian._replace(trajectory=None, positions=None), generator())
     with pytest.raises(KDMError, match="steps: 0"):
         build().generate(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), steps=0)

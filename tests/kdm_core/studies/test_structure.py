@@ -217,7 +217,7 @@ def test_only_the_first_samples_are_looked_at_and_too_few_are_refused() -> None:
     whole = subject(PLANE, noise, by_angle(noise))
     assert semantics(whole, SemanticsConfig(most=100)).numbers["n"] == 100
     few = subject(PLANE, noise[:30], by_angle(noise[:30]))
-    with pytest.raises(KDMError, match="studies.semantics: 30 test pairs are too few.*pairs.test"):
+    with pytest.raises(KDMError, match="30 test pairs are too few"):
         semantics(few, SemanticsConfig())
 
 
@@ -314,7 +314,7 @@ def test_the_distance_to_a_boundary_is_that_to_the_nearest_noise_of_another_cell
 @pytest.mark.parametrize("spec", [IMAGE, PLANE.model_copy(update={"shape": [3]})])
 def test_outliers_are_for_the_plane(spec: SampleSpec) -> None:
     noise = draw_noise(10, *spec.shape)
-    with pytest.raises(KDMError, match="studies.outliers: samples of shape"):
+    with pytest.raises(KDMError, match="samples of shape"):
         outliers(subject(spec, noise, noise), OutliersConfig())
 
 

@@ -326,7 +326,7 @@ def test_of_two_noises_all_is_found_that_there_is(kind: str, classes: bool) -> N
         findings = list(run_studies(subject, StudiesConfig(), lambda text: None))
     said = {str(one.message).split(":")[0] for one in caught
             if issubclass(one.category, Adapted)}
-    assert {"studies.semantics", "studies.interpolation.pairs", "studies.vicinity.noises"} <= said
+    assert {"semantics", "interpolation.pairs", "vicinity.noises"} <= said
     assert any("semantics" in str(one.message) and "left out" in str(one.message)
                for one in caught)
     names = {one.name for one in findings}

@@ -231,7 +231,7 @@ def test_a_network_that_cannot_be_told_is_refused() -> None:
 
 
 def test_points_are_refused() -> None:
-    with pytest.raises(KDMError, match="teacher.augmentation: is for images"):
+    with pytest.raises(KDMError, match="^augmentation: is for images"):
         check_augmentation(AugmentationConfig(flip="mirror"),
                            SampleSpec(kind="points", shape=[2]), MLPConfig(kind="mlp"))
 

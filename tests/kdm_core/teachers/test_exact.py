@@ -247,7 +247,7 @@ def test_a_class_without_samples_is_refused(fit: Any) -> None:
 
 
 def test_components_must_be_the_classes() -> None:
-    with pytest.raises(KDMError, match=r"teacher\.model\.components: 2.*set it to 3"):
+    with pytest.raises(KDMError, match=r"^components: 2.*set it to 3"):
         GaussianMixture(GaussianMixtureConfig(kind="gaussian_mixture", components=2), CLASSES)
 
 

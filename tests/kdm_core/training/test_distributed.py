@@ -113,7 +113,7 @@ def test_batch_statistics_are_global(two: Path) -> None:
 def test_what_does_not_fit_is_one_message(two: Path) -> None:
     first, second = (json.loads((two / f"messages-{rank}.json").read_text()) for rank in range(2))
     assert first["batch"] == second["batch"]
-    assert first["batch"].startswith("training.batch: 9 samples cannot be shared equally by 2")
+    assert first["batch"].startswith("batch: 9 samples cannot be shared equally by 2")
     assert first["micro"].endswith("use 8 or 12")
     assert "do not all find the same checkpoint" in first["start"]
     assert "do not all find the same checkpoint" in second["start"]
@@ -208,10 +208,10 @@ def test_all_trained_weights_are_used(
 
 
 @pytest.mark.parametrize(("device", "found"), [
-    ("mps", "compute.device: mps cannot be used by several processes"),
-    ("cuda:0", "compute.device: cuda:0 is one GPU and cannot serve 64 processes"),
-    ("cuda:1", "compute.device: cuda:1 is one GPU and cannot serve 64 processes"),
-    ("cuda", "nproc_per_node: 64 processes need a GPU each"),
+    ("mps", "device: mps cannot be used by several processes"),
+    ("cuda:0", "device: cuda:0 is one GPU and cannot serve 64 processes"),
+    ("cuda:1", "device: cuda:1 is one GPU and cannot serve 64 processes"),
+    ("cuda", "processes: 64 need a GPU each"),
 ])
 def test_devices_that_do_not_suffice(
     monkeypatch: pytest.MonkeyPatch, device: str, found: str

@@ -405,11 +405,11 @@ def adaptations(make: Callable[[], object]) -> list[str]:
 def test_what_a_training_does_otherwise_than_asked_is_said() -> None:
     assert adaptations(teacher_task) == adaptations(student_task) == []
     assert adaptations(lambda: teacher_task(batch=5000)) == [
-        "training.batch: 5,000 are asked for, and there are 40 samples to train on: these are used"]
+        "batch: 5,000 are asked for, and there are 40 samples to train on: these are used"]
     assert adaptations(lambda: ResidentReader.of(pairs(), 41, seed=0)) == [
-        "training.batch: 41 are asked for, and there are 40 samples to train on: these are used"]
+        "batch: 41 are asked for, and there are 40 samples to train on: these are used"]
     assert adaptations(lambda: teacher_task(warmup=96)) == [
-        "training.warmup: 96 steps of warm-up in a training of 24: the learning rate rises to 25% "
+        "warmup: 96 steps of warm-up in a training of 24: the learning rate rises to 25% "
         "of lr at its last step, and the schedule has no effect"]
     assert adaptations(lambda: teacher_task(warmup=23)) == []
 
@@ -421,7 +421,7 @@ def test_augmented_training_is_not_compiled_and_says_so() -> None:
     said = adaptations(lambda: TeacherTask(
         teacher, config(compile="on"), data.samples, data.labels, seed=0,
         augmentation=AugmentationConfig(flip="mirror")))
-    assert said == ["teacher.training.compile: a training with augmentation is not compiled"]
+    assert said == ["compile: a training with augmentation is not compiled"]
 
 
 def test_a_batch_that_cannot_be_cut_is_refused() -> None:

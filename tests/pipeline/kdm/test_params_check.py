@@ -267,7 +267,7 @@ def test_pairs_of_other_samples() -> None:
 def test_code_is_run_only_where_it_is_trusted() -> None:
     Path("rules_of_mine.py").write_text("open('owned', 'w')\ndef keep(samples, labels): return 3\n")
     rules = {"rules": ["rules_of_mine:keep"]}
-    assert "filter.trust_code: true" in problems(put("filter", rules))
+    assert "set trust_code: true" in problems(put("filter", rules))
     assert not Path("owned").exists()
     assert "rules_of_mine:keep" in problems(put("filter", rules | {"trust_code": True}))
     assert Path("owned").exists()
