@@ -31,19 +31,15 @@ LIMIT_S = 200.0
 
 
 @pytest.fixture(scope="module")
-def project(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_project(finished, tmp_path_factory.mktemp("torchrun") / "project")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The student that two processes train without an incident."""
+    project = copy_project(finished, tmp_path_factory.mktemp("torchrun") / "project")
     use(project, "nproc_per_node: 2")
     started = start(project)
     assert ended(started) == 0, said(started)
     assert "on 2 × cpu" in said(started)
     assert "restart" not in said(started)
-    return Path(shutil.copytree(student(project), tmp_path_factory.mktemp("undisturbed") / "kdm"))
+    return student(project)
 
 
 @pytest.fixture(autouse=True)

@@ -31,26 +31,18 @@ from pipeline.kdm.doctor import findings_of
 from pipeline.params.run import Params, load_params, parse_params
 from pipeline.project.dvc_records import CUT_LOCK
 from pipeline.runtime import paths
-from tests.support.project import ROOT, copy_project, dvc, environment
+from tests.support.project import ROOT, dvc, environment
 
 SECRET = "hunter2"
 DIGITS = SampleSpec(kind="image", shape=[1, 8, 8])
 
 
-@pytest.fixture(scope="module")
-def healthy(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_project(finished, tmp_path_factory.mktemp("doctor") / "project")
-
-
 @pytest.fixture
-def project(healthy: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A project in which all is well; what a test changes in its settings is put back."""
-    monkeypatch.chdir(healthy)
-    kept = {path: path.read_bytes() for path in (healthy / "params.yaml", healthy / ".dvc/config")}
+def project(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A project in which all is well, entered."""
+    monkeypatch.chdir(project)
     with temporary_settings(restore_defaults={PREFECT_API_URL}):
-        yield healthy
-    for path, content in kept.items():
-        path.write_bytes(content)
+        yield project
 
 
 def params(**sections: Any) -> Params:
