@@ -247,7 +247,7 @@ class Judge:
         self.columns = [f"{config.name}: {figure}" for config in EXTRACTORS
                         for figure in ("FD to held-out", "FD to training", "recall")]
         self.columns += ["MSE, % of permuted", "nearest training image"]
-        own = [f"{config.name}: FD to training {frechet_distance(space.held_out, space.training):.3f}"
+        own = [f"{config.name}: FD to training {frechet_distance(*space[1:3]):.3f}"
                for config, space in zip(EXTRACTORS, self.spaces, strict=True)]
         self.held_out = "; ".join([*own, f"nearest training image {self.nearest(held_out):.3f}"])
 
