@@ -14,7 +14,7 @@ import typer
 
 from kdm_core.errors import KDMError, about, naming, placed
 from pipeline.kdm.cli import app
-from pipeline.params import Params
+from pipeline.params.run import Params
 from tests.imports import ROOT
 
 
