@@ -33,7 +33,8 @@ from kdm_core.students.objective import LossConfig
 from kdm_core.students.training import StudentTask
 from kdm_core.training.config import TrainingConfig
 from kdm_core.training.loop import fit
-from pipeline.params import StudentParams, load_params
+from pipeline.params.run import load_params
+from pipeline.params.student import StudentParams
 from pipeline.runtime import paths
 from pipeline.runtime.progress import Progress
 
@@ -127,8 +128,7 @@ def judged_by(store: PairStore, test: Pairs) -> Callable[[KDM], str]:
     counts = resampling(len(test.noise), 0, seed=0)  # no intervals
 
     def line(student: KDM) -> str:
-        given = test.labels if student.spec.num_classes else None
-        made = torch.cat([student.generate(noise, None if given is None else labels)
+        made = torch.cat([student.generate(noise, student.spec.told(labels))
                           for noise, labels in zip(test.noise.split(250), test.labels.split(250),
                                                    strict=True)])
         found = judge.features(made)

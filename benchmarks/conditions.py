@@ -29,7 +29,9 @@ from kdm_core.samples import SampleSpec
 from kdm_core.students.model import KDM
 from kdm_core.students.training import StudentTask
 from kdm_core.teachers import build_teacher
-from pipeline.params import StudentParams, TrainedTeacher, load_params
+from pipeline.params.run import load_params
+from pipeline.params.student import StudentParams
+from pipeline.params.teacher import TrainedTeacher
 
 N = TypeVar("N", bound=nn.Module)
 

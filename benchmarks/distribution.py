@@ -44,7 +44,7 @@ from kdm_core.students.training import StudentTask
 from kdm_core.teachers import load_teacher
 from kdm_core.training.loop import fit
 from kdm_core.values import to_uint8
-from pipeline.params import Params, load_params
+from pipeline.params.run import Params, load_params
 from pipeline.runtime import paths
 from stages.train_student import real_samples
 

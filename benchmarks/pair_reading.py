@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count as count_up
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,6 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.timing import ratio, rounds
 from kdm_core.noise import check_value
 from kdm_core.pairs.reading.batches import PairReader
-from kdm_core.pairs.reading.indexing import IndexingReader
 from kdm_core.pairs.reading.resident import ResidentReader
 from kdm_core.pairs.reading.streaming import StreamingReader
 from kdm_core.pairs.spec import StoreSpec
@@ -35,11 +35,11 @@ from kdm_core.samples import SampleSpec
 from kdm_core.values import from_uint8
 
 BATCH, SHAPE, CPU = 128, (3, 32, 32), torch.device("cpu")
-PEER, RESIDENT, STREAMING, INDEXING = "npz files", "resident", "streaming", "indexing"
-MISSES, SEEDED = "indexing, a quarter cached", "streaming, seeded noise"
+PEER, RESIDENT, STREAMING = "npz files", "resident", "streaming"
+SEEDED = "streaming, seeded noise"
 # Batches a round: about a second of each.
-BATCHES = {PEER: 100, RESIDENT: 4000, STREAMING: 1000, INDEXING: 1000, MISSES: 3, SEEDED: 150}
-GOALS = {RESIDENT: "≥ 50×", STREAMING: "≥ 10×", INDEXING: "≥ 1×"}
+BATCHES = {PEER: 100, RESIDENT: 4000, STREAMING: 1000, SEEDED: 150}
+GOALS = {RESIDENT: "≥ 50×", STREAMING: "≥ 10×"}
 KIB_A_MB = 1000 / 1.024  # kibibytes a megabyte
 
 
@@ -109,15 +109,11 @@ def save_each(folder: Path, block: Block, rows: range) -> None:
 def readers(folder: Path) -> dict[str, Callable[[], PairReader]]:
     """By name; streaming has two windows, together a quarter of the store."""
     stored, seeded = PairStore.open(folder / "stored"), PairStore.open(folder / "seeded")
-    count, bytes_a_pair = stored.spec.count, 3 * int(np.prod(SHAPE)) + 16
-    stream, index = (partial(reader, split="train", batch=BATCH, seed=0, device=CPU)
-                     for reader in (StreamingReader, IndexingReader))
+    stream = partial(StreamingReader, split="train", batch=BATCH, seed=0, device=CPU)
     return {
         RESIDENT: lambda: ResidentReader.open(stored, "train", BATCH, 0, CPU),
-        STREAMING: partial(stream, stored, window=count // 8),
-        INDEXING: partial(index, stored),
-        MISSES: partial(index, stored, cache_bytes=count // 4 * bytes_a_pair),
-        SEEDED: partial(stream, seeded, window=seeded.spec.count // 2),
+        STREAMING: partial(stream, store=stored, window=stored.spec.count // 8),
+        SEEDED: partial(stream, store=seeded, window=seeded.spec.count // 2),
     }
 
 
@@ -128,7 +124,7 @@ def check_same(folder: Path, made: dict[str, PairReader]) -> None:
         AssertionError: they do not.
     """
     files = NpzFolder(folder / "npz")
-    for reader in (made[RESIDENT], made[STREAMING], made[INDEXING]):
+    for reader in (made[RESIDENT], made[STREAMING]):
         batch = reader(0)
         for place, row in enumerate(reader.order(0).tolist()):
             if row < len(files):
@@ -146,7 +142,7 @@ def throughput(folder: Path, count: int) -> None:
     made = {name: make() for name, make in readers(folder).items()}
     check_same(folder, made)
     sources: dict[str, Iterator[object]] = {PEER: npz_batches(folder / "npz")}
-    sources |= {name: iter(reader) for name, reader in made.items()}
+    sources |= {name: map(reader, count_up()) for name, reader in made.items()}
     seconds = rounds({name: partial(run, batches, BATCHES[name])
                       for name, batches in sources.items()}, count)
     each = {name: [value / BATCHES[name] / BATCH for value in values]
@@ -171,7 +167,7 @@ def report_memory(folder: Path, names: list[str]) -> None:
 def read_an_epoch(folder: Path, name: str) -> None:
     if name != "nothing":
         with readers(folder)[name]() as reader:
-            run(iter(reader), reader.per_epoch)
+            run(map(reader, count_up()), reader.per_epoch)
     # Not getrusage, whose mark is also that of the process which started this one. Linux only.
     status = Path("/proc/self/status").read_text()
     print(re.findall(r"VmHWM:\s+(\d+) kB", status)[0])
@@ -195,7 +191,7 @@ def main() -> None:
               f"{given.pairs // 8:,} pairs, {torch.get_num_threads()} threads\n")
         throughput(folder, given.rounds)
         print()
-        report_memory(folder, [RESIDENT, STREAMING, INDEXING, SEEDED])
+        report_memory(folder, [RESIDENT, STREAMING, SEEDED])
 
 
 if __name__ == "__main__":

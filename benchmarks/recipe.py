@@ -29,7 +29,7 @@ from kdm_core.students.objective import LossConfig
 from kdm_core.students.training import StudentTask
 from kdm_core.training.config import TrainingConfig
 from kdm_core.training.loop import fit
-from pipeline.params import load_params
+from pipeline.params.run import load_params
 from pipeline.runtime import paths
 
 Change = dict[str, dict[str, Any]]
@@ -62,7 +62,7 @@ def main() -> None:
     def report(name: str, recipe: Change) -> None:
         student, seconds = train(recipe, arguments.steps, store, splits)
         noise, samples, labels = splits[2][:3]
-        made = student.generate(noise, labels if student.spec.num_classes else None, "fp32")
+        made = student.generate(noise, student.spec.told(labels), "fp32")
         matched = (samples - made).square().mean()
         permuted = (samples - made.roll(1, dims=0)).square().mean()
         print(f"| {name} | {100 * float(matched / permuted):.2f} % | "

@@ -20,7 +20,7 @@ def main() -> None:
     store = PairStore.open(paths.PAIRS)
     test = read_split(store, "test", device)
     noise = test.noise[:BATCH]
-    labels = test.labels[:BATCH] if store.spec.samples.num_classes else None
+    labels = store.spec.samples.told(test.labels[:BATCH])
     teacher = load_sampled(paths.TEACHER, store.spec.guidance)[0].to(device)
     candidates = {"teacher": lambda: teacher.sample(noise, labels, store.spec.solver,
                                                     store.spec.precision)}

@@ -15,10 +15,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import torch
 from ruamel.yaml import YAML
 from torch.utils.flop_counter import FlopCounterMode
@@ -30,12 +33,12 @@ from kdm_core.teachers import Denoiser, DenoiserConfig
 
 ROOT = Path(__file__).parent.parent
 SHARD, BATCH = 1000, 500
+ADDRESS = "tcp://127.0.0.1:18786"
 ENGINES: dict[str, dict[str, Any]] = {
     "one process": {"engine": "local", "workers": 1},
     "2 processes": {"engine": "local", "workers": 2},
-    "Dask, 1 worker": {"engine": "dask", "workers": 1},
-    "Dask, 2 workers": {"engine": "dask", "workers": 2},
-    "Dask, 4 workers": {"engine": "dask", "workers": 4},
+    **{f"Dask, {count} worker{'s' * (count > 1)}": {
+        "engine": "dask", "address": ADDRESS, "workers": count} for count in (1, 2, 4)},
 }
 # 1 M pairs of CIFAR-10 as the preset `cifar10` makes them.
 CIFAR10_PAIRS, CIFAR10_NFE = 1_051_000, 35
@@ -51,7 +54,8 @@ class Run(NamedTuple):
         seconds: from the program's start to its end.
         sampling: of these, from the engine's start, which is a cluster's and that of Dask itself,
             over the teacher's loading and all shards to the engine's end.
-        coordinating: CPU seconds that the process which hands out the shards used in that time.
+        coordinating: CPU seconds that the process which hands out the shards used in that time,
+            and the scheduler in all.
         content: hash of the store.
     """
 
@@ -77,15 +81,37 @@ def sample(folder: Path, name: str, engine: dict[str, Any]) -> Run:
     values = YAML(typ="safe").load(folder / "params.yaml")
     values["execution"] = {"sampling": engine}
     YAML().dump(values, folder / "params.yaml")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "benchmarks.scaling", "--into", name], cwd=folder,
-                          env=environment, capture_output=True, text=True)
+    with cluster(engine["workers"] if engine["engine"] == "dask" else 0) as members:
+        done = subprocess.run([sys.executable, "-m", "benchmarks.scaling", "--into", name],
+                              cwd=folder, env=environment(), capture_output=True, text=True)
+        used = [psutil.Process(member.pid).cpu_times() for member in members[:1]]
     seconds = time.perf_counter() - start
     if done.returncode:
         sys.exit(done.stderr)
     told = json.loads(done.stdout.splitlines()[-1])
+    told["coordinating"] += sum(times.user + times.system for times in used)
     return Run(seconds, **told)
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+@contextmanager
+def cluster(workers: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """A context in which a scheduler runs with so many workers; nothing for none."""
+    worker = ["worker", ADDRESS, "--nthreads", "1", "--memory-limit", "0"]
+    commands = [["scheduler", "--host", ADDRESS], *[worker] * workers] if workers else []
+    members = [subprocess.Popen([sys.executable, "-m", "dask", *command, "--no-dashboard"],
+                                env=environment(), stderr=subprocess.DEVNULL)
+               for command in commands]
+    try:
+        yield members
+    finally:
+        for member in reversed(members):
+            member.terminate()
+            member.wait()
 
 
 def sample_here(location: str) -> None:

@@ -36,7 +36,8 @@ from kdm_core.students.training import StudentTask
 from kdm_core.teachers import build_teacher
 from kdm_core.teachers.training import TeacherTask
 from kdm_core.training.batches import BatchOrder
-from pipeline.params import Params, TrainedTeacher, load_params
+from pipeline.params.run import Params, load_params
+from pipeline.params.teacher import TrainedTeacher
 from pipeline.project.files import PRESETS
 
 PRESET = PRESETS / "checkerboard.yaml"

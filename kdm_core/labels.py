@@ -154,13 +154,13 @@ def parse_classes(text: str, names: Sequence[str], where: str = "--labels") -> l
     return [named_class(part, names, where) for part in parts]
 
 
-def in_turn(text: str, n: int, names: Sequence[str], where: str = "--labels") -> list[int]:
+def in_turn(text: str, n: int, names: Sequence[str]) -> list[int]:
     """The classes that a command line names, as one label for each of n samples, in turn.
 
     Raises:
         KDMError: as `parse_classes`, or there are fewer samples than labels.
     """
-    found = parse_classes(text, names, where)
+    found = parse_classes(text, names, "--labels")
     if len(found) > n:
-        raise KDMError(f"{where}: {len(found)} labels for {n} samples; raise --n")
+        raise KDMError(f"--labels: {len(found)} labels for {n} samples; raise --n")
     return [found[index % len(found)] for index in range(n)]

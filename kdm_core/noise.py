@@ -10,8 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-NoiseDtype = np.dtype[np.float16] | np.dtype[np.float32]
-
 
 def pair_generator(seed: int, index: int) -> np.random.Generator:
     """The generator of pair `index` in the stream `seed` (both non-negative)."""

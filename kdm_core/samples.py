@@ -1,10 +1,12 @@
 """What one sample is."""
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field
 
 from kdm_core.config import Config
+
+L = TypeVar("L")
 
 
 class SampleSpec(Config):
@@ -29,6 +31,10 @@ class SampleSpec(Config):
     @property
     def sample_shape(self) -> tuple[int, ...]:
         return tuple(self.shape)
+
+    def told(self, labels: L) -> L | None:
+        """What a model of such samples is told of their labels: without classes, nothing."""
+        return labels if self.label_names else None
 
 
 Source = Literal["teacher", "pairs"]

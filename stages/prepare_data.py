@@ -2,6 +2,7 @@
 
 from kdm_core.datasets import load_dataset, save_dataset
 from kdm_core.serialization import write_json
+from pipeline.params.fitting import check_against, check_source
 from pipeline.runtime import paths
 from pipeline.runtime.runner import Stage, run
 
@@ -9,8 +10,8 @@ from pipeline.runtime.runner import Stage, run
 def main(stage: Stage) -> None:
     params = stage.params
     dataset = load_dataset(params.data, stage.seed("data"))
-    params.check_against(dataset.info.samples, dataset.info)
-    params.check_source(dataset.info.samples)
+    check_against(params, dataset.info.samples, dataset.info)
+    check_source(params, dataset.info.samples)
     folder, _ = stage.work_folder(params.data.model_dump())
     save_dataset(folder / "result", dataset)
     stage.finish(folder / "result", paths.DATASET)

@@ -17,7 +17,8 @@ from kdm_core.metrics.features import extract
 from kdm_core.serialization import write_json
 from kdm_core.training.loop import fit
 from kdm_core.values import as_float, to_uint8
-from pipeline.params import ClassifierParams, ParamsError
+from pipeline.params.reading import ParamsError
+from pipeline.params.reference import ClassifierParams
 from pipeline.runtime import paths
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.runner import Stage, run

@@ -20,7 +20,8 @@ from kdm_core.teachers.training import TeacherTask
 from kdm_core.training.config import TrainingConfig
 from kdm_core.training.loop import Record, fit
 from kdm_core.values import as_float
-from pipeline.params import ExactTeacher, TrainedTeacher
+from pipeline.params.fitting import check_against
+from pipeline.params.teacher import ExactTeacher, TrainedTeacher
 from pipeline.runtime import paths
 from pipeline.runtime.curves import Curves
 from pipeline.runtime.progress import Progress
@@ -30,7 +31,7 @@ from pipeline.runtime.runner import Stage, run
 def main(stage: Stage) -> None:
     dataset, mark = open_dataset(paths.DATASET)
     spec = dataset.info.samples
-    stage.params.check_against(spec)
+    check_against(stage.params, spec)
     config = stage.params.teacher
     folder, key = stage.work_folder(mark, config.model_dump(), stage.device.type)
     if isinstance(config, TrainedTeacher):

@@ -48,8 +48,9 @@ from kdm_core.training.launcher import launch
 from kdm_core.training.loop import Record
 from kdm_core.training.meeting import Machines
 from kdm_core.training.waiting import Waiting
-from pipeline.params import StudentParams
 from pipeline.params.execution import TorchrunTraining
+from pipeline.params.fitting import check_against
+from pipeline.params.student import StudentParams
 from pipeline.runtime import paths
 from pipeline.runtime.curves import Curves
 from pipeline.runtime.progress import Progress
@@ -123,7 +124,7 @@ def distil(stage: Stage, name: str) -> None:
     mask = KeepMask.load(paths.KEEP)
     store = PairStore.open(paths.PAIRS).masked(mask)
     spec = store.spec
-    stage.params.check_against(spec.samples)
+    check_against(stage.params, spec.samples)
     with seeded(stage.seed("weights")):
         student = KDM(config.model, spec.samples)
     start, earlier = initialise(stage, student, config)
@@ -290,8 +291,7 @@ def train(
         if step < last and time.monotonic() - shown < PICTURE_EVERY_S:
             return
         shown = time.monotonic()
-        made = best.generate(noise, labels if best.spec.num_classes else None,
-                             plan[0].training.precision)
+        made = best.generate(noise, best.spec.told(labels), plan[0].training.precision)
         curves.picture("samples.png", render(comparison(best.spec, samples, made,
                                                         training.store.spec.source)))
 

@@ -22,8 +22,9 @@ from kdm_core.importers import StateDictSource
 from kdm_core.importers.files import fetch
 from kdm_core.pairs.importing import open_source
 from pipeline.flow import deploy
-from pipeline.params import ParamsError, StoredPairs, parse
 from pipeline.params.execution import ExecutionParams
+from pipeline.params.pairs import StoredPairs
+from pipeline.params.reading import ParamsError, parse
 from tests.support.project import ROOT, copy_project, environment, python
 from tests.support.unsafe import unsafe_calls
 

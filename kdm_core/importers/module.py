@@ -124,7 +124,7 @@ def try_out(teacher: Denoiser | FlowMatching, factory: str) -> None:
     Raises:
         KDMError: it fails.
     """
-    labels = torch.zeros(1, dtype=torch.int64) if teacher.spec.num_classes else None
+    labels = teacher.spec.told(torch.zeros(1, dtype=torch.int64))
     try:
         teacher.velocity(torch.zeros(1, *teacher.spec.shape), torch.tensor(0.5), labels)
     except KDMError:

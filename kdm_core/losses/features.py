@@ -89,7 +89,7 @@ class FeatureNetwork(nn.Module, ABC):
     @torch.no_grad()
     def shapes(self, spec: SampleSpec, device: torch.device) -> list[tuple[int, ...]]:
         """Of its layers for one sample: (C, H, W) or (C,)."""
-        labels = torch.zeros(1, dtype=torch.int64, device=device) if spec.num_classes else None
+        labels = spec.told(torch.zeros(1, dtype=torch.int64, device=device))
         found: list[Tensor] = self(torch.zeros(1, *spec.shape, device=device), labels)
         return [tuple(layer.shape[1:]) for layer in found]
 

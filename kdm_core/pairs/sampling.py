@@ -204,7 +204,7 @@ def sample_batch(
     """
     indices = np.arange(batch * spec.compute_batch, (batch + 1) * spec.compute_batch)
     noise, labels = spec.draw(indices)
-    given = torch.from_numpy(labels).to(device) if spec.samples.num_classes else None
+    given = spec.samples.told(torch.from_numpy(labels).to(device))
     x = torch.from_numpy(noise).to(device, torch.float32)
     found = teacher.sample(x, given, spec.known_solver, spec.precision,
                            keep_states=[state.place for state in spec.states],

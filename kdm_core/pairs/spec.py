@@ -19,8 +19,7 @@ MAKER = 1
 """Version of the code that makes samples of noise: solvers, teachers, networks, precision.
 
 Pairs of another version are other pairs. Raise it when the same specification gives other numbers,
-which `tests/kdm_core/pairs/test_maker.py` notices; whatever else is edited,
-stored pairs stay what they are.
+which `tests/test_golden.py` notices; whatever else is edited, stored pairs stay what they are.
 """
 Split = Literal["test", "validation", "train"]
 # In the order of their pairs: a store grows at its end.

@@ -1,5 +1,6 @@
 """The Koopman Distillation Model: encoders, a linear operator, a decoder (section 4)."""
 
+from collections.abc import Iterator
 from math import prod
 from typing import Any, Literal, cast
 
@@ -307,19 +308,30 @@ class KDM(nn.Module):
         Raises:
             KDMError: n, the labels or the seed are not such.
         """
-        classes = self.spec.num_classes
+        return torch.cat([made for _, _, made in self.batches(
+            n, seed, labels, precision, batch, steps)])
+
+    def batches(
+        self,
+        n: int,
+        seed: int = 0,
+        labels: Labels | None = None,
+        precision: Precision = "auto",
+        batch: int = 500,
+        steps: int = 1,
+    ) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+        """What `sample` makes, batch by batch: noise (B, *shape) float32, labels (B,) int64, None
+        without classes, and samples (B, *shape). Arguments and errors as there."""
         if n < 1 or seed < 0:
             raise KDMError(f"n and seed: {n} samples of seed {seed} cannot be made; use n ≥ 1, "
                            "seed ≥ 0")
-        noise, drawn = draw(seed, range(n), self.spec.sample_shape, "float32", classes,
-                            self.label_weights)
-        chosen = (torch.from_numpy(drawn) if labels is None and classes else
-                  as_labels(labels, self.spec.label_names, n, "student"))
+        chosen = None if labels is None else as_labels(labels, self.spec.label_names, n, "student")
         device = next(self.parameters()).device
-        made = []
         for start in range(0, n, batch):
-            own = slice(start, start + batch)
-            made.append(self.generate(
-                torch.from_numpy(noise[own]).to(device),
-                None if chosen is None else chosen[own], precision, steps))
-        return torch.cat(made)
+            own = range(start, min(start + batch, n))
+            drawn, classes = draw(seed, own, self.spec.sample_shape, "float32",
+                                  self.spec.num_classes, self.label_weights)
+            noise = torch.from_numpy(drawn).to(device)
+            given = (self.spec.told(torch.from_numpy(classes)) if chosen is None
+                     else chosen[own.start : own.stop])
+            yield noise, given, self.generate(noise, given, precision, steps)

@@ -92,9 +92,6 @@ class StudentTask(Task):
                            "given; use real: pairs")
         return self.real
 
-    def labels(self, labels: Tensor) -> Tensor | None:
-        return labels if self.student.spec.num_classes else None
-
     def prepare(self, step: int) -> None:
         self.reader.prepare(step)
 
@@ -110,7 +107,7 @@ class StudentTask(Task):
         real = pairs.samples
         if self.losses.takes_data:
             chances = own_rows(torch.rand(count, generator=generator, device=self.device))
-            real = self.real_samples.draw(self.labels(pairs.labels), chances)
+            real = self.real_samples.draw(self.student.spec.told(pairs.labels), chances)
         parts = self.config.accumulate
         return [self.batch(*cut) for cut in zip(
             pairs.chunk(parts), own_rows(latent_noise).chunk(parts), own_rows(places).chunk(parts),
@@ -119,7 +116,8 @@ class StudentTask(Task):
     def batch(self, pairs: Pairs, latent_noise: Tensor, places: Tensor, real: Tensor) -> Batch:
         states = (states_at(pairs, places, self.student.spec.sigma_data)
                   if self.losses.trajectory else None)
-        return Batch(pairs.noise, pairs.samples, self.labels(pairs.labels), latent_noise, states,
+        labels = self.student.spec.told(pairs.labels)
+        return Batch(pairs.noise, pairs.samples, labels, latent_noise, states,
                      real if self.losses.takes_data else None)
 
     def step(self, step: int) -> Curves:
@@ -177,7 +175,8 @@ class StudentTask(Task):
     def validate(self) -> dict[str, float]:
         """Pair MSE of the averaged weights on held-out pairs, as a share of the permuted figure."""
         noise, samples, labels = self.validation[:3]
-        predicted = self.ema.shadow.generate(noise, self.labels(labels), self.config.precision)
+        predicted = self.ema.shadow.generate(noise, self.student.spec.told(labels),
+                                             self.config.precision)
         matched = (samples - predicted).square().mean()
         permuted = (samples - predicted.roll(1, dims=0)).square().mean()
         found = {"validation_mse": float(matched),

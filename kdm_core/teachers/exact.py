@@ -77,9 +77,9 @@ class ExactTeacher(Teacher):
 
     def denoise(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
         flat = x.flatten(1)
-        given = labels if self.spec.num_classes else None
         with torch.autocast(x.device.type, enabled=False):
-            return self.posterior_mean(flat, per_sample(time, flat), given).reshape(x.shape)
+            return self.posterior_mean(flat, per_sample(time, flat),
+                                       self.spec.told(labels)).reshape(x.shape)
 
     def velocity(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
         """dx/dsigma = (x − E[x₀ | x]) / sigma."""

@@ -83,7 +83,7 @@ class TeacherTask(Task):
 
     def descend(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Add the gradients of a micro-batch; returns its loss."""
-        labels = self.labels[rows] if self.teacher.spec.num_classes else None
+        labels = self.teacher.spec.told(self.labels[rows])
         if labels is not None and self.label_dropout:
             labels = drop_labels(labels, self.label_dropout, generator)
         samples, changes = self.samples[rows], None

@@ -48,7 +48,3 @@ class BatchOrder:
     def generator(self, epoch: int) -> np.random.Generator:
         """What an epoch is shuffled with."""
         return np.random.Generator(np.random.Philox(key=self.seed, counter=[epoch, 0, 0, 1]))
-
-    def describe(self) -> dict[str, int]:
-        """What decides the order."""
-        return {"count": self.count, "batch": self.batch, "seed": self.seed}

@@ -2,35 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from kdm_core.compute import Precision
 from kdm_core.config import Config
-
-# A power function's relative width has no value above that of the uniform average, γ = 0.
-SigmaRel = Annotated[float, Field(ge=0.005, le=12 ** -0.5)]
-
-
-class PostHocConfig(Config):
-    """Averages whose length is chosen after the training (Karras et al. 2024, section 3.2).
-
-    Attributes:
-        profiles: relative widths of the two power-function averages that are kept while training.
-        snapshots: how often in the run both are written to disk; each takes twice the weights'
-            space until the run is complete.
-        candidates: relative widths of the averages among which held-out data choose.
-    """
-
-    profiles: list[SigmaRel] = Field([0.05, 0.10], min_length=2, max_length=2)
-    snapshots: int = Field(16, ge=1, le=100)
-    candidates: list[SigmaRel] = Field([0.03, 0.05, 0.10, 0.15, 0.20], min_length=1)
-
-    @field_validator("profiles", "candidates")
-    @classmethod
-    def _distinct(cls, widths: list[float]) -> list[float]:
-        if len(set(widths)) < len(widths):
-            raise ValueError("the widths must differ")
-        return widths
 
 
 class TrainingConfig(Config):
@@ -51,7 +26,6 @@ class TrainingConfig(Config):
             `zero` replaces NaN by 0 and infinities by ±1e5, as the published code does.
         ema: decay of the exponential moving average whose weights are kept; it is approached as
             (1 + s) / (10 + s) at step s.
-        post_hoc: averages of other lengths, the best of which is kept instead; null for none.
         precision: of matrix products; `auto` is bf16 where the hardware has it.
         compile: whether torch.compile translates the model; `auto` does on CUDA.
         checkpoint_every: steps between checkpoints, from which a killed run goes on.
@@ -72,7 +46,6 @@ class TrainingConfig(Config):
     clip: float = Field(0.0, ge=0)
     nonfinite: Literal["skip", "zero"] = "skip"
     ema: float = Field(0.999, ge=0, lt=1)
-    post_hoc: PostHocConfig | None = None
     precision: Precision = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     checkpoint_every: int = Field(1000, ge=1)

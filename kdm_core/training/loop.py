@@ -8,10 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kdm_core.errors import DivergedError, KDMError
+from kdm_core.errors import DivergedError
 from kdm_core.training.checkpoints import Record, restore, store
 from kdm_core.training.distributed import check_start, is_main, mean_over_processes
-from kdm_core.training.post_hoc import choose, snapshot_steps, write_snapshot
 from kdm_core.training.task import Task
 from kdm_core.training.waiting import Waiting
 
@@ -97,11 +96,9 @@ def fit(
         DivergedError: what is trained is not finite any more.
         DataError: a checkpoint cannot be written, or all are damaged.
         MismatchError: the checkpoint is of another architecture.
-        KDMError: `post_hoc` is asked of a task that measures nothing to choose by.
     """
     config = task.config
     waiting = waiting or Waiting(torch.device("cpu"))
-    snapshots = planned_snapshots(task)
     start, records = restore(task, checkpoint, work_key, say)
     check_start(start)
     on_start(start)
@@ -115,20 +112,15 @@ def fit(
         window.add(scalars)
         done = step + 1
         on_step(done)
-        if done in snapshots and is_main():
-            write_snapshot(checkpoint, work_key, task.ema, done)
         # Curves are cut at checkpoints too: a resumed run then averages over the same windows.
         checkpointed = done % config.checkpoint_every == 0 and done < config.steps
         if done % config.log_every == 0 or checkpointed or done == config.steps:
             curves = window.close()
             waiting.pause()
-            last = done == config.steps
-            if window.failed >= PATIENCE or (last and not curves):
+            if window.failed >= PATIENCE or (done == config.steps and not curves):
                 raise DivergedError(
                     f"training diverged: {window.failed} steps in a row up to step {done} were "
                     "not finite; lower the learning rate (lr), set clip, or use precision: fp32")
-            if last:
-                curves |= choice(task, checkpoint, work_key)
             if curves:
                 records.append({"step": done, **curves, **task.validate()})
                 on_record(records[-1])
@@ -137,23 +129,3 @@ def fit(
                 store(task, checkpoint, work_key, done, records)
             on_checkpoint(done)
     return records
-
-
-def planned_snapshots(task: Task) -> set[int]:
-    """Numbers of steps done after which averages are written to disk."""
-    post_hoc = task.config.post_hoc
-    if post_hoc is None:
-        return set()
-    if task.chosen_by not in task.validate():
-        raise KDMError("training.post_hoc: only students have held-out data by which to choose "
-                       "an average; set it to null here")
-    return set(snapshot_steps(post_hoc, task.config.steps))
-
-
-def choice(task: Task, checkpoint: Path, work_key: str) -> Record:
-    """Make the best average the result, if `post_hoc` asks for that; figures of the choice."""
-    config = task.config
-    if config.post_hoc is None or not is_main():
-        return {}
-    return choose(config.post_hoc, task.ema, config.steps, checkpoint, work_key,
-                  lambda: task.validate()[task.chosen_by])

@@ -46,11 +46,6 @@ class ScheduledOptimizer:
         self.adam = kind(self.parameters, lr=config.lr, betas=(beta1, beta2),
                               weight_decay=config.weight_decay, fused=True)
 
-    def step(self, loss: Tensor, step: int) -> dict[str, Tensor]:
-        """One update that lowers `loss`: `backward` and `update`."""
-        self.backward(loss)
-        return self.update(step)
-
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss` to those of the step.
 

@@ -1,7 +1,7 @@
 """What the loop trains."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,10 +18,9 @@ class Task(ABC):
     Attributes:
         config: steps, batch, rates.
         seed: decides, with the step, all that is random in it.
-        ema: the averages, one of which is the result; also one of the modules.
+        ema: the average, which is the result; also one of the modules.
         modules: everything with weights that a later step depends on (models, averages, critics).
         optimizers: everything with moments.
-        chosen_by: the figure of `validate`, the smaller the better, by which `post_hoc` chooses.
     """
 
     config: TrainingConfig
@@ -29,7 +28,6 @@ class Task(ABC):
     ema: Averages[Any]
     modules: dict[str, nn.Module]
     optimizers: dict[str, ScheduledOptimizer]
-    chosen_by: ClassVar[str] = "validation_mse"
 
     @abstractmethod
     def step(self, step: int) -> dict[str, Tensor]:

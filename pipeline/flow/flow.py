@@ -25,10 +25,10 @@ from kdm_core.compute import resolve_device
 from kdm_core.errors import KDMError
 from kdm_core.serialization import write_atomic
 from pipeline.flow.artifacts import StageProgress, publish_changes, publish_report
-from pipeline.flow.notifying import announce, notifier_of
 from pipeline.flow.server import require_server
-from pipeline.params import load_params, read_file
 from pipeline.params.overrides import Change, Overrides, override
+from pipeline.params.reading import read_file
+from pipeline.params.run import load_params
 from pipeline.project import repro
 from pipeline.project.current import require_current_project
 from pipeline.project.staleness import PLAN, standings
@@ -75,13 +75,11 @@ def run_stage(
         repro.reproduce(stage, root, get_run_logger().info, stop, beside_others, timeout_s)
 
 
-@flow(name=NAME, on_completion=[announce], on_failure=[announce], on_crashed=[announce],
-      on_cancellation=[announce])
+@flow(name=NAME)
 def distill(
     overrides: Overrides | None = None,
     stages: list[str] | None = None,
     stage_timeout_s: Annotated[float, Field(gt=0)] | None = None,
-    notify: str | None = None,
     root: str = ".",
 ) -> None:
     """Run the pipeline of params.yaml, each stage as soon as those that it needs are done.
@@ -91,18 +89,15 @@ def distill(
             stays as it is there.
         stages: run these only, on what is there of the others' results; all by default.
         stage_timeout_s: seconds after which a stage is stopped; the next run goes on with it.
-        notify: a notification block that is told how the run ended, as TYPE/NAME.
         root: the project's folder, in which params.yaml lies.
 
     Raises:
         ServerError: the Prefect server cannot be used.
-        NotifyError: there is no such block.
         ParamsError: params.yaml cannot be used, or not with the overrides.
         PipelineError: there is no project in `root`, or one of an older version.
         FlowError: `stages` names something unknown, a stage failed, or another run is under way.
     """
     require_server()
-    notifier_of({"notify": notify})
     folder = Path(root).resolve()
     require_current_project(folder)
     with only_run(folder):

@@ -114,7 +114,7 @@ def preset_use(
 ) -> None:
     """Make a preset the params.yaml of the current folder, with its schema for editors."""
     from kdm_core.serialization import write_atomic
-    from pipeline.params import load_params
+    from pipeline.params.run import load_params
 
     path = preset_path(name)
     load_params(path)

@@ -8,7 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from pipeline.kdm.checks.finding import Finding
-    from pipeline.params import Params
+    from pipeline.params.run import Params
 
 COLOURS = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW, "problem": typer.colors.RED}
 
@@ -66,7 +66,7 @@ def examine_params() -> Iterator["Finding"]:
     from kdm_core.errors import KDMError
     from pipeline.kdm.checks import fit, inputs, machine, services, storage
     from pipeline.kdm.checks.finding import ok, problem
-    from pipeline.params import load_params
+    from pipeline.params.run import load_params
 
     try:
         params: Params = load_params()

@@ -136,7 +136,7 @@ def subset(
     from kdm_core.pairs.store import PairStore
     from kdm_core.pairs.subsets import Selection, select
     from kdm_core.pairs.subsets import subset as take
-    from pipeline.params import parse
+    from pipeline.params.reading import parse
     from pipeline.runtime.progress import Progress
 
     opened = PairStore.open(store)

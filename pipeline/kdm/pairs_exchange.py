@@ -62,7 +62,7 @@ def import_(
 ) -> None:
     """Turn noise–sample pairs of others into a store. Stopped, it goes on when it is run again."""
     from kdm_core.pairs.importing import ImportConfig, open_source
-    from pipeline.params import parse
+    from pipeline.params.reading import parse
 
     if (solver is None) != (steps is None):
         raise ExchangeError("--solver: give it and --steps, or neither")

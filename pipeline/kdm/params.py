@@ -24,7 +24,8 @@ def check(file: Annotated[Path, typer.Argument()] = PARAMS) -> None:
     """Check that a run with a parameter file can come to its end here, all problems at once."""
     from pipeline.kdm.checks import fit, inputs, machine
     from pipeline.kdm.doctor import findings_of
-    from pipeline.params import ParamsError, load_params
+    from pipeline.params.reading import ParamsError
+    from pipeline.params.run import load_params
 
     params = load_params(file)
     found = [one for check in (machine.check_device, machine.check_processes, inputs.check_sources,

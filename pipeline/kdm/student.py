@@ -196,25 +196,15 @@ class Draw:
     def __iter__(self) -> Iterator["tuple[np.ndarray, np.ndarray, np.ndarray]"]:
         """Noise (B, *shape), labels (B,), −1 for none, and samples (B, *shape)."""
         import numpy as np
-        import torch
 
-        from kdm_core.noise import draw
         from pipeline.runtime.progress import Progress
 
-        spec = self.student.spec
-        device = next(self.student.parameters()).device
         with Progress("sample", self.n, "sample") as progress:
-            for start in range(0, self.n, self.batch):
-                indices = range(start, min(start + self.batch, self.n))
-                noise, labels = draw(self.seed, indices, spec.sample_shape, "float32",
-                                     spec.num_classes, self.student.label_weights)
-                if self.labels is not None:
-                    labels = np.array(self.labels[start : indices.stop])
-                given = torch.from_numpy(labels).to(device) if spec.num_classes else None
-                made = self.student.generate(torch.from_numpy(noise).to(device), given,
-                                             self.precision, self.steps)
-                yield noise, labels, made.cpu().numpy()
-                progress.update(len(indices))
+            for noise, labels, made in self.student.batches(
+                    self.n, self.seed, self.labels, self.precision, self.batch, self.steps):
+                classes = np.full(len(made), -1) if labels is None else labels.cpu().numpy()
+                yield noise.cpu().numpy(), classes, made.cpu().numpy()
+                progress.update(len(made))
 
 
 def writer(student: "KDM", out: Path, n: int) -> Any:

@@ -135,7 +135,7 @@ def sample_both(model: "KDM", name: str, n: int) -> "tuple[Tensor, Tensor, Store
     for noise, labels in zip(torch.split(torch.from_numpy(block.noise), spec.compute_batch),
                              torch.split(torch.from_numpy(block.label), spec.compute_batch),
                              strict=True):
-        given = labels.to(device) if spec.samples.num_classes else None
+        given = spec.samples.told(labels.to(device))
         parts.append(model.generate(noise.to(device, torch.float32), given, spec.precision).cpu())
     made = torch.cat(parts)
     if spec.samples.kind == "image":

@@ -57,7 +57,8 @@ def import_(
     from kdm_core.importers import build_source
     from kdm_core.samples import SampleSpec
     from kdm_core.teachers import save_teacher
-    from pipeline.params import SourceParams, parse
+    from pipeline.params.reading import parse
+    from pipeline.params.teacher import SourceParams
 
     if out.exists():
         raise TeacherError(f"--out: {out} exists already; name a new folder")
@@ -120,7 +121,7 @@ def sample(
     from kdm_core.solvers import SolverConfig
     from kdm_core.solvers.guidance import GuidanceConfig
     from kdm_core.teachers import load_sampled
-    from pipeline.params import parse
+    from pipeline.params.reading import parse
 
     chosen = parse(SolverConfig, {"kind": solver, "steps": steps}, "this command line")
     where = resolve_device(device)
@@ -131,7 +132,7 @@ def sample(
     noise, classes = draw(seed, range(n), spec.sample_shape, "float32", spec.num_classes)
     if labels:
         classes = np.array(in_turn(labels, n, spec.label_names), np.int64)
-    given = torch.from_numpy(classes).to(where) if spec.num_classes else None
+    given = spec.told(torch.from_numpy(classes).to(where))
     found = teacher.sample(torch.from_numpy(noise).to(where), given, chosen)
     made = found.state.cpu().numpy()
     if spec.kind == "image":

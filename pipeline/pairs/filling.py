@@ -28,7 +28,8 @@ from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import PairStore
 from kdm_core.teachers import Teacher, load_sampled
 from pipeline.pairs.label_law import with_law
-from pipeline.params import ParamsError
+from pipeline.params.fitting import check_against
+from pipeline.params.reading import ParamsError
 from pipeline.runtime import paths
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.runner import Stage
@@ -70,7 +71,7 @@ def plan(
         raise ParamsError(f"params.yaml: pairs.source: {config.source} takes pairs that are "
                           "there already; use sample to make some")
     teacher, mark, guide = load_sampled(paths.TEACHER, config.guidance, stage.params.trusts_code)
-    stage.params.check_against(teacher.spec)
+    check_against(stage.params, teacher.spec)
     teacher.to(stage.device)
     try:
         spec = plan_store(config, teacher, mark, guide, stage.seed("noise"), stage.device)
@@ -185,13 +186,13 @@ def other_conditions(stage: Stage, store: PairStore) -> list[str]:
             if key in here and value != here[key]]
 
 
-def require_complete(store: PairStore, part: Part = WHOLE) -> None:
+def require_complete(store: PairStore) -> None:
     """Make sure that no shard was left to another program.
 
     Raises:
         KDMError: some were.
     """
-    if missing := missing_of(store, part):
+    if missing := store.missing_shards():
         raise KDMError(f"{len(missing)} shards of {store.location} (the first is {missing[0]}) "
                        "are being written by other processes: run again when they have ended")
 

@@ -10,7 +10,7 @@ from kdm_core.errors import DataError
 from kdm_core.pairs.sampling import PairsConfig
 from kdm_core.pairs.spec import StoreSpec, law_in_words
 from kdm_core.pairs.store import PairStore
-from pipeline.params import ParamsError
+from pipeline.params.reading import ParamsError
 from pipeline.runtime import paths
 from pipeline.runtime.runner import Stage
 

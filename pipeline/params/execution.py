@@ -1,7 +1,7 @@
 """The section `execution` of params.yaml: by how many processes, and on which machines."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -33,23 +33,30 @@ class DaskSampling(Config):
     """The workers of a Dask cluster, on this machine or on many.
 
     Attributes:
-        address: of the scheduler, as `tcp://HOST:8786`; null to start a cluster on this machine
-            and to end it with the stage.
-        workers: with an address, how many to wait for before the work begins (null: one); without,
-            how many to start (null: one a GPU, and one where there are none).
+        address: of the scheduler, as `tcp://HOST:8786`.
+        workers: how many to wait for before the work begins.
         patience_s: how long to wait for a scheduler that does not answer, or has no workers,
             before giving up.
     """
 
     engine: Literal["dask"]
-    address: str | None = None
-    workers: int | None = Field(None, ge=1)
+    address: str
+    workers: int = Field(1, ge=1)
     patience_s: float = Field(60.0, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _addressed(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("address") is None:
+            raise ValueError("address is missing: give that of a Dask scheduler that runs "
+                             "(tcp://HOST:8786), or use engine: local for processes of this "
+                             "machine")
+        return values
 
     @field_validator("address")
     @classmethod
-    def _address(cls, address: str | None) -> str | None:
-        if address is not None and not (ADDRESS.fullmatch(address) and has_port(address)):
+    def _address(cls, address: str) -> str:
+        if not (ADDRESS.fullmatch(address) and has_port(address)):
             # Not shown: it may hold a password.
             raise ValueError("this is no address of a Dask scheduler; it looks like "
                              "tcp://HOST:8786")

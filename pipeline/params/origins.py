@@ -10,8 +10,9 @@ from typing import Any, Literal, NamedTuple
 from pydantic import TypeAdapter
 
 from kdm_core.config import Config
-from pipeline.params import ParamsError, parse_params, read_values
 from pipeline.params.other_names import hint
+from pipeline.params.reading import ParamsError, read_values
+from pipeline.params.run import parse_params
 from pipeline.runtime.plan.sections import reads_of, stages_of
 
 MISSING = object()

@@ -20,8 +20,9 @@ from pydantic_core import CoreSchema
 from ruamel.yaml import YAML
 
 from kdm_core.serialization import write_atomic
-from pipeline.params import Params, ParamsError, parse_params, read_values
 from pipeline.params.descriptions import described, tag_of
+from pipeline.params.reading import ParamsError, read_values
+from pipeline.params.run import Params, parse_params
 from pipeline.params.schema_errors import TAGS, union_members, within
 
 MISSING = object()

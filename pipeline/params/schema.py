@@ -9,8 +9,8 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaV
 from pydantic_core import CoreSchema, core_schema
 from ruamel.yaml import YAML
 
-from pipeline.params import Params
 from pipeline.params.descriptions import described, tag_of
+from pipeline.params.run import Params
 
 DIALECT = "http://json-schema.org/draft-07/schema#"
 """The one that editors know for YAML."""

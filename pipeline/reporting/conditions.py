@@ -13,7 +13,7 @@ from pipeline.runtime import paths
 SAME = ("n", "real_n", "dataset", "teacher", "pairs")
 """Conditions without which students cannot be set side by side."""
 PACKAGES = ("kdm-distill", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "zarr", "dvc",
-            "clean-fid", "lpips", "timm", "matplotlib")
+            "clean-fid", "timm", "matplotlib")
 LABELS = {
     "n": "Noises compared, unseen in training", "reference": "Real samples compared with",
     "reference_n": "Number of real samples", "real": "Other real samples",

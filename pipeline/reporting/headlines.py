@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from kdm_core.datasets import DatasetInfo
-from pipeline.params import StudentParams
+from pipeline.params.student import StudentParams
 from pipeline.reporting.document import Document, Values, seen_by
 from pipeline.reporting.metrics import PLAIN, Metric, chief
 from pipeline.reporting.text import number, percent, times

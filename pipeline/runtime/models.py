@@ -43,16 +43,15 @@ class Models(NamedTuple):
 
     def sample_teacher(self, noise: Tensor, labels: Tensor) -> Tensor:
         """Samples (n, *shape) on the CPU of noise (n, *shape), as the pairs were made."""
-        solver, precision = self.store.known_solver, self.store.precision
+        solver, precision, told = self.store.known_solver, self.store.precision, self.told
         return self._in_batches(
-            lambda x, y: self.teacher.sample(x, self.given(y), solver, precision).state,
-            noise, labels)
+            lambda x, y: self.teacher.sample(x, told(y), solver, precision).state, noise, labels)
 
     def sample_student(self, noise: Tensor, labels: Tensor) -> Tensor:
         """As `sample_teacher`, in one evaluation."""
+        precision, told = self.store.precision, self.told
         return self._in_batches(
-            lambda x, y: self.student.generate(x, self.given(y), self.store.precision),
-            noise, labels)
+            lambda x, y: self.student.generate(x, told(y), precision), noise, labels)
 
     @torch.inference_mode()
     def sample_latent(
@@ -68,16 +67,16 @@ class Models(NamedTuple):
         student = self.student
 
         def sample(start: Tensor, end: Tensor, weights: Tensor, labels: Tensor) -> Tensor:
-            y = self.given(labels)
+            y = self.told(labels)
             a, b = student.encode_noise(start, y), student.encode_noise(end, y)
             w = weights.reshape(-1, *[1] * (a.ndim - 1))
             return student.decode(student.push((1 - w) * a + w * b, y), y)
 
         return self._in_batches(sample, start, end, weights, labels)
 
-    def given(self, labels: Tensor) -> Tensor | None:
-        """What an unconditional model is told of labels is nothing."""
-        return labels if self.store.samples.num_classes else None
+    def told(self, labels: Tensor) -> Tensor | None:
+        """As of the samples' specification."""
+        return self.store.samples.told(labels)
 
     def _in_batches(self, sample: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """Batches as those of the pairs, so that rounding is theirs, too."""

@@ -20,7 +20,7 @@ import torch
 from kdm_core.compute import is_worker, resolve_device
 from kdm_core.errors import Adapted, KDMError, printable
 from kdm_core.serialization import write_json
-from pipeline.params import Params, load_params
+from pipeline.params.run import Params, load_params
 from pipeline.runtime import log, paths, status
 from pipeline.runtime.guard import Code, end_with_dvc, is_of_dvc, leave, only_run
 from pipeline.runtime.plan.plans import current_plan, written

@@ -1,8 +1,7 @@
-"""The workers of a Dask cluster: one that is started here, or one that is there already."""
+"""The workers of a Dask cluster that is there already."""
 
 import asyncio
 import logging
-import os
 import time
 import warnings
 from collections import deque
@@ -11,11 +10,10 @@ from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any
 
-import cryptography  # noqa: F401  # which Security.temporary needs
 import torch
-from distributed import Client, Future, KilledWorker, Nanny, Scheduler, Security, SpecCluster
+from distributed import Client, Future, KilledWorker, Security
 from distributed.comm import connect
 
 from kdm_core.errors import KDMError
@@ -39,74 +37,25 @@ class Disconnected(ConnectionError):
     """The scheduler is gone, and with it all that it was told."""
 
 
-class Local(NamedTuple):
-    """A cluster that is started on this machine, and ends with its context.
-
-    Attributes:
-        places: of its workers.
-    """
-
-    places: list[Place]
-
-    @property
-    def workers(self) -> int:
-        return len(self.places)
-
-    @contextmanager
-    def address(self) -> Iterator[tuple[str, Security | None]]:
-        """A context in which it runs: the scheduler's address, and how to talk to it.
-
-        Whoever reaches a scheduler can have it run anything, other users of this machine included:
-        so it listens on loopback only, and wants a certificate that nobody else has.
-        """
-        security = Security.temporary()
-        options = {"host": "127.0.0.1", "protocol": "tls://", "security": security,
-                   "dashboard": False}
-        workers = {number: {"cls": Nanny, "options": {
-            **options, "nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL,
-            "env": visible_gpu(place)}} for number, place in enumerate(self.places)}
-        scheduler = {"cls": Scheduler, "options": {
-            **options, "port": 0, "dashboard_address": "127.0.0.1:0"}}
-        with SpecCluster(scheduler=scheduler, workers=workers, security=security,
-                         silence_logs=logging.CRITICAL) as cluster:
-            yield cluster.scheduler_address, security
-
-
-class Remote(NamedTuple):
-    """A cluster that is there already.
-
-    Attributes:
-        scheduler: its address.
-        workers: how many to wait for before the work begins.
-    """
-
-    scheduler: str
-    workers: int
-
-    @contextmanager
-    def address(self) -> Iterator[tuple[str, Security | None]]:
-        """As that of `Local`; certificates are those of Dask's own configuration."""
-        yield self.scheduler, None
-
-
 class Cluster:
-    """See `pipeline.workers.tasks.Engine`. One that is there already is looked at on entering."""
+    """See `pipeline.workers.tasks.Engine`. Its workers are looked at on entering."""
 
     alone = False
 
     def __init__(
-        self, source: Local | Remote, place: Place, patience_s: float, stop: Stop,
+        self, address: str, least: int, place: Place, patience_s: float, stop: Stop,
         say: Callable[[str], None],
     ) -> None:
         """
         Args:
+            address: the scheduler's.
+            least: how many workers to wait for before the work begins.
             place: how workers compute; `cuda` is the first GPU that each of them sees.
             patience_s: how long to wait for a scheduler that does not answer, or has no workers.
         """
-        self.source, self.place, self.patience_s = source, place, patience_s
-        self.stop, self.say, self.workers = stop, say, source.workers
+        self.address, self.least, self.place, self.patience_s = address, least, place, patience_s
+        self.stop, self.say, self.workers = stop, say, least
         self.running, self.connection = ExitStack(), ExitStack()
-        self.scheduler: tuple[str, Security | None] | None = None
         self.client: Client | None = None
         self.members: dict[str, Worker] = {}
         self.processors = {processor(torch.device(place.device))}
@@ -115,8 +64,7 @@ class Cluster:
     def __enter__(self) -> "Cluster":
         try:
             self.running.enter_context(quiet())
-            if isinstance(self.source, Remote):
-                self.connect()
+            self.connect()
         except BaseException:
             self.__exit__()
             raise
@@ -129,7 +77,7 @@ class Cluster:
     def run(
         self, task: Task, items: Sequence[Any], on_result: OnResult, own: Work | None = None
     ) -> None:
-        sent = task if isinstance(self.source, Local) else task.packed()
+        sent = task.packed()
         left = dict(enumerate(items))
         with marked(task.written) if task.written is not None else nullcontext() as visible:
             wanted = self.wanted(visible)
@@ -157,37 +105,34 @@ class Cluster:
             KDMError: it does not answer, has another version, or not as many workers, or unfit
                 ones.
         """
-        if self.scheduler is None:
-            self.scheduler = self.running.enter_context(self.source.address())
-        address, security = self.scheduler
         deadline, waiting = time.monotonic() + self.patience_s, False
         while True:
             self.stop.check()
             try:
                 self.client = self.connection.enter_context(
-                    open_client(address, security, min(CONNECT_S, self.patience_s)))
-                self.get_ready(address, deadline)
+                    open_client(self.address, min(CONNECT_S, self.patience_s)))
+                self.get_ready(deadline)
                 return
             except LOST as error:
                 self.disconnect()
                 if time.monotonic() > deadline:
-                    raise KDMError(f"no Dask scheduler answers at {address} ({brief(error)}): "
-                                   "start one (dask scheduler), or correct execution.sampling."
-                                   "address") from error
+                    raise KDMError(f"no Dask scheduler answers at {self.address} "
+                                   f"({brief(error)}): start one (dask scheduler), or correct "
+                                   "execution.sampling.address") from error
                 if not waiting:
-                    self.say(f"no Dask scheduler answers at {address}: waiting up to "
+                    self.say(f"no Dask scheduler answers at {self.address}: waiting up to "
                              f"{self.patience_s:g} s")
                 waiting = True
 
-    def get_ready(self, address: str, deadline: float) -> None:
+    def get_ready(self, deadline: float) -> None:
         """Look at the scheduler, and wait for workers: all to begin with, one to go on."""
-        wanted = 1 if self.missions else self.source.workers
-        self.ask(lambda client: check_scheduler(address, client))
+        wanted = 1 if self.missions else self.least
+        self.ask(lambda client: check_scheduler(self.address, client))
         self.ask(lambda client: client.run_on_scheduler(member.forget_others))
         while (found := len(self.ask(Client.nthreads))) < wanted:
             self.stop.check()
             if time.monotonic() > deadline:
-                raise KDMError(f"the Dask scheduler at {address} has {found} of "
+                raise KDMError(f"the Dask scheduler at {self.address} has {found} of "
                                f"{wanted} workers after {self.patience_s:g} s: start "
                                "more (dask worker --nthreads 1), lower execution.sampling.workers, "
                                "or raise execution.sampling.patience_s")
@@ -290,7 +235,7 @@ class Cluster:
         assert self.client is not None
         self.missions += 1
         name = member.mission_name(self.client.id, self.missions)
-        plugin = member.Mission(name, task, wanted, isinstance(self.source, Local))
+        plugin = member.Mission(name, task, wanted)
         self.ask(lambda client: client.register_plugin(plugin, name=name))
         try:
             yield name
@@ -304,7 +249,7 @@ class Cluster:
             member.do, name, item, key=f"{name}/{place}", pure=False))
 
 
-def open_client(address: str, security: Security | None, timeout_s: float) -> Client:
+def open_client(address: str, timeout_s: float) -> Client:
     """A client of the scheduler at an address.
 
     Raises:
@@ -312,10 +257,10 @@ def open_client(address: str, security: Security | None, timeout_s: float) -> Cl
         OSError: nothing does.
     """
     try:
-        asyncio.run(knock(address, security or Security(), timeout_s))
+        asyncio.run(knock(address, timeout_s))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # versions are compared by ourselves
-            return Client(address, security=security, timeout=timeout_s, set_as_default=False)
+            return Client(address, timeout=timeout_s, set_as_default=False)
     except LOST:
         raise
     except Exception as error:  # what Dask raises depends on what answers
@@ -324,14 +269,15 @@ def open_client(address: str, security: Security | None, timeout_s: float) -> Cl
                        "of TLS") from error
 
 
-async def knock(address: str, security: Security, timeout_s: float) -> None:
+async def knock(address: str, timeout_s: float) -> None:
     """Make sure that something answers as Dask does: a client would wait for it for ever.
 
     Raises:
         OSError: nothing does.
     """
+    own = Security().get_connection_args("client")  # as Dask's configuration has it
     async with asyncio.timeout(timeout_s + 1):
-        comm = await connect(address, timeout_s, **security.get_connection_args("client"))
+        comm = await connect(address, timeout_s, **own)
         await comm.close()
 
 
@@ -381,16 +327,6 @@ def result(future: Future) -> member.Answer:
                        "(killed, or out of memory?): see their logs, and run again to go on after "
                        "what is complete") from error
     raise error
-
-
-def visible_gpu(place: Place) -> dict[str, str]:
-    """The environment in which a worker sees its own GPU only, as the first."""
-    device = torch.device(place.device)
-    if device.type != "cuda":
-        return {}
-    known = os.environ.get("CUDA_VISIBLE_DEVICES")
-    number = device.index or 0
-    return {"CUDA_VISIBLE_DEVICES": known.split(",")[number] if known else str(number)}
 
 
 @contextmanager

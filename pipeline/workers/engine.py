@@ -59,18 +59,14 @@ def engine(
     place = Place(str(stage.device), torch.get_num_threads(), stage.params.compute.deterministic)
     if isinstance(config, DaskSampling):
         try:
-            from pipeline.workers.cluster import Cluster, Local, Remote
+            from pipeline.workers.cluster import Cluster
         except ImportError as error:
             raise KDMError("execution.sampling.engine: dask needs a package that is not installed "
                            f"({error.name}): pip install 'kdm-distill[dask]', or use engine: local"
                            ) from error
-        if config.address is None:
-            source: Local | Remote = Local(own_places(place, config.workers))
-        else:
-            source = Remote(config.address, config.workers or 1)
         # The device is the first that a worker sees.
-        return Cluster(source, place._replace(device=stage.device.type), config.patience_s, stop,
-                       stage.say)
+        return Cluster(config.address, config.workers, place._replace(device=stage.device.type),
+                       config.patience_s, stop, stage.say)
     places = own_places(place, config.workers)
     if len(places) == 1:
         return Here(stage.device, stop)

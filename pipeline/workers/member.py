@@ -2,7 +2,6 @@
 
 import ctypes
 import platform
-import signal
 from typing import Any, NamedTuple
 
 from distributed import Scheduler, WorkerPlugin, get_worker
@@ -36,17 +35,14 @@ class Mission(WorkerPlugin):  # type: ignore[misc]
         leaving: whether to begin with nothing more.
     """
 
-    def __init__(self, name: str, task: Task, wanted: Wanted, own_cluster: bool) -> None:
-        """`own_cluster`: whether the workers are the stage's own, which ends them."""
-        self.name, self.task, self.wanted, self.own_cluster = name, task, wanted, own_cluster
+    def __init__(self, name: str, task: Task, wanted: Wanted) -> None:
+        self.name, self.task, self.wanted = name, task, wanted
         self.leaving = False
         self.work: Work | None = None
 
     def setup(self, worker: DaskWorker) -> None:
         MISSIONS[self.name] = self
         keep_memory()
-        if self.own_cluster:  # it is sent to the stage's whole group
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def teardown(self, worker: DaskWorker) -> None:
         MISSIONS.pop(self.name, None)

@@ -39,7 +39,7 @@ from kdm_core.serialization import file_sha256, read_json
 from kdm_core.students.seen import NETS
 from kdm_core.values import to_uint8
 from kdm_core.weights.store import WeightsMissing, find
-from pipeline.params import EvaluationParams
+from pipeline.params.evaluation import EvaluationParams
 from pipeline.runtime import paths
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.runner import Stage

@@ -32,7 +32,7 @@ def measure_speed(models: Models, images: int) -> dict[Literal["teacher", "stude
     device = next(student.parameters()).device
     n = at_most("evaluation.timing_images", images, len(test.noise), "test pairs")
     batch = min(n, store.compute_batch)
-    noise, labels = test.noise[:batch].to(device), models.given(test.labels[:batch].to(device))
+    noise, labels = test.noise[:batch].to(device), models.told(test.labels[:batch].to(device))
     rounds = n // batch
     if n % batch:
         adapted(f"evaluation.timing_images: {batch * rounds:,} in place of {n:,} are timed, in "

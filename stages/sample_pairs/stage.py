@@ -7,7 +7,7 @@ from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import PairStore
 from pipeline.pairs.filling import fill, note_how_made, plan, provenance, require_complete
 from pipeline.pairs.kept import keep
-from pipeline.params import StoredPairs
+from pipeline.params.pairs import StoredPairs
 from pipeline.runtime import paths
 from pipeline.runtime.runner import Stage
 from pipeline.runtime.stopping import stoppable

@@ -9,7 +9,8 @@ from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import PairStore
 from kdm_core.serialization import write_json
 from kdm_core.teachers import load_sampled
-from pipeline.params import StoredPairs
+from pipeline.params.fitting import check_against, check_stored
+from pipeline.params.pairs import StoredPairs
 from pipeline.runtime import paths
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.runner import Stage
@@ -74,8 +75,8 @@ def require_teacher(stage: Stage, source: PairStore) -> None:
     spec = source.spec
     teacher, mark, guide = load_sampled(paths.TEACHER, spec.guidance, stage.params.trusts_code,
                                         done=True)
-    stage.params.check_against(teacher.spec)
-    stage.params.check_stored(spec, teacher.spec)
+    check_against(stage.params, teacher.spec)
+    check_stored(stage.params, spec, teacher.spec)
     if spec.teacher is None:
         stage.note("nobody wrote down which teacher made these pairs: students are measured beside "
                    "the pairs' own samples, and not beside the teacher of this project")

@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from random import Random
 
@@ -18,11 +18,10 @@ STUDENT = "train_student@kdm"
 
 
 def kill_dask_worker(bench: Bench, random: Random, times: int) -> Iterator[str]:
-    """One of two Dask workers of this machine is killed while pairs are sampled."""
-    expected = bench.results(PAIRS)
-    edit(bench.project, lambda values: values["execution"].update(
-        sampling={"engine": "dask", "workers": 2}))
-    yield from kill_children(PAIRS, expected, bench, random, times)
+    """One of two Dask workers is killed while pairs are sampled; its nanny starts another."""
+    expected, port = bench.results(PAIRS), use_dask(bench)
+    workers = start_cluster(bench, port)[1:]
+    yield from kill_children(PAIRS, expected, bench, random, times, workers)
 
 
 def kill_rank(bench: Bench, random: Random, times: int) -> Iterator[str]:
@@ -34,15 +33,16 @@ def kill_rank(bench: Bench, random: Random, times: int) -> Iterator[str]:
 
 
 def kill_children(
-    stage: str, expected: dict[str, str], bench: Bench, random: Random, times: int
+    stage: str, expected: dict[str, str], bench: Bench, random: Random, times: int,
+    parents: Sequence[subprocess.Popen[bytes]] = (),
 ) -> Iterator[str]:
-    """One process that a stage has started is killed at a random point of the work."""
+    """One process that a stage, or these, have started is killed at a random point of the work."""
     done = 0
     while done < times:
         bench.clear(stage)
         process = bench.start_stage(stage)
         await_progress(process, partial(share, bench, stage), random.uniform(0.02, 0.6))
-        victims = computing(process)
+        victims = [child for parent in parents or [process] for child in computing(parent)]
         if victims:
             random.choice(victims).send_signal(signal.SIGKILL)
             done += 1
@@ -53,7 +53,7 @@ def kill_children(
 
 
 def computing(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """The processes that compute for a stage: of all that it has started, the largest."""
+    """The processes that compute: of all that this one has started, the largest."""
     try:
         found = psutil.Process(process.pid).children(recursive=True)
         return [child for child in found if child.memory_info().rss > 100e6]
@@ -72,17 +72,8 @@ def share(bench: Bench, stage: str) -> float:
 
 def restart_scheduler(bench: Bench, random: Random, times: int) -> Iterator[str]:
     """The scheduler of a cluster with two workers is killed and started again, in midwork."""
-    expected, port = bench.results(PAIRS), free_port()
-    address = f"tcp://127.0.0.1:{port}"
-    edit(bench.project, lambda values: values["execution"].update(
-        sampling={"engine": "dask", "address": address, "workers": 2}))
-
-    def start_all() -> list[subprocess.Popen[bytes]]:
-        # Workers end with their scheduler; what watches over them starts them again.
-        return [start_dask("scheduler", bench, "--port", str(port)),
-                *(start_dask("worker", bench, address, "--nthreads", "1") for _ in range(2))]
-
-    cluster = start_all()
+    expected, port = bench.results(PAIRS), use_dask(bench)
+    cluster = start_cluster(bench, port)
     for _ in range(times):
         bench.clear(PAIRS)
         process = bench.start_stage(PAIRS)
@@ -92,9 +83,24 @@ def restart_scheduler(bench: Bench, random: Random, times: int) -> Iterator[str]
         time.sleep(random.uniform(0, 3))
         for worker in cluster[1:]:
             worker.wait(LIMIT_S)
-        cluster = start_all()
+        cluster = start_cluster(bench, port)  # workers end with their scheduler
         bench.complete(process)
         yield bench.require(expected, PAIRS)
+
+
+def use_dask(bench: Bench) -> int:
+    """Have pairs sampled by two workers of a cluster, at the port that this returns."""
+    port = free_port()
+    edit(bench.project, lambda values: values["execution"].update(sampling={
+        "engine": "dask", "address": f"tcp://127.0.0.1:{port}", "workers": 2}))
+    return port
+
+
+def start_cluster(bench: Bench, port: int) -> list[subprocess.Popen[bytes]]:
+    """Start a scheduler and two workers."""
+    address = f"tcp://127.0.0.1:{port}"
+    return [start_dask("scheduler", bench, "--port", str(port)),
+            *(start_dask("worker", bench, address, "--nthreads", "1") for _ in range(2))]
 
 
 def start_dask(name: str, bench: Bench, *arguments: str) -> subprocess.Popen[bytes]:

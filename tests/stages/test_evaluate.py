@@ -42,7 +42,7 @@ from kdm_core.studies import StudiesConfig
 from kdm_core.teachers import build_teacher, load_teacher, save_teacher
 from kdm_core.values import to_uint8
 from kdm_core.weights import store
-from pipeline.params import load_params
+from pipeline.params.run import load_params
 from pipeline.reporting.reading import read_evaluation, read_studies
 from pipeline.reporting.records import PICTURES
 from pipeline.runtime import paths

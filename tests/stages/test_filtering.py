@@ -32,7 +32,8 @@ from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import Block, PairStore
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import read_json, write_json
-from pipeline.params import ParamsError, load_params
+from pipeline.params.reading import ParamsError
+from pipeline.params.run import load_params
 from pipeline.project.files import PRESETS
 from pipeline.runtime import paths
 from pipeline.runtime.runner import Stage

@@ -13,7 +13,7 @@ from kdm_core.pairs.sampling import PairsConfig, plan_store, sample_shard
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
 from kdm_core.teachers import Denoiser, DenoiserConfig, save_teacher
-from pipeline.params import StoredPairs
+from pipeline.params.pairs import StoredPairs
 from pipeline.project.files import PRESETS
 from pipeline.runtime.runner import Stage
 from stages.sample_pairs import stage as sample_pairs

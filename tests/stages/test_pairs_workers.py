@@ -131,12 +131,9 @@ def test_lost_workers_and_a_lost_stage(project: Path, undisturbed: dict[str, byt
     assert files(project) == undisturbed
 
 
-@pytest.mark.parametrize("kind", ["local", pytest.param("dask", marks=pytest.mark.slow)])
-def test_sigterm_finishes_what_is_under_way(
-    project: Path, undisturbed: dict[str, bytes], kind: str
-) -> None:
+def test_sigterm_finishes_what_is_under_way(project: Path, undisturbed: dict[str, bytes]) -> None:
     """Sent to the whole group, as by a scheduler of jobs: nobody is left, and nothing is lost."""
-    engine(project, engine=kind, workers=2)
+    engine(project, engine="local", workers=2)
     stage = start(project)
     children = workers_at_work(project, stage, 2)
     os.killpg(stage.pid, signal.SIGTERM)

@@ -26,7 +26,8 @@ from kdm_core.serialization import write_json
 from kdm_core.sharing.folder import load_student
 from pipeline.kdm.cli import app
 from pipeline.pairs.kept import keep, link_anew
-from pipeline.params import ParamsError, parse_params, read_values
+from pipeline.params.reading import ParamsError, read_values
+from pipeline.params.run import parse_params
 from pipeline.project.files import PRESETS
 from pipeline.reporting.publishing import publish
 from pipeline.runtime import paths

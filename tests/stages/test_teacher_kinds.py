@@ -30,7 +30,8 @@ from kdm_core.teachers import (
 )
 from kdm_core.values import to_uint8
 from pipeline.kdm.cli import app
-from pipeline.params import parse_params
+from pipeline.params.fitting import check_source
+from pipeline.params.run import parse_params
 from pipeline.project.files import PRESETS
 from tests.support import diffusers_writer, edm2_writer, torchcfm_writer
 from tests.support.edm_writer import edm_pickle
@@ -225,7 +226,7 @@ def test_what_does_not_fit_the_data_is_named(
     values = YAML(typ="safe").load(PRESETS / "smoke.yaml")
     params = parse_params(values | {"teacher": edm(tmp_path) | change})
     with pytest.raises(KDMError, match=f"(?s){saying}"):
-        params.check_source(spec)
+        check_source(params, spec)
 
 
 @pytest.mark.parametrize("make", [edm, edm2, diffusers, torchcfm, folder])
@@ -243,9 +244,9 @@ def test_guidance_that_a_teacher_has_not_learned_stops_before_any_work(
         teacher.label_dropout = 0.0
         save_teacher(tmp_path / block["folder"], teacher)
     with pytest.raises(KDMError, match=r"pairs\.guidance\.kind.*label_dropout 0"):
-        parse_params(values | {"teacher": block}).check_source(DIGITS)
+        check_source(parse_params(values | {"teacher": block}), DIGITS)
     if make is folder:
-        parse_params(values | {"teacher": block | {"label_dropout": 0.1}}).check_source(DIGITS)
+        check_source(parse_params(values | {"teacher": block | {"label_dropout": 0.1}}), DIGITS)
 
 
 @pytest.mark.parametrize("make", [diffusers, module, exact])
@@ -262,7 +263,7 @@ def test_a_source_without_a_guide_says_how_to_have_one(
         made = CliRunner().invoke(app, ["teacher", "import", "ddpm", "--kind", "diffusers",
                                         "--out", out])
         assert made.exit_code == 0, made.output
-    parse_params(values | {"teacher": {"source": "folder", "folder": "both"}}).check_source(DIGITS)
+    check_source(parse_params(values | {"teacher": {"source": "folder", "folder": "both"}}), DIGITS)
     pushed = load_sampled(Path("both"), GuidanceConfig(kind="autoguidance", scale=2.0))[0]
     assert pushed.evaluations == 2
 

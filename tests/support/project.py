@@ -71,7 +71,7 @@ def environment(**more: str) -> dict[str, str]:
     """The environment to run commands with: this Python first and this code, nothing that calls
     home, and no settings of whoever runs the tests."""
     kept = {name: value for name, value in os.environ.items()
-            if not name.startswith(("PREFECT_", "GIT_", "KDM_LOG", "KDM_NOTIFY"))}
+            if not name.startswith(("PREFECT_", "GIT_", "KDM_LOG"))}
     return kept | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),

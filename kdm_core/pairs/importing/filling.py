@@ -86,7 +86,7 @@ def compare_with_teacher(
     spec = plan.spec
     block = convert(source, spec, plan.scale, np.arange(min(COMPARED, spec.count)))
     noise = torch.from_numpy(block.noise.astype(np.float32)).to(device)
-    labels = torch.from_numpy(block.label).to(device) if spec.samples.num_classes else None
+    labels = spec.samples.told(torch.from_numpy(block.label).to(device))
     found = teacher.model.to(device).sample(noise, labels, spec.known_solver, spec.precision)
     made, given = found.state.cpu(), as_float(block.sample)
     if spec.samples.kind == "image":

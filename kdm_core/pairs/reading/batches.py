@@ -1,15 +1,12 @@
 """What all readers of pairs have in common: batches as a function of the step."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from kdm_core.errors import MismatchError
 from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.training.batches import BatchOrder
 from kdm_core.training.distributed import own_rows
@@ -65,42 +62,6 @@ class PairReader(AbstractContextManager["PairReader"], ABC):
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    def __iter__(self) -> "PairIterator":
-        return PairIterator(self)
-
-
-class PairIterator(Iterator[Pairs]):
-    """The batches of a reader one after the other, epoch after epoch, without end.
-
-    Attributes:
-        step: of the batch that comes next.
-    """
-
-    def __init__(self, reader: PairReader) -> None:
-        self.reader, self.step = reader, 0
-
-    def __next__(self) -> Pairs:
-        batch = self.reader(self.step)
-        self.step += 1
-        return batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where it is, also within an epoch, and in which order."""
-        return {"step": self.step, "order": self.reader.order.describe()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there.
-
-        Raises:
-            MismatchError: the state is of another order.
-        """
-        own = self.reader.order.describe()
-        if state["order"] != own:
-            raise MismatchError(f"the reader's order is {own}, and the state is of "
-                                f"{state['order']}: open it with the same pairs, batch, seed and "
-                                "window")
-        self.step = int(state["step"])
 
 
 class Buffers:

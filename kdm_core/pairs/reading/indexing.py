@@ -10,12 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kdm_core.pairs.reading.batches import PairReader
-from kdm_core.pairs.reading.order import pair_order
 from kdm_core.pairs.reading.whole import Pairs, split_rows, state_positions
 from kdm_core.pairs.spec import Split
 from kdm_core.pairs.store import PairStore
-from kdm_core.training.distributed import own_rows
 from kdm_core.values import as_float
 
 CACHE_BYTES = 2**30
@@ -111,35 +108,3 @@ class PairDataset(Dataset[tuple[Tensor, ...]]):
 def size(chunk: Chunk) -> int:
     """Bytes of a chunk's arrays."""
     return sum(values.nbytes for values in chunk.values())
-
-
-class IndexingReader(PairReader):
-    """Batches of a data set of single pairs, in the order of the other readers.
-
-    Attributes:
-        dataset: what is read.
-    """
-
-    def __init__(
-        self, store: PairStore, split: Split, batch: int, seed: int, device: torch.device,
-        window: int | None = None, states: bool = False, cache_bytes: int = CACHE_BYTES,
-    ) -> None:
-        """A reader of a store's split.
-
-        Args:
-            window: pairs that are mixed at a time; None for all.
-            states: also read the trajectory, if the store has one.
-            cache_bytes: of decoded chunks.
-
-        Raises:
-            DataError: the split has no pairs.
-            KDMError: the window is smaller than a batch and a file together.
-        """
-        super().__init__(pair_order(store, split, batch, seed, window), device)
-        self.dataset = PairDataset(store, split, states, cache_bytes)
-
-    def __call__(self, step: int) -> Pairs:
-        pairs = self.dataset[own_rows(self.order(step))]
-        positions = pairs.positions
-        return Pairs(*(values.to(self.device) for values in pairs.values))._replace(
-            positions=None if positions is None else positions.to(self.device))

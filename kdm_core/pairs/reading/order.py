@@ -57,9 +57,6 @@ class BlockOrder(BatchOrder):
             room -= len(items)
         return [generator.permutation(np.concatenate(files)) for files in filled]
 
-    def describe(self) -> dict[str, int]:
-        return {**super().describe(), "window": self.window}
-
 
 def pair_order(
     store: PairStore, split: Split, batch: int, seed: int, window: int | None = None,

@@ -30,7 +30,9 @@ from kdm_core.samples import SampleSpec
 from kdm_core.sharing.hub import from_pretrained
 from pipeline.kdm.checks.finding import Finding, ok, problem, warning
 from pipeline.kdm.checks.inputs import sources
-from pipeline.params import Params, StoredPairs
+from pipeline.params.fitting import check_rules, check_stored, check_teacher, problems_with
+from pipeline.params.pairs import StoredPairs
+from pipeline.params.run import Params
 
 SECONDS_OF_FILES = 1000
 """Images that are read in a second or a few."""
@@ -54,13 +56,14 @@ def check_fit(params: Params) -> list[Finding]:
         return [warning("data", "so much takes more than seconds to read: whether models suit it "
                         "is not known", "`dvc repro prepare_data` looks at it")]
     found = [problem("parameters", text, "")
-             for text in params.problems_with(info.samples, info)]
+             for text in problems_with(params, info.samples, info)]
     found += check_statistics(params, absent)
     found += check_starts(params, absent)
     later = []
     parts: dict[str, Callable[[SampleSpec], None]] = {
-        "filter.rules": params.check_rules, "teacher": params.check_teacher,
-        "pairs.location": partial(check_stored, params)}
+        "filter.rules": partial(check_rules, params),
+        "teacher": partial(check_teacher, params),
+        "pairs.location": partial(check_pairs_there, params)}
     for part, check in parts.items():
         if any(name.startswith(part) for name in absent) or (
                 part == "teacher" and not is_local(params)):
@@ -131,7 +134,7 @@ def is_local(params: Params) -> bool:
     return folder is None or Path(folder).exists()
 
 
-def check_stored(params: Params, spec: SampleSpec) -> None:
+def check_pairs_there(params: Params, spec: SampleSpec) -> None:
     """Whether pairs that are taken over, if they are on this machine, are of such samples, and
     suffice.
 
@@ -141,7 +144,7 @@ def check_stored(params: Params, spec: SampleSpec) -> None:
     if isinstance(params.pairs, StoredPairs):
         path = local_path(params.pairs.location)
         if path is not None:
-            params.check_stored(PairStore.open(path).spec, spec)
+            check_stored(params, PairStore.open(path).spec, spec)
 
 
 def look(params: Params) -> DatasetInfo | None:

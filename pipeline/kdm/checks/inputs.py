@@ -12,7 +12,7 @@ from kdm_core.students.seen import NETS
 from kdm_core.weights.registry import REGISTRY
 from kdm_core.weights.store import local
 from pipeline.kdm.checks.finding import Finding, ok, problem, warning
-from pipeline.params import Params
+from pipeline.params.run import Params
 
 
 def check_sources(params: Params) -> list[Finding]:

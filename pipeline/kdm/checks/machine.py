@@ -9,8 +9,8 @@ import torch
 from kdm_core.compute import has_native_bf16, resolve_device
 from kdm_core.errors import KDMError
 from pipeline.kdm.checks.finding import Finding, ok, problem, warning
-from pipeline.params import Params
-from pipeline.params.execution import DaskSampling, TorchrunTraining
+from pipeline.params.execution import LocalSampling, TorchrunTraining
+from pipeline.params.run import Params
 
 DRIVER = Path("/proc/driver/nvidia/version")
 
@@ -76,9 +76,9 @@ def check_processes(params: Params) -> list[Finding]:
 def processes(params: Params) -> dict[str, int]:
     """How many processes of this machine the parameters ask for, by the section that does."""
     sampling, training = params.execution.sampling, params.execution.training
-    elsewhere = isinstance(sampling, DaskSampling) and sampling.address is not None
+    here = (sampling.workers or 1) if isinstance(sampling, LocalSampling) else 1
     own = training.nproc_per_node if isinstance(training, TorchrunTraining) else None
-    return {"sampling": 1 if elsewhere else sampling.workers or 1, "training": own or 1}
+    return {"sampling": here, "training": own or 1}
 
 
 def usable(params: Params) -> torch.device | None:

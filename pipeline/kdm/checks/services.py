@@ -16,8 +16,8 @@ from kdm_core.errors import KDMError
 from kdm_core.pairs.location import local_path, options, usable
 from pipeline.flow.addresses import without_password
 from pipeline.kdm.checks.finding import Finding, ok, problem, within
-from pipeline.params import Params
 from pipeline.params.execution import DaskSampling
+from pipeline.params.run import Params
 
 PATIENCE_S = 5.0
 PORTS = {"http": 80, "https": 443}
@@ -107,8 +107,6 @@ def check_scheduler(params: Params) -> list[Finding]:
     if find_spec("distributed") is None:
         return [problem("Dask", "execution.sampling.engine: dask needs a package that is missing",
                         "pip install 'kdm-distill[dask]'")]
-    if sampling.address is None:
-        return [ok("Dask", "the stage starts a cluster of its own on this machine")]
     parts = urlsplit(sampling.address)
     return [judge("Dask scheduler", sampling.address,
                   lambda: connect(parts.hostname or "", parts.port or 0),

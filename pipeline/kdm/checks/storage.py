@@ -24,7 +24,8 @@ from kdm_core.students.model import KDM
 from kdm_core.teachers import build_teacher
 from kdm_core.training.config import TrainingConfig
 from pipeline.kdm.checks.finding import Finding, ok, problem, warning
-from pipeline.params import Params, TrainedTeacher
+from pipeline.params.run import Params
+from pipeline.params.teacher import TrainedTeacher
 from pipeline.project.unfinished import pairs_there
 from pipeline.runtime import paths
 from pipeline.runtime.status import read_status
@@ -107,9 +108,7 @@ def training_bytes(config: TrainingConfig, size: int) -> int:
     Each has the weights, their average and Adam's two moments; one more is there while the oldest
     is replaced.
     """
-    averages = 2 * config.post_hoc.snapshots if config.post_hoc is not None else 0
-    in_checkpoint = 3 + (2 if config.post_hoc is not None else 1)
-    return size * (in_checkpoint * (config.keep_checkpoints + 1) + averages)
+    return size * 4 * (config.keep_checkpoints + 1)
 
 
 def dvc_copies() -> int:

@@ -74,7 +74,7 @@ def written(stage: str, root: Path = Path()) -> bytes | None:
 
 def make_plans(root: Path) -> tuple[dict[str, bytes], list[str]]:
     """The plans of all stages, and the files of the user's that they depend on."""
-    from pipeline.params import load_params
+    from pipeline.params.run import load_params
     from pipeline.runtime.plan.resolving import plan_all
 
     plans, own = plan_all(load_params(root / PARAMS), root, torch_version())

@@ -11,7 +11,8 @@ from kdm_core.importers import ForeignSource, ModuleSource
 from kdm_core.networks.module import ModuleNetworkConfig
 from kdm_core.pairs.filtering.config import FilterConfig
 from kdm_core.students.objective import LossConfig
-from pipeline.params import ExactTeacher, Params
+from pipeline.params.run import Params
+from pipeline.params.teacher import ExactTeacher
 from pipeline.runtime.plan.code import INSTALLED, code_of, digest, file_of, modules_below, own_code
 from pipeline.runtime.plan.sections import reads_of, stages_of
 

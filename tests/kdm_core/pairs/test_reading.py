@@ -2,7 +2,6 @@
 
 import gc
 import threading
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from kdm_core.compute import seeded
-from kdm_core.errors import DataError, KDMError, MismatchError
+from kdm_core.errors import DataError, KDMError
 from kdm_core.networks import MLPConfig
 from kdm_core.noise import check_value
 from kdm_core.operators import DenseConfig
 from kdm_core.pairs.keep import KeepMask
 from kdm_core.pairs.reading.batches import PairReader
-from kdm_core.pairs.reading.indexing import IndexingReader, PairDataset
+from kdm_core.pairs.reading.indexing import PairDataset
 from kdm_core.pairs.reading.order import BlockOrder
 from kdm_core.pairs.reading.readers import open_reader
 from kdm_core.pairs.reading.resident import ResidentReader
@@ -89,8 +88,7 @@ def masked(store: PairStore) -> PairStore:
 def readers(store: PairStore, window: int | None = WINDOW, batch: int = BATCH) -> list[PairReader]:
     states = bool(store.spec.states)
     return [ResidentReader.open(store, "train", batch, 5, CPU, window, states),
-            StreamingReader(store, "train", batch, 5, CPU, window or COUNT, states),
-            IndexingReader(store, "train", batch, 5, CPU, window, states, cache_bytes=3000)]
+            StreamingReader(store, "train", batch, 5, CPU, window or COUNT, states)]
 
 
 def copies(pairs: Pairs) -> list[Tensor]:
@@ -213,7 +211,7 @@ def test_processes_share_the_global_batch(
     whole = ResidentReader.open(store, "train", BATCH, 5, CPU, window)
     expected = [copies(whole(step)) for step in steps]
     monkeypatch.setattr(distributed, "world_size", lambda: processes)
-    for number in range(3):
+    for number in range(2):
         shares: list[list[list[Tensor]]] = []
         for rank in range(processes):
             monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
@@ -228,11 +226,10 @@ def test_processes_share_the_global_batch(
 @settings(max_examples=12, deadline=None)
 def test_any_step_can_be_asked_for(store: PairStore, steps: list[int]) -> None:
     """As a resumed training does, and back and forth."""
-    resident, *others = readers(store)
-    for reader in others:
-        with reader:
-            for step in steps:
-                assert_same(copies(reader(step)), copies(resident(step)))
+    resident, stream = readers(store)
+    with stream:
+        for step in steps:
+            assert_same(copies(stream(step)), copies(resident(step)))
 
 
 def test_a_batch_outlives_the_making_of_the_next(store: PairStore) -> None:
@@ -242,24 +239,6 @@ def test_a_batch_outlives_the_making_of_the_next(store: PairStore) -> None:
             before = copies(first)
             reader(1)
             assert_same(list(first.values), before)
-
-
-@pytest.mark.parametrize("number", [0, 1, 2])
-def test_an_iterator_goes_on_within_an_epoch(store: PairStore, number: int) -> None:
-    with readers(store)[number] as reader:
-        whole = [copies(pairs) for pairs in islice(reader, 2 * reader.per_epoch)]
-        batches = iter(reader)
-        for _ in range(5):
-            next(batches)
-        state = batches.state_dict()
-    with readers(store)[number] as reader:
-        resumed = iter(reader)
-        resumed.load_state_dict(state)
-        for values in whole[5:]:
-            assert_same(copies(next(resumed)), values)
-    with readers(store, window=30)[number] as reader, \
-            pytest.raises(MismatchError, match="'window': 40"):
-        iter(reader).load_state_dict(state)
 
 
 def test_pairs_rest_as_they_are_stored(store: PairStore) -> None:
@@ -429,7 +408,7 @@ def test_a_killed_training_on_a_stream_ends_like_an_undisturbed_one(
             raise Killed
 
     validation = read_split(store, "validation", CPU)
-    resident, stream, _ = readers(store)
+    resident, stream = readers(store)
     whole = student_task(resident, validation)
     curves = fit(whole, tmp_path / "a", "key")
     with stream, pytest.raises(Killed):

@@ -8,12 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from kdm_core.compute import step_generator
@@ -40,18 +38,14 @@ from kdm_core.training import optimizer as optimizer_module
 from kdm_core.training.batches import BatchOrder
 from kdm_core.training.checkpoints import checkpoint_path, checkpoints, differences
 from kdm_core.training.compilation import compiled
-from kdm_core.training.config import PostHocConfig
 from kdm_core.training.ema import Averages
 from kdm_core.training.loop import PATIENCE, Task, fit
 from kdm_core.training.optimizer import ScheduledOptimizer, learning_rate
-from kdm_core.training.post_hoc import choose, snapshot_path, snapshot_steps, write_snapshot
-from kdm_core.training.profiles import decay, exponent, synthesis, weights
 from kdm_core.training.waiting import Waiting
 from tests.support.training import Killed, assert_same, config, killed_at, state
 
 MLP = MLPConfig(kind="mlp", width=16, blocks=1)
 IMAGES = SampleSpec(kind="image", shape=[1, 8, 8], label_names=["a", "b", "c"], sigma_data=0.5)
-POST_HOC = {"profiles": [0.05, 0.10], "snapshots": 4, "candidates": [0.05, 0.08, 0.15]}
 
 
 def pairs(count: int = 40) -> Pairs:
@@ -86,8 +80,7 @@ def teacher_task(**changes: object) -> TeacherTask:
     partial(student_task, adversarial=0.0, accumulate=2, optimizer="adamw", weight_decay=0.1,
             schedule="linear"),
     partial(teacher_task, accumulate=2, keep_checkpoints=1),
-    partial(student_task, adversarial=0.0, post_hoc=POST_HOC),
-], ids=["student", "teacher", "adamw", "accumulated", "post-hoc"])
+], ids=["student", "teacher", "adamw", "accumulated"])
 @pytest.mark.parametrize("kill_at", [3, 5, 11, 23])
 def test_a_killed_run_ends_like_an_undisturbed_one(
     tmp_path: Path, make: Callable[[], Task], kill_at: int
@@ -419,8 +412,6 @@ def test_what_a_training_does_otherwise_than_asked_is_said() -> None:
         "training.warmup: 96 steps of warm-up in a training of 24: the learning rate rises to 25% "
         "of lr at its last step, and the schedule has no effect"]
     assert adaptations(lambda: teacher_task(warmup=23)) == []
-    assert adaptations(lambda: snapshot_steps(PostHocConfig(snapshots=30), 24)) == [
-        "training.post_hoc.snapshots: 30 are asked for, and there are 24 steps: these are used"]
 
 
 def test_augmented_training_is_not_compiled_and_says_so() -> None:
@@ -483,144 +474,11 @@ def test_ema() -> None:
 
 def test_averages_carry_the_buffers() -> None:
     model = nn.BatchNorm1d(3)
-    ema = Averages(model, config(post_hoc=POST_HOC))
+    ema = Averages(model, config())
     model(torch.randn(8, 3))
     ema.update(model, 0)
     assert ema.shadow.running_mean is not None and model.running_mean is not None
     assert torch.equal(ema.shadow.running_mean, model.running_mean)
-
-
-@given(sigma_rel=st.floats(0.005, 12 ** -0.5))
-def test_the_exponent_gives_the_width(sigma_rel: float) -> None:
-    gamma = exponent(sigma_rel)
-    variance = (gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3))
-    assert gamma >= 0 and math.sqrt(variance) == pytest.approx(sigma_rel, rel=1e-6)
-
-
-@given(sigma_rel=st.floats(0.01, 12 ** -0.5), length=st.integers(1, 400))
-@settings(max_examples=30)
-def test_the_recursion_has_the_weights_of_the_profile(sigma_rel: float, length: int) -> None:
-    """They sum to 1, and depend on no weights before the first step."""
-    gamma = exponent(sigma_rel)
-    found = np.zeros(length)
-    for step in range(1, length + 1):
-        found *= decay(gamma, step)
-        found[step - 1] = 1 - decay(gamma, step)
-    expected = weights(gamma, length, np.arange(1, length + 1))
-    np.testing.assert_allclose(found, expected, atol=1e-12)
-    assert found.sum() == pytest.approx(1.0)
-
-
-def test_the_profile_has_the_width() -> None:
-    """Standard deviation of the weights over their length, for many steps."""
-    steps = np.arange(1, 200_001)
-    for sigma_rel in (0.05, 0.1, 0.25):
-        p = weights(exponent(sigma_rel), len(steps), steps)
-        mean = (p * steps).sum()
-        deviation = math.sqrt((p * (steps - mean) ** 2).sum())
-        assert deviation / len(steps) == pytest.approx(sigma_rel, rel=1e-3)
-
-
-@given(length=st.integers(1, 3000), snapshots=st.integers(1, 12),
-       wanted=st.lists(st.floats(0.02, 0.25), min_size=1, max_size=3, unique=True))
-@settings(max_examples=30, deadline=None)
-def test_factors_of_a_synthesis_sum_to_1(
-    length: int, snapshots: int, wanted: list[float]
-) -> None:
-    times = sorted({-(-length * part // snapshots) for part in range(1, snapshots + 1)})
-    known = [(width, step) for step in times for width in (0.05, 0.10)]
-    factors = synthesis(known, [*wanted, 0.05, 0.10], length)
-    np.testing.assert_allclose(factors.sum(axis=1), 1, atol=1e-9)
-    # A wanted average that is at hand is taken as it is.
-    assert factors[-2, -2] == 1 and np.count_nonzero(factors[-2]) == 1
-    assert factors[-1, -1] == 1 and np.count_nonzero(factors[-1]) == 1
-
-
-def wandering(step: int, model: nn.Linear) -> None:
-    """A random walk that settles, as weights in training do."""
-    generator = torch.Generator().manual_seed(step)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += torch.randn(parameter.shape, generator=generator) / (1 + step) ** 0.5
-
-
-@pytest.mark.parametrize("sigma_rel, error", [
-    (0.03, 0.02), (0.05, 0.0), (0.07, 1e-3), (0.10, 0.0), (0.15, 5e-3), (0.20, 1e-2)])
-def test_a_synthesised_average_is_that_of_its_width(
-    tmp_path: Path, sigma_rel: float, error: float
-) -> None:
-    """Against the average that is kept with that width all along, relative to its motion."""
-    steps = 400
-    cfg = config(steps=steps, post_hoc={"profiles": [0.05, 0.10], "candidates": [sigma_rel]})
-    assert cfg.post_hoc is not None
-    model = nn.Linear(20, 10)
-    averages = Averages(model, cfg)
-    direct = {name: torch.zeros_like(value, dtype=torch.float64)
-              for name, value in model.named_parameters()}
-    start = {name: value.detach().clone() for name, value in model.named_parameters()}
-    gamma = exponent(sigma_rel)
-    for step in range(steps):
-        wandering(step, model)
-        averages.update(model, step)
-        for name, value in model.named_parameters():
-            direct[name].lerp_(value.detach().double(), 1 - decay(gamma, step + 1))
-        if step + 1 in snapshot_steps(cfg.post_hoc, steps):
-            write_snapshot(tmp_path / "c", "key", averages, step + 1)
-    last = {index: averages.named_profile(index) for index in range(2)}
-    figures = choose(cfg.post_hoc, averages, steps, tmp_path / "c", "key", lambda: 0.0)
-    assert figures["sigma_rel"] == sigma_rel
-    for name, value in averages.shadow.named_parameters():
-        if error:
-            distance = float((value - direct[name]).norm() / (start[name] - direct[name]).norm())
-            assert distance < error
-        else:
-            assert torch.equal(value, last[[0.05, 0.10].index(sigma_rel)][name])
-
-
-def test_the_candidate_with_the_smallest_held_out_error_is_the_result(tmp_path: Path) -> None:
-    records = fit(task := student_task(adversarial=0.0, post_hoc=POST_HOC), tmp_path / "c", "key")
-    last = records[-1]
-    errors = {float(name.removeprefix("error_sigma_rel_")): value for name, value in last.items()
-              if name.startswith("error_sigma_rel_")}
-    assert set(errors) == {0.05, 0.08, 0.15} and len(set(errors.values())) == 3
-    assert last["sigma_rel"] == min(errors, key=errors.__getitem__)
-    assert last["validation_mse"] == min(errors.values()) == task.validate()["validation_mse"]
-    assert "sigma_rel" not in records[-2]
-
-
-def test_a_missing_snapshot_is_named(tmp_path: Path) -> None:
-    make = partial(student_task, adversarial=0.0, post_hoc=POST_HOC)
-    fit(make(), tmp_path / "c", "key")
-    path = snapshot_path(tmp_path / "c", 12)
-    path.write_bytes(cut(path.read_bytes()))
-    with pytest.raises(DataError, match="averages-00000012.*damaged.*delete"):
-        fit(make(), tmp_path / "c", "key")
-    path.unlink()
-    with pytest.raises(DataError, match="averages-00000012.*missing.*delete"):
-        fit(make(), tmp_path / "c", "key")
-
-
-def test_snapshots_of_another_run_are_not_mixed_in(tmp_path: Path) -> None:
-    make = partial(student_task, adversarial=0.0, post_hoc=POST_HOC)
-    fit(make(), tmp_path / "c", "key")
-    foreign = snapshot_path(tmp_path / "c", 6).read_bytes()
-    fit(make(), tmp_path / "c", "another key")
-    snapshot_path(tmp_path / "c", 6).write_bytes(foreign)
-    with pytest.raises(DataError, match="belongs to another run"):
-        fit(make(), tmp_path / "c", "another key")
-
-
-def test_post_hoc_needs_something_to_choose_by(tmp_path: Path) -> None:
-    with pytest.raises(KDMError, match="post_hoc: only students"):
-        fit(teacher_task(post_hoc=POST_HOC), tmp_path / "c", "key")
-
-
-@pytest.mark.parametrize("changes", [
-    {"profiles": [0.05]}, {"profiles": [0.05, 0.05]}, {"profiles": [0.05, 0.3]},
-    {"candidates": []}, {"candidates": [0.0]}, {"snapshots": 0}])
-def test_impossible_widths_are_refused(changes: dict[str, object]) -> None:
-    with pytest.raises(ValidationError):
-        config(post_hoc={**POST_HOC, **changes})
 
 
 # Order, randomness, waiting, compilation

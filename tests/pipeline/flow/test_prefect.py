@@ -1,24 +1,19 @@
-"""The deployed flow: a real server, a real worker, a real project, and a webhook."""
+"""The deployed flow: a real server, a real worker, a real project."""
 
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from pipeline.flow.deploy import check
-from pipeline.flow.notifying import NotifyError, load_notifier
 from pipeline.flow.server import ServerError, require_deployment, require_pool
 from pipeline.project.repro import stage_graph
 from tests.support.prefect_server import RUN_S, START_S, STOP_S, Served, deployed, wait_until
@@ -43,48 +38,21 @@ def served(
             yield served
 
 
-@pytest.fixture
-def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A receiver of notifications: its URL, and what it was told."""
-    told: list[dict[str, Any]] = []
-
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Receiver) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/hooks/secret", told
-        server.shutdown()
-        thread.join()
-
-
 @pytest.mark.timeout(START_S + 3 * RUN_S + STOP_S)
-def test_deployment(served: Served, webhook: tuple[str, list[dict[str, Any]]]) -> None:
-    url, told = webhook
-    CustomWebhookNotificationBlock(
-        name="hook", url=url, json_data={"subject": "{{subject}}", "body": "{{body}}"},
-    ).save("team")
+def test_deployment(served: Served) -> None:
     check()
     check_refusals(served)
 
     # One is cancelled in the midst of a student, and one waits for it.
     first = run_as_a_person(served, f"overrides={json.dumps(OVERRIDE)}",
-                            'stages=["train_student@kdm-f"]', "notify=custom-webhook/team")
+                            'stages=["train_student@kdm-f"]')
     wait_until(lambda: newest_checkpoint(served) > 0, RUN_S, served.log.read_text)
-    second = served.start(overrides=OVERRIDE, notify="custom-webhook/team")
+    second = served.start(overrides=OVERRIDE)
     wait_until(lambda: served.state(second)["name"] == "AwaitingConcurrencySlot", STOP_S,
                served.log.read_text)
     assert any("stages.train_student" in command for command in served.working())
     assert served.prefect("flow-run", "cancel", first).returncode == 0
     assert served.finished(first)["type"] == "CANCELLED"
-    assert told and "is Cancelling" in told[0]["subject"]
     assert served.working() == []
     kept = newest_checkpoint(served)
     table = json.loads(served.artifacts(first)["kdm-overrides"]["data"])
@@ -98,8 +66,6 @@ def test_deployment(served: Served, webhook: tuple[str, list[dict[str, Any]]]) -
     assert {name: task["state_name"] for name, task in served.tasks(second).items()
             } == dict.fromkeys(stages, "Completed")
     check_artifacts(served, second)
-    assert "is Completed" in told[1]["subject"]
-    assert url not in "".join(served.lines(first) + served.lines(second))
 
     check_cached(served, stages)
     check_limit(served)
@@ -146,8 +112,6 @@ def check_refusals(served: Served) -> None:
             served.start(**wrong)
     assert served.post("flow_runs/filter") == []
     assert (served.project / "params.yaml").read_bytes() == params
-    with pytest.raises(NotifyError, match="no block 'slack-webhook/nobody'"):
-        load_notifier("slack-webhook/nobody")
     with get_client(sync_client=True) as client:
         with pytest.raises(ServerError, match="no deployment kdm-distill/other"):
             require_deployment(client, "kdm-distill/other")

@@ -28,7 +28,7 @@ from pipeline.kdm.checks import inputs, machine, services, storage, versions
 from pipeline.kdm.checks.finding import Finding, within
 from pipeline.kdm.cli import PRESETS, app
 from pipeline.kdm.doctor import findings_of
-from pipeline.params import Params, load_params, parse_params
+from pipeline.params.run import Params, load_params, parse_params
 from pipeline.project.dvc_records import CUT_LOCK
 from pipeline.runtime import paths
 from tests.support.project import ROOT, dvc, environment

@@ -14,7 +14,8 @@ from kdm_core.pairs.sampling import PairsConfig, plan_store, sample_pairs, sampl
 from kdm_core.pairs.store import PairStore
 from kdm_core.teachers import save_teacher
 from pipeline.kdm.cli import app
-from pipeline.params import PairsParams, parse
+from pipeline.params.pairs import PairsParams
+from pipeline.params.reading import parse
 from tests.support.pairs import CPU, PAIRS, SIZES, config, flip, shard_path, teacher
 
 

@@ -26,7 +26,7 @@ from kdm_core.teachers import DenoiserConfig, build_teacher, save_teacher
 from pipeline.kdm.checks import fit
 from pipeline.kdm.checks.inputs import needed_weights
 from pipeline.kdm.cli import app
-from pipeline.params import parse_params
+from pipeline.params.run import parse_params
 from pipeline.project.files import PRESETS
 
 SMOKE = YAML(typ="safe").load(PRESETS / "smoke.yaml")
@@ -119,7 +119,6 @@ def test_what_can_run_is_ok() -> None:
     ("students.kdm.shuffle_buffer", 100, "students.kdm.shuffle_buffer: 100 pairs do not surely"),
     ("teacher.training.accumulate", 3, "teacher.training.batch: 128 samples cannot"),
     ("reference.classifier.training.accumulate", 3, "reference.classifier.training.batch: 64"),
-    ("reference.classifier.training.post_hoc", {}, "reference.classifier: training.post_hoc: only"),
     ("data.path", "x.npz", "data.path: unknown key"),
     ("data", {"source": "npz", "path": "gone.npz"}, "data.path: gone.npz does not exist"),
     ("data", {"source": "digits"}, "reference.classifier"),

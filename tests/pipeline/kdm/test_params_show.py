@@ -12,7 +12,6 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from pipeline.kdm.cli import PRESETS, app
-from pipeline.params import load_params, parse_params, read_values
 from pipeline.params.origins import (
     MISSING,
     NOTHING,
@@ -24,6 +23,8 @@ from pipeline.params.origins import (
     of_stage,
     read_given,
 )
+from pipeline.params.reading import read_values
+from pipeline.params.run import load_params, parse_params
 from pipeline.runtime.plan.resolving import parameters_of
 from pipeline.runtime.plan.sections import reads_of, stages_of
 

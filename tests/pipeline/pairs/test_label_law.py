@@ -37,7 +37,7 @@ from kdm_core.teachers.exact import fit_mixture
 from kdm_core.values import as_float
 from pipeline.kdm.cli import app
 from pipeline.pairs.kept import KEPT
-from pipeline.params import load_params
+from pipeline.params.run import load_params
 from pipeline.runtime import paths
 from pipeline.runtime.runner import Stage
 from stages.evaluate import stage as evaluate

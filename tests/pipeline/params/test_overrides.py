@@ -12,8 +12,9 @@ from prefect.utilities.schema_tools.validation import validate
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.flow.flow import distill
-from pipeline.params import Params, ParamsError, load_params, read_values
 from pipeline.params.overrides import MISSING, Change, merge, override, partial
+from pipeline.params.reading import ParamsError, read_values
+from pipeline.params.run import Params, load_params
 from pipeline.project.files import PRESETS
 from tests.support.project import ROOT
 
@@ -134,15 +135,15 @@ def test_only_what_is_overridden_changes(tmp_path: Path) -> None:
     file.write_text(original)
     changes = override(file, {
         "students": {"kdm": {"training": {"steps": 60}}},
-        "execution": {"sampling": {"engine": "dask", "workers": 2}}})
+        "execution": {"sampling": {"engine": "dask", "address": "tcp://h:1"}}})
     assert changes == [
         Change("execution.sampling.engine", "local", "dask"),
-        Change("execution.sampling.workers", MISSING, 2),
+        Change("execution.sampling.address", MISSING, "tcp://h:1"),
         Change("students.kdm.training.steps", 1400, 60)]
     new = file.read_text().splitlines()
     differing = [(a, b) for a, b in zip(original.splitlines(), new, strict=True) if a != b]
     assert [now.split("#")[0].strip() for _, now in differing] == [
-        "sampling: {engine: dask, workers: 2}", "steps: 60"]
+        "sampling: {engine: dask, address: tcp://h:1}", "steps: 60"]
     written = file.stat().st_mtime_ns
     assert override(file, {"students": {"kdm": {"training": {"steps": 60}}}}) == []
     assert file.stat().st_mtime_ns == written

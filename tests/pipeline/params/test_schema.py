@@ -12,7 +12,8 @@ from jsonschema.protocols import Validator
 from typer.testing import CliRunner
 
 from pipeline.kdm.cli import PRESETS, app, description
-from pipeline.params import Params, parse_params, read_values
+from pipeline.params.reading import read_values
+from pipeline.params.run import Params, parse_params
 from pipeline.params.schema import objects, schema_text
 from pipeline.project.files import SCHEMA
 from tests.support.imports import ROOT
@@ -78,8 +79,8 @@ def put(path: str, value: Any) -> Callable[[Any], None]:
     (put("teacher.model.network.kind", "nothing"), False),
     (put("teacher.model.network", {"width": 64, "blocks": 2}), False),
     (put("execution.sampling", {"workers": 2}), False),  # which has to be said
-    (put("execution.sampling", {"engine": "dask", "nodes": 2}), False),
-    (put("execution.sampling", {"engine": "dask", "workers": 2}), True),
+    (put("execution.sampling", {"engine": "dask", "workers": 2}), False),
+    (put("execution.sampling", {"engine": "dask", "address": "tcp://h:1"}), True),
     (put("pairs", {"source": "store", "location": "p.zarr"}), True),
     (put("reference.classifier", None), True), (put("compute.threads", 3), True),
     (put("studies", {"vicinity": None}), True),

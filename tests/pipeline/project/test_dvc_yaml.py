@@ -3,7 +3,7 @@
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.params import Params
+from pipeline.params.run import Params
 from pipeline.runtime.plan.sections import PER_STUDENT, READS
 from tests.support.project import ROOT
 

@@ -14,7 +14,9 @@ from kdm_core.datasets.cifar10 import CLASSES
 from kdm_core.losses.distances import LPIPSConfig
 from kdm_core.samples import SampleSpec
 from kdm_core.students.model import KDM
-from pipeline.params import Params, StudentParams, load_params
+from pipeline.params.fitting import check_against
+from pipeline.params.run import Params, load_params
+from pipeline.params.student import StudentParams
 from pipeline.project.files import PRESETS
 
 CIFAR = SampleSpec(kind="image", shape=[3, 32, 32])
@@ -39,7 +41,7 @@ def millions(student: StudentParams, spec: SampleSpec) -> float:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_every_model_can_be_built(name: str) -> None:
-    preset(name).check_against(SPECS[name])
+    check_against(preset(name), SPECS[name])
 
 
 @pytest.mark.parametrize("name", SPECS)

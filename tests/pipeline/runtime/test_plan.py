@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from kdm_core.errors import DataError
-from pipeline.params import load_params, parse_params, read_values
+from pipeline.params.reading import read_values
+from pipeline.params.run import load_params, parse_params
 from pipeline.project.files import PRESETS
 from pipeline.runtime.plan import code, plans
 from pipeline.runtime.plan.code import own_code

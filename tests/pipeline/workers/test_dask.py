@@ -33,7 +33,7 @@ from kdm_core.teachers import Denoiser, DenoiserConfig, load_teacher, save_teach
 from pipeline.params.execution import DaskSampling, ExecutionParams
 from pipeline.runtime.runner import Stage
 from pipeline.runtime.stopping import Stop, Stopped, stoppable
-from pipeline.workers.cluster import Cluster, Disconnected, Local, Remote, visible_gpu
+from pipeline.workers.cluster import Cluster, Disconnected
 from pipeline.workers.engine import Here, own_places
 from pipeline.workers.engine import engine as engine_of
 from pipeline.workers.features import FeatureSource, Origin
@@ -93,15 +93,11 @@ def store(tmp_path: Path, spec: StoreSpec) -> PairStore:
     return PairStore.create(tmp_path / "pairs.zarr", spec, {})
 
 
-def local(count: int = 2, stop: Stop | None = None) -> Cluster:
-    return Cluster(Local([PLACE] * count), PLACE, 20, stop or Stop(), print)
-
-
 def remote(
     address: str, workers: int = 1, patience_s: float = 20, stop: Stop | None = None,
     say: Callable[[str], None] = print,
 ) -> Cluster:
-    return Cluster(Remote(address, workers), PLACE, patience_s, stop or Stop(), say)
+    return Cluster(address, workers, PLACE, patience_s, stop or Stop(), say)
 
 
 def fill(
@@ -150,28 +146,6 @@ def running(*processes: subprocess.Popen[bytes]) -> Iterator[None]:
         for process in processes:
             stack.callback(end, process)
         yield
-
-
-def test_a_killed_worker_of_a_local_cluster(
-    store: PairStore, teacher: Path, content: str
-) -> None:
-    """Two workers, one killed at work, make what one process makes; all end with the engine."""
-    killed = []
-
-    def kill_one(place: int, found: Sampled) -> None:
-        if not killed:
-            killed.append(spawned(os.getpid())[0].pid)
-            os.kill(killed[0], signal.SIGKILL)
-
-    with local() as engine:
-        fill(engine, store, teacher, kill_one)
-        listening = {one.laddr.ip for child in [psutil.Process(), *spawned(os.getpid())]
-                     for one in child.net_connections() if one.status == "LISTEN"}
-    assert listening == {"127.0.0.1"}
-    assert killed and store.content_hash() == content
-    assert not spawned(os.getpid())
-    store.remove_leftovers()
-    assert not claims_folder(Path(store.location)).exists()
 
 
 def test_a_scheduler_that_comes_back(
@@ -226,12 +200,14 @@ def test_a_killed_worker_of_a_cluster_that_is_there(
     with remote(address) as engine:
         fill(engine, store, copied, kill)
         assert store.content_hash() == content
+        store.remove_leftovers()
+        assert not claims_folder(Path(store.location)).exists()
         with remote(address) as second:
             assert engine.client is not None and second.client is not None
             task = SamplingTask(str(store.location), Folder(teacher), False)
             with engine.mission(task, engine.wanted(None)) as name:
                 engine.client.close()  # as if killed
-                second.get_ready(address, time.monotonic() + 5)
+                second.get_ready(time.monotonic() + 5)
                 left = second.client.run_on_scheduler(
                     lambda dask_scheduler: list(dask_scheduler.worker_plugins))
                 assert name not in left
@@ -247,8 +223,8 @@ def test_a_new_scheduler_knows_no_missions(
             assert engine.client is not None
             engine.client.unregister_worker_plugin(name)
             raise Disconnected
-        engine.source = Remote(cluster[0], 2)  # of which one comes back
-        engine.get_ready(cluster[0], time.monotonic())
+        engine.least = 2  # of which one comes back
+        engine.get_ready(time.monotonic())
 
 
 def test_what_is_under_way_is_finished_on_request(
@@ -305,11 +281,6 @@ def test_each_worker_has_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
         own_places(both[1], 2)
     with pytest.raises(KDMError, match=r"2 workers cannot share 1 device \(mps\)"):
         own_places(PLACE._replace(device="mps"), 2)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert visible_gpu(PLACE) == {}
-    assert visible_gpu(both[1]) == {"CUDA_VISIBLE_DEVICES": "1"}
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    assert visible_gpu(both[1]) == {"CUDA_VISIBLE_DEVICES": "7"}
 
 
 def test_dask_may_be_missing(
@@ -317,7 +288,7 @@ def test_dask_may_be_missing(
 ) -> None:
     monkeypatch.chdir(finished)
     stage = Stage("sample_pairs")
-    config = DaskSampling(engine="dask")
+    config = DaskSampling(engine="dask", address="tcp://host:8786")
     stage.params = stage.params.model_copy(update={"execution": ExecutionParams(sampling=config)})
     monkeypatch.delitem(sys.modules, "pipeline.workers.cluster")
     monkeypatch.setitem(sys.modules, "distributed", None)
@@ -328,8 +299,8 @@ def test_dask_may_be_missing(
 
 @pytest.mark.parametrize(("preload", "flags", "message"), [
     ("import torch; torch.__version__ = '0.1'", [], r"has torch 0\.1 \(here .*same versions"),
-    ("import sys; sys.modules['stages'] = None", [],
-     r"cannot run this project \(.*stages.*install the same version"),
+    ("import sys; sys.modules['pipeline'] = None", [],
+     r"cannot run this project \(.*pipeline.*install the same version"),
     ("", ["--nthreads", "2"], r"takes 2 tasks at a time.*--nthreads 1"),
 ])
 def test_unfit_workers(
@@ -395,16 +366,22 @@ def test_no_scheduler_and_no_workers(tmp_path: Path) -> None:
         pass
 
 
-def test_workers_write_into_a_bucket(teacher: Path, spec: StoreSpec, content: str) -> None:
-    with serving():
+def test_workers_write_into_a_bucket(
+    teacher: Path, spec: StoreSpec, content: str, tmp_path: Path
+) -> None:
+    address = free_address()
+    with serving():  # whose credentials the worker finds in its environment
         store = PairStore.create(f"s3://{BUCKET}/pairs.zarr", spec, {})
-        with local() as engine:
+        with (running(scheduler(address, tmp_path), worker(address, tmp_path)),
+              remote(address) as engine):
             fill(engine, store, teacher)
         assert PairStore.open(store.location).content_hash() == content
 
 
 @pytest.mark.parametrize("engine", ["processes", "dask"])
-def test_filter_and_features_are_the_same(engine: str, finished: Path, tmp_path: Path) -> None:
+def test_filter_and_features_are_the_same(
+    engine: str, finished: Path, tmp_path: Path, cluster: tuple[str, Path]
+) -> None:
     """Pixels, features and saturation of pairs, and features of images, to the bit."""
     data = finished / "data"
     store = PairStore.open(data / "pairs/pairs.zarr")
@@ -416,7 +393,8 @@ def test_filter_and_features_are_the_same(engine: str, finished: Path, tmp_path:
     extractor = origin.build(CPU)
     extractor.batch = 100
     images = torch.from_numpy(store.read(range(640)).sample)
-    workers = local() if engine == "dask" else Processes([PLACE] * 2, Stop(), print)
+    workers: Engine = (remote(cluster[0]) if engine == "dask"
+                       else Processes([PLACE] * 2, Stop(), print))
     with workers:
         judge, marks = yardstick.judge(
             store, CPU, lambda config, extractor, images: extract(extractor, images).features)

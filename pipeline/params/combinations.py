@@ -1,0 +1,115 @@
+"""What the sections of params.yaml require of one another, before any data are known."""
+
+
+
+from typing import TYPE_CHECKING
+
+from kdm_core.datasets.checkerboard import CheckerboardConfig
+from kdm_core.importers import FolderSource
+from kdm_core.losses.distances import LPIPSConfig
+from kdm_core.networks import is_spatial
+from pipeline.params.teacher import TrainedTeacher
+
+if TYPE_CHECKING:
+    from pipeline.params.run import Params
+
+
+def require_all(params: "Params") -> None:
+    """Make sure that all sections go with one another.
+
+    Raises:
+        ValueError: some do not; the message names the parameter and the way out.
+    """
+    if isinstance(params.data, CheckerboardConfig):
+        require_points(params)
+    require_labels(params)
+    require_guidance(params)
+    require_states(params)
+    require_classifier(params)
+
+
+def require_points(params: "Params") -> None:
+    problems = []
+    if getattr(params.pairs, "sample_dtype", None) == "uint8":
+        problems.append("pairs.sample_dtype: uint8 is for images; points need float32")
+    if params.reference.classifier is not None:
+        problems.append("reference.classifier: points have no classifier; set it to null")
+    if params.evaluation.extractors:
+        problems.append("evaluation.extractors: they are for images; leave them out")
+    problems += params.filter.problems_with_points()
+    if isinstance(params.teacher, TrainedTeacher):
+        network = params.teacher.model.network
+        if is_spatial(network):
+            problems.append(f"teacher.model.network.kind: {network.kind} is for images; "
+                            "use mlp")
+    for name, student in params.students.items():
+        for part in ("encoder", "decoder"):
+            network = getattr(student.model, part)
+            if is_spatial(network):
+                problems.append(f"students.{name}.model.{part}.kind: {network.kind} is for "
+                                "images; use mlp")
+        for where, losses in student.placed_losses():
+            if isinstance(losses.distance, LPIPSConfig):
+                problems.append(f"students.{name}.{where}losses.distance.kind: LPIPS is for "
+                                "images; use mse or pseudo_huber")
+            if losses.adversarial and losses.adversary.network == "paper":
+                problems.append(f"students.{name}.{where}losses.adversary.network: the paper's "
+                                "discriminator is for images; use features, with those of the "
+                                "teacher, or set adversarial to 0")
+    if problems:
+        raise ValueError("data.source is checkerboard, whose samples are points:\n  "
+                         + "\n  ".join(problems))
+
+
+def require_labels(params: "Params") -> None:
+    if getattr(params.teacher, "label_dropout", 0) and not getattr(
+            params.data, "conditional", False):
+        raise ValueError("teacher.label_dropout: this teacher takes no labels; set it to 0, or "
+                         "data.conditional to true")
+
+
+def require_guidance(params: "Params") -> None:
+    guidance = getattr(params.pairs, "guidance", None)
+    if guidance is None:
+        return
+    guides = isinstance(params.teacher, FolderSource) or getattr(params.teacher, "guide", None)
+    if guidance.kind == "autoguidance" and not guides:
+        raise ValueError("pairs.guidance.kind: autoguidance needs a second, weaker teacher; "
+                         + way_to_a_guide(params))
+    if guidance.kind == "classifier_free" and not getattr(
+            params.data, "conditional", False):
+        raise ValueError("pairs.guidance.kind: classifier_free needs a teacher that takes "
+                         "labels; set data.conditional: true, or use autoguidance")
+    if (guidance.kind == "classifier_free" and isinstance(params.teacher, TrainedTeacher)
+            and not params.teacher.label_dropout):
+        raise ValueError("pairs.guidance.kind: classifier_free needs a teacher that has also "
+                         "learned to do without labels; set teacher.label_dropout: 0.1")
+
+
+def way_to_a_guide(params: "Params") -> str:
+    if "guide" in type(params.teacher).model_fields:
+        return "describe one under teacher.guide"
+    return (f"teacher.source: {params.teacher.source} has none: make a folder of both with kdm "
+            "teacher import, the weaker one in its subfolder guide, for teacher.source: folder")
+
+
+def require_states(params: "Params") -> None:
+    for name, student in params.students.items():
+        for where, losses in student.placed_losses():
+            if losses.trajectory and getattr(params.pairs, "states", None) == 0:
+                raise ValueError(f"students.{name}.{where}losses.trajectory: there are no "
+                                 "intermediate states in the pairs; set pairs.states (4, say), "
+                                 "or the weight to 0")
+
+
+def require_classifier(params: "Params") -> None:
+    asked = {"evaluation.extractors": any(config.kind == "classifier"
+                                          for config in params.evaluation.extractors),
+             "filter.copies": params.filter.needs_classifier,
+             **{f"students.{name}.{where}losses": "classifier" in losses.asked_networks
+                for name, student in params.students.items()
+                for where, losses in student.placed_losses()}}
+    for where, needed in asked.items():
+        if needed and params.reference.classifier is None:
+            raise ValueError(f"{where}: there is no classifier; describe one under "
+                             "reference.classifier, or take it out of the list")
