@@ -21,7 +21,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from ruamel.yaml import YAML
 
 from kdm_core.errors import KDMError
-from pipeline.flow import deploy, flow, publishing
+from pipeline.flow import artifacts, deploy, flow
 from pipeline.flow.artifacts import StageProgress, key_of
 from pipeline.flow.flow import (
     GPU_TAG,
@@ -387,8 +387,8 @@ def test_progress_of_this_run_alone(tmp_path: Path) -> None:
 
 def test_progress_waits_for_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither while the stage runs nor at its end."""
-    monkeypatch.setattr(publishing, "EVERY_S", 0.01)
-    monkeypatch.setattr(publishing, "LAST_S", 0.1)
+    monkeypatch.setattr(artifacts, "EVERY_S", 0.01)
+    monkeypatch.setattr(artifacts, "LAST_S", 0.1)
     asked, answer = threading.Event(), threading.Event()
 
     def update(progress: StageProgress) -> None:
@@ -408,7 +408,7 @@ def test_progress_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """In the context of the run, to its end; an error of the server's client does not end it."""
     shown: list[tuple[str, int]] = []
     run = ContextVar("run", default="none")
-    monkeypatch.setattr(publishing, "EVERY_S", 0.01)
+    monkeypatch.setattr(artifacts, "EVERY_S", 0.01)
     progress = ProgressStatus(name="pairs", done=1, total=9, unit="pair", rate=1.0)
     monkeypatch.setattr(StageProgress, "read", lambda _: progress)
 
