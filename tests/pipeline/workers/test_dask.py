@@ -42,7 +42,6 @@ from pipeline.workers.fitness import Wanted, Worker, require_own_gpus, versions
 from pipeline.workers.processes import Processes
 from pipeline.workers.sampling import SamplingTask
 from pipeline.workers.tasks import Engine, Folder, Place
-from tests.support.processes import spawned
 from tests.support.project import environment
 from tests.support.s3_server import BUCKET, serving
 
