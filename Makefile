@@ -57,7 +57,7 @@ test: lint  ## everything that is checked on every change (15 to 20 minutes on t
 test-slow: setup  ## presets in full, against the promised quality, and other tests that take long
 	$(BIN)/python -m pytest -m slow
 
-drills-short: setup  ## each fault once, at a random instant (--seed in what it says; 5 min)
+drills-short: setup  ## each fault once, at a random instant by --seed, which it prints
 	$(BIN)/python -m pytest -m "drill and not slow" tests/drills
 
 drills: setup  ## faults of all kinds at random instants; writes the table of docs/reliability.md (40 min)

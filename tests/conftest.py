@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import os
 import secrets
 import uuid
 from collections import defaultdict
@@ -19,14 +20,11 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seed", type=int, help="of all that a run of the tests draws at random")
+    # Processes that share the tests draw the same.
+    seed = os.environ.setdefault("KDM_TEST_SEED", str(secrets.randbelow(2**31)))
+    parser.addoption("--seed", type=int, default=seed, help="of all that the tests draw at random")
     parser.addoption("--shuffle", action="store_true", help="run files, and tests in them, in an "
                      "order by the seed")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    if config.option.seed is None:
-        config.option.seed = secrets.randbelow(2**31)  # which other processes are told
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from kdm_core.teachers import Denoiser, DenoiserConfig, save_teacher
 from pipeline.runtime.stopping import Stop
 from pipeline.workers.processes import Processes
 from pipeline.workers.tasks import Place
-from tests.support.processes import spawned
 from tests.support.project import copy_project, edit, environment, make_project, succeeds
 
 SPEC = SampleSpec(kind="image", shape=[1, 8, 8], label_names=list("0123456789"), sigma_data=0.75)
@@ -78,6 +78,16 @@ def sample(project: Path) -> str:
 def files(project: Path) -> dict[str, bytes]:
     return {str(file.relative_to(project)): file.read_bytes()
             for file in sorted((project / PAIRS).rglob("*")) if file.is_file()}
+
+
+def spawned(pid: int) -> list[psutil.Process]:
+    """The workers that a process has started."""
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # workers start short programs of the system
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def workers_at_work(project: Path, stage: subprocess.Popen[str], count: int) -> list[Any]:

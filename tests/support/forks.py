@@ -104,7 +104,7 @@ def begin(
         os.dup2(os.open(Path(outputs, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    signal.alarm(300)
+    signal.alarm(590)  # before its test is
     become(arguments, folder, environment)
 
 

@@ -220,7 +220,7 @@ def test_where_one_may_not_write(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 AGES = {
     "it has no stage `plan`": OLD,
-    "it lists code: pipeline/runtime/guard.py": """
+    "it lists code: stages/guard.py": """
 stages:
   plan: {cmd: python -m stages.plan, outs: [data/plan]}
   train_student:
