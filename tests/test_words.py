@@ -15,7 +15,7 @@ import typer
 from kdm_core.errors import KDMError, about, naming, placed
 from pipeline.kdm.cli import app
 from pipeline.params.run import Params
-from tests.imports import ROOT
+from tests.support.imports import ROOT
 
 
 def options(command: Any) -> set[str]:

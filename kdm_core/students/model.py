@@ -198,8 +198,8 @@ class KDM(nn.Module):
             KDMError: its encoders are not shared, so that it knows but samples and noise.
         """
         if self.config.encoders != "shared":
-            raise KDMError(f"model.encoders: {self.config.encoders} has no encoder for all "
-                           "states from noise to samples; use shared")
+            raise KDMError(f"{self.config.encoders} has no encoder for all states from noise to "
+                           "samples; use shared", "encoders")
         given = self.heeded(labels, state)
         return cast(Tensor, self.noise_encoder(state, self.time(position, state), given))
 
