@@ -248,7 +248,7 @@ def test_gpus_and_builds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "H200")
     assert machine.check_gpu() == [Finding("GPU", "ok", "2 × H200, CUDA 13.0")]
 
-    monkeypatch.setattr(machine, "resolve_device", torch.device)
+    monkeypatch.setattr("pipeline.params.compute.resolve_device", torch.device)
     values = params(compute={"device": "cuda"}, execution={
         "sampling": {"engine": "local", "workers": 4},
         "training": {"engine": "torchrun", "nproc_per_node": 2}})
