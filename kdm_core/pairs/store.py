@@ -140,11 +140,12 @@ class PairStore:
             store = cls.open_here(target)
         except DataError as error:
             raise DataError(f"{location} names pairs that cannot be read: {error}. If they are "
-                            "gone for good, sample them again") from error
+                            "gone for good, force whatever samples them to run again"
+                            ) from error
         if store.spec.fingerprint != reference.fingerprint:
             raise MismatchError(f"{location} names the pairs {reference.fingerprint[:12]}, and "
                                 f"{target} holds {store.spec.fingerprint[:12]}: bring those back, "
-                                "or sample them again")
+                                "or force whatever samples them to run again")
         store.expected_content = reference.content
         return store
 

@@ -212,7 +212,7 @@ def test_other_pairs_are_refused(project: Path) -> None:
     store_of(project / "splits.zarr", mark, splits={"test": 1, "validation": 6, "train": 325})
     for name, kind, message in (
         ("teacher", MismatchError, "made by the teacher 000000000000.*teacher.source: folder"),
-        ("solver", MismatchError, "kdm pairs import --solver"),
+        ("solver", MismatchError, "import them again, and say it"),
         ("partial", DataError, "lacks 80 of its 332 pairs"),
         ("damaged", DataError, "pairs 80 to 160 are"),
         ("splits", KDMError, "1 test pairs, 2 are needed"),

@@ -95,7 +95,7 @@ def test_a_reference_to_what_is_gone_or_another(
 ) -> None:
     path = refer_to(sampled(Path("p.zarr")))
     shutil.rmtree("p.zarr")
-    with pytest.raises(DataError, match="no Zarr group.*gone for good, force the stage"):
+    with pytest.raises(DataError, match="no Zarr group.*gone for good, force whatever samples"):
         PairStore.open(path)
     sampled(Path("p.zarr"), train=71)
     with pytest.raises(MismatchError, match="names the pairs .*bring those back, or force"):
