@@ -376,7 +376,7 @@ class Bowl(Task):
         return {"loss": found, **curves}
 
     def validate(self) -> dict[str, float]:
-        return {self.chosen_by: float(self.ema.shadow.weight.detach().square().sum())}
+        return {"validation_mse": float(self.ema.shadow.weight.detach().square().sum())}
 
 
 def run_trainings(training: TrainingConfig) -> Numbers:
