@@ -506,7 +506,7 @@ ELSEWHERE: dict[type[Config], str] = {
     **dict.fromkeys((DiffusersUNetConfig, TorchCFMUNetConfig, ModuleNetworkConfig),
                     "code of others, with which tests/test_import_*.py compare"),
     **dict.fromkeys((InceptionConfig, DINOv2Config, CLIPConfig),
-                    "weights of others, which tests/test_extractors.py does without"),
+                    "weights of others, which test_extractors.py does without"),
 }
 NO_NUMBERS = {(TrainingConfig, "precision"), (TrainingConfig, "compile")}
 NO_FIGURES = {"nfe", "images_per_s", "parameters"}

@@ -251,7 +251,8 @@ def open_group(location: str | Path, mode: Literal["r", "r+"] = "r") -> zarr.Gro
     try:
         return zarr.open_group(place, mode=mode, zarr_format=3)
     except (OSError, KeyError, ValueError, TypeError) as error:
-        advice = "make it again" if isinstance(place, Path) else "check the address"
+        advice = ("correct the folder, or make it again" if isinstance(place, Path)
+                  else "check the address")
         raise DataError(f"{location} is no Zarr group ({type(error).__name__}: {error}): {advice}"
                         ) from error
 
