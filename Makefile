@@ -51,7 +51,7 @@ lint: setup  ## ruff, mypy, and who may import whom
 # A file's tests share what is costly to make, so files are what is shared out; one thread each,
 # since threads that wait for each other on busy cores are slower than none.
 test drills-short: export OMP_NUM_THREADS := 1
-test: lint  ## everything that is checked on every change (15 to 20 minutes on two cores)
+test: lint  ## everything that is checked on every change (15 minutes on two cores)
 	$(BIN)/python -m pytest -m "not slow and not drill" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup  ## presets in full, against the promised quality, and other tests that take long
