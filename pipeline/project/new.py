@@ -5,6 +5,7 @@ Nothing that is there is overwritten, and what was begun and not finished is gon
 
 import logging
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -18,7 +19,9 @@ DEFAULT = "digits"
 # Of these the user's own will do; a .gitignore gets the lines that it lacks.
 KEPT = (".dvcignore", "README.md", ".gitignore")
 CONFIG = b"[core]\n    analytics = false\n"
-OLD_FLOW, FLOW = "pipeline/flow/flow.py:distill", "pipeline.flow.flow.distill"
+FLOW = "pipeline.flow.flow.distill"
+FORMER_FLOWS = re.compile(r"pipeline/flow\.py:distill|pipeline\.flow\.distill")
+"""How prefect.yaml of older versions calls it."""
 
 
 class NewError(KDMError):
@@ -194,8 +197,9 @@ def refresh(folder: Path) -> list[str]:
         else:
             said.append(f"{pipeline} is today's now; the old one is {replace(pipeline, today)}")
         served = folder / "prefect.yaml"
-        if served.is_file() and OLD_FLOW in (text := served.read_text(encoding="utf-8")):
-            kept = replace(served, text.replace(OLD_FLOW, FLOW).encode())
+        if served.is_file() and FORMER_FLOWS.search(
+                text := served.read_text(encoding="utf-8")):
+            kept = replace(served, FORMER_FLOWS.sub(FLOW, text).encode())
             said.append(f"{served} starts the flow of the installation now; the old one is {kept}")
     except OSError as error:
         raise NewError(f"{error.filename or folder} cannot be written ({error.strerror}): mend "

@@ -229,9 +229,10 @@ stages:
 """}
 
 
+@pytest.mark.parametrize("entrypoint", ["pipeline/flow.py:distill", "pipeline.flow.distill"])
 @pytest.mark.parametrize("age", AGES)
 def test_a_project_of_an_older_version(
-    age: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+    age: str, entrypoint: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever reads it says so, and what mends it; that keeps all that was there."""
     new("x", "--preset", "smoke")
@@ -240,7 +241,7 @@ def test_a_project_of_an_older_version(
     (project / "dvc.yaml").write_text(AGES[age])
     (project / "params.yaml").write_text((PRESETS / "smoke.yaml").read_text() + "# mine\n")
     served = (project / "prefect.yaml").read_text()
-    old_flow = served.replace("pipeline.flow.flow.distill", "pipeline/flow/flow.py:distill")
+    old_flow = served.replace("pipeline.flow.flow.distill", entrypoint)
     (project / "prefect.yaml").write_text(old_flow)
     monkeypatch.chdir(project)
     wanted = f"dvc.yaml is of an older version ({age}): `kdm new --refresh {project}` replaces"
