@@ -2,10 +2,7 @@
 
 
 import torch
-from pydantic import (
-    Field,
-    field_validator,
-)
+from pydantic import Field, field_validator
 
 from kdm_core.compute import names_device, resolve_device
 from kdm_core.config import Config

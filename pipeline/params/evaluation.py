@@ -2,11 +2,7 @@
 
 from typing import Literal
 
-from pydantic import (
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
 from kdm_core.config import Config
 from kdm_core.losses.trunks import Net

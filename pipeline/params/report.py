@@ -1,10 +1,7 @@
 """The section `report`."""
 
 
-from pydantic import (
-    Field,
-    field_validator,
-)
+from pydantic import Field, field_validator
 
 from kdm_core.config import Config
 from kdm_core.pairs.location import writable_location

@@ -4,11 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pydantic import (
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
 from kdm_core.config import Config
 from kdm_core.datasets import DataConfig

@@ -1,10 +1,7 @@
 """A student of the section `students`."""
 
 
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from kdm_core.config import Config
 from kdm_core.students.model import StudentConfig
