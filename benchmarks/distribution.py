@@ -1,7 +1,7 @@
 """Losses on the distribution side by side: the same student, pairs and CPU time.
 
     OMP_NUM_THREADS=1 python -m benchmarks.distribution [--student NAME] [--cpu-seconds 60]
-        [--seeds 3] [--only ROW …] [--start-steps N] [--samples N]
+        [--seeds 3] [--only ROW …] [--start-steps N] [--samples N] [--weight 0.01] [--channels 32]
 
 A student of params.yaml is trained on the pairs of the last run as its first phase says, but
 without a loss on the distribution. From these weights it goes on with each of the losses for as
@@ -96,7 +96,13 @@ def main() -> None:
                         help="of the regression; as in params.yaml if not given")
     parser.add_argument("--samples", type=int,
                         help="that are made to be judged; one for each test pair if not given")
+    parser.add_argument("--weight", type=float, default=ADVERSARIAL, help="of adversaries")
+    parser.add_argument("--channels", type=int, default=CHANNELS, help="of adversaries")
     arguments = parser.parse_args()
+    for losses in ROWS.values():
+        if "adversary" in losses:
+            losses["adversarial"] = arguments.weight
+            losses["adversary"]["channels"] = arguments.channels
     bench = Bench(load_params(), arguments.student, arguments.start_steps, arguments.samples)
     judge = Judge(bench.dataset, bench.test)
     print(f"held-out images: {judge.held_out}; a † marks features that the loss has seen\n")
