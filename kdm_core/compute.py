@@ -46,6 +46,11 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Within it autocast is off on a device."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
 def has_native_bf16(device: torch.device) -> bool:
     """Whether bfloat16 matrix products are done in hardware, and therefore faster than float32."""
     if device.type == "cuda":

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,30 @@ class Network(nn.Module):
     def forward(
         self, x: Tensor, time: Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:
+        raise NotImplementedError
+
+    # A network that can be cut in two is decode(encode(x, c), c), c = condition(x, time, labels).
+
+    def condition(self, x: Tensor, time: Tensor | None, labels: Tensor | None) -> Any:
+        """What the blocks of both halves are told of time and labels; arguments as of `forward`.
+
+        Raises:
+            KDMError: the network cannot be cut.
+        """
+        raise KDMError(f"{type(self).__name__} is a network that cannot be cut at its levels; use "
+                       "mlp, transformer, unet, song_unet, dhariwal_unet or edm2_unet")
+
+    def encode(self, x: Tensor, condition: Any) -> list[Tensor]:
+        """The first half: all that the other one gets of an input, (B, C, …) a level.
+
+        Of U-Nets the outputs of the encoder's blocks, the last of which is the bottleneck; of
+        others the stream between two blocks.
+        """
+        raise NotImplementedError
+
+    def decode(self, levels: list[Tensor], condition: Any) -> Tensor:
+        """The second half: the output (B, *out_shape), from levels as `encode` gives them, whose
+        list it may empty."""
         raise NotImplementedError
 
     def class_weights(self) -> list[tuple[Tensor, int]]:

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdm_core.compute import full_precision
 from kdm_core.config import Config
 from kdm_core.networks.base import Network, one_hot
 from kdm_core.networks.edm_blocks import (
@@ -174,20 +175,32 @@ class DhariwalUNet(Network):
         labels: Tensor | None = None,
         augment: Tensor | None = None,
     ) -> Tensor:
-        condition = None
-        if self.conditioned:
-            # Times reach 999, of which half precision keeps two or three digits.
-            with torch.autocast(x.device.type, enabled=False):
-                condition = self.embed(x.shape[0], time, labels, augment)
+        condition = self.condition(x, time, labels, augment)
+        return self.decode(self.encode(x, condition), condition)
+
+    def condition(
+        self, x: Tensor, time: Tensor | None, labels: Tensor | None, augment: Tensor | None = None
+    ) -> Tensor | None:
+        if not self.conditioned:
+            return None
+        # Times reach 999, of which half precision keeps two or three digits.
+        with full_precision(x.device):
+            return self.embed(x.shape[0], time, labels, augment)
+
+    def encode(self, x: Tensor, condition: Tensor | None) -> list[Tensor]:
         # Convolutions are faster in this layout on CPUs and on tensor cores.
         h = x.contiguous(memory_format=torch.channels_last)
-        skips = []
+        levels = []
         for layer in self.enc.values():
             h = layer(h, condition) if isinstance(layer, UNetBlock) else layer(h)
-            skips.append(h)
+            levels.append(h)
+        return levels
+
+    def decode(self, levels: list[Tensor], condition: Tensor | None) -> Tensor:
+        h = levels[-1]
         for name, layer in self.dec.items():
             if "block" in name:
-                h = torch.cat([h, skips.pop()], dim=1)
+                h = torch.cat([h, levels.pop()], dim=1)
             h = layer(h, condition)
         out: Tensor = self.out_conv(F.silu(self.out_norm(h)))
         return out.contiguous()

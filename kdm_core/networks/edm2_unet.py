@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdm_core.compute import full_precision
 from kdm_core.config import Config
 from kdm_core.networks.base import Network, one_hot
 from kdm_core.networks.edm_blocks import check_shapes, count_heads, last_blocks
@@ -312,18 +313,28 @@ class EDM2UNet(Network):
     def forward(
         self, x: Tensor, time: Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            condition = self.embed(x.shape[0], time, labels)
+        condition = self.condition(x, time, labels)
+        return self.decode(self.encode(x, condition), condition)
+
+    def condition(self, x: Tensor, time: Tensor | None, labels: Tensor | None) -> Tensor | None:
+        with full_precision(x.device):
+            return self.embed(x.shape[0], time, labels)
+
+    def encode(self, x: Tensor, condition: Tensor | None) -> list[Tensor]:
         h = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
         # Convolutions are faster in this layout on CPUs and on tensor cores.
         h = h.contiguous(memory_format=torch.channels_last)
-        skips = []
+        levels = []
         for block in self.enc.values():
             h = block(h, condition) if isinstance(block, Block) else block(h)
-            skips.append(h)
+            levels.append(h)
+        return levels
+
+    def decode(self, levels: list[Tensor], condition: Tensor | None) -> Tensor:
+        h = levels[-1]
         for name, block in self.dec.items():
             if "block" in name:
-                h = mp_cat(h, skips.pop(), self.config.concat_balance)
+                h = mp_cat(h, levels.pop(), self.config.concat_balance)
             h = block(h, condition)
         out: Tensor = self.out_conv(h) * self.out_gain
         return out.contiguous()

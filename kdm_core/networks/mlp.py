@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from kdm_core.config import Config
 from kdm_core.networks.base import ConditionEmbedding, Network, spread, zero_init
 
+Condition = tuple[Tensor | None, Tensor | None]
+
 
 class MLPConfig(Config):
     """Residual MLP: `blocks` pre-normalised blocks of `width` units each."""
@@ -70,19 +72,32 @@ class MLP(Network):
     def forward(
         self, x: Tensor, time: Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:
+        condition = self.condition(x, time, labels)
+        return self.decode(self.encode(x, condition), condition)
+
+    def condition(self, x: Tensor, time: Tensor | None, labels: Tensor | None) -> Condition:
         # Not of samples in float32: there a CPU rounds a row by how many there are, and a sample
         # would depend on its batch. In bfloat16 all is as before to the bit.
-        sharing = self.training or torch.is_autocast_enabled(x.device.type)
-        condition, chosen = self.conditions(time, labels, sharing)
+        sharing = self.training or (
+            x.device.type != "meta" and torch.is_autocast_enabled(x.device.type))
+        return self.conditions(time, labels, sharing)
+
+    def encode(self, x: Tensor, condition: Condition) -> list[Tensor]:
         h = self.enter(x.flatten(1))
-        for block in self.blocks:
-            h = block(h, condition, chosen)
+        for block in self.blocks[: len(self.blocks) // 2]:
+            h = block(h, *condition)
+        return [h]
+
+    def decode(self, levels: list[Tensor], condition: Condition) -> Tensor:
+        h = levels.pop()
+        for block in self.blocks[len(self.blocks) // 2 :]:
+            h = block(h, *condition)
         out: Tensor = self.leave(F.silu(self.norm(h)))
-        return out.reshape(x.shape[0], *self.out_shape)
+        return out.reshape(len(h), *self.out_shape)
 
     def conditions(
         self, time: Tensor | None, labels: Tensor | None, sharing: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
+    ) -> Condition:
         """Embedded conditions (n, width), and which of them each sample has, as one-hot rows
         (B, n); None where each sample has its own.
 

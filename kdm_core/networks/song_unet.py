@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdm_core.compute import full_precision
 from kdm_core.config import Config
 from kdm_core.networks.base import Network, one_hot
 from kdm_core.networks.edm_blocks import (
@@ -202,19 +203,22 @@ class SongUNet(Network):
         labels: Tensor | None = None,
         augment: Tensor | None = None,
     ) -> Tensor:
-        condition = None
-        if self.conditioned:
-            # Times reach 999, of which half precision keeps two or three digits.
-            with torch.autocast(x.device.type, enabled=False):
-                condition = self.embed(x.shape[0], time, labels, augment)
-        # Convolutions are faster in this layout on CPUs and on tensor cores.
-        skips = self.encode(x.contiguous(memory_format=torch.channels_last), condition)
-        return self.decode(skips, condition).contiguous()
+        condition = self.condition(x, time, labels, augment)
+        return self.decode(self.encode(x, condition), condition)
+
+    def condition(
+        self, x: Tensor, time: Tensor | None, labels: Tensor | None, augment: Tensor | None = None
+    ) -> Tensor | None:
+        if not self.conditioned:
+            return None
+        # Times reach 999, of which half precision keeps two or three digits.
+        with full_precision(x.device):
+            return self.embed(x.shape[0], time, labels, augment)
 
     def encode(self, x: Tensor, condition: Tensor | None) -> list[Tensor]:
-        """The outputs of all blocks of the encoder."""
+        # Convolutions are faster in this layout on CPUs and on tensor cores.
+        carried = x = x.contiguous(memory_format=torch.channels_last)
         skips: list[Tensor] = []
-        carried = x
         for name, layer in self.enc.items():
             match name.partition("_")[2]:
                 case "conv":
@@ -229,9 +233,8 @@ class SongUNet(Network):
                     skips.append(layer(skips[-1], condition))
         return skips
 
-    def decode(self, skips: list[Tensor], condition: Tensor | None) -> Tensor:
-        """The output, from what `encode` returns (whose entries it takes)."""
-        h = normalised = skips[-1]
+    def decode(self, levels: list[Tensor], condition: Tensor | None) -> Tensor:
+        h = normalised = levels[-1]
         output: Tensor | None = None
         for name, layer in self.dec.items():
             part = name.partition("_")[2]
@@ -244,7 +247,7 @@ class SongUNet(Network):
                 output = term if output is None else output + term
             else:
                 if part.startswith("block"):
-                    h = torch.cat([h, skips.pop()], dim=1)
+                    h = torch.cat([h, levels.pop()], dim=1)
                 h = layer(h, condition)
         assert output is not None
-        return output
+        return output.contiguous()

@@ -153,9 +153,22 @@ class Transformer(Network):
     def forward(
         self, x: Tensor, time: Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:
-        condition = self.embed(time, labels) if self.embed is not None else None
+        condition = self.condition(x, time, labels)
+        return self.decode(self.encode(x, condition), condition)
+
+    def condition(self, x: Tensor, time: Tensor | None, labels: Tensor | None) -> Tensor | None:
+        return self.embed(time, labels) if self.embed is not None else None
+
+    def encode(self, x: Tensor, condition: Tensor | None) -> list[Tensor]:
+        """As of any network; tokens come as (B, width, N)."""
         h = self.enter(patchify(x, self.patch)) + self.positions
-        for block in self.blocks:
+        for block in self.blocks[: len(self.blocks) // 2]:
+            h = block(h, condition)
+        return [h.transpose(1, 2)]
+
+    def decode(self, levels: list[Tensor], condition: Tensor | None) -> Tensor:
+        h = levels.pop().transpose(1, 2)
+        for block in self.blocks[len(self.blocks) // 2 :]:
             h = block(h, condition)
         h = self.norm(h)
         if self.modulate is not None:

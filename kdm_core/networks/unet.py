@@ -134,17 +134,26 @@ class UNet(Network):
     def forward(
         self, x: Tensor, time: Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:
-        condition = self.embed(time, labels) if self.embed is not None else None
+        condition = self.condition(x, time, labels)
+        return self.decode(self.encode(x, condition), condition)
+
+    def condition(self, x: Tensor, time: Tensor | None, labels: Tensor | None) -> Tensor | None:
+        return self.embed(time, labels) if self.embed is not None else None
+
+    def encode(self, x: Tensor, condition: Tensor | None) -> list[Tensor]:
         # Convolutions are faster in this layout on CPUs and on tensor cores.
         h = self.enter(x.contiguous(memory_format=torch.channels_last))
-        skips = [h]
+        levels = [h]
         for layer in self.down:
             h = layer(h, condition) if isinstance(layer, ResidualBlock) else layer(h)
-            skips.append(h)
-        h = self.middle(h, condition)
+            levels.append(h)
+        return levels
+
+    def decode(self, levels: list[Tensor], condition: Tensor | None) -> Tensor:
+        h = self.middle(levels[-1], condition)
         for layer in self.up:
             if isinstance(layer, ResidualBlock):
-                h = layer(torch.cat([h, skips.pop()], dim=1), condition)
+                h = layer(torch.cat([h, levels.pop()], dim=1), condition)
             else:
                 h = layer(h)
         out: Tensor = self.leave(F.silu(self.norm(h)))
