@@ -26,7 +26,7 @@ from kdm_core.pairs.reading.resident import ResidentReader
 from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.pairs.sampling import PairsConfig
 from kdm_core.samples import SampleSpec
-from kdm_core.students.model import KDM
+from kdm_core.students.kdm import KDM
 from kdm_core.students.training import StudentTask
 from kdm_core.teachers import build_teacher
 from pipeline.params.run import load_params

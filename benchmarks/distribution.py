@@ -14,6 +14,7 @@ import copy
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +38,7 @@ from kdm_core.pairs.reading.whole import Pairs, read_split
 from kdm_core.pairs.store import PairStore
 from kdm_core.students.given import Given
 from kdm_core.students.initialise import start_at_teacher
-from kdm_core.students.model import KDM
+from kdm_core.students.kdm import KDM
 from kdm_core.students.objective import LossConfig
 from kdm_core.students.phases import Phase
 from kdm_core.students.training import StudentTask
@@ -242,19 +243,21 @@ class Space(NamedTuple):
 class Judge:
     """Figures of samples (n, C, H, W) of the noise of the test pairs."""
 
-    def __init__(self, dataset: Dataset, test: Pairs) -> None:
+    def __init__(
+        self, dataset: Dataset, test: Pairs, extractors: Sequence[ExtractorConfig] = EXTRACTORS
+    ) -> None:
         held_out, self.training = (np.array(samples) for samples in (
             dataset.test_samples, dataset.train_samples))
         self.spaces = [
             Space.of(build_extractor(config, {}, test.noise.device, paths.REFERENCE),
                      *map(torch.from_numpy, (held_out, self.training)))
-            for config in EXTRACTORS]
+            for config in extractors]
         self.teacher = test.samples
-        self.columns = [f"{config.name}: {figure}" for config in EXTRACTORS
+        self.columns = [f"{config.name}: {figure}" for config in extractors
                         for figure in ("FD to held-out", "FD to training", "recall")]
         self.columns += ["MSE, % of permuted", "nearest training image"]
         own = [f"{config.name}: FD to training {frechet_distance(*space[1:3]):.3f}"
-               for config, space in zip(EXTRACTORS, self.spaces, strict=True)]
+               for config, space in zip(extractors, self.spaces, strict=True)]
         self.held_out = "; ".join([*own, f"nearest training image {self.nearest(held_out):.3f}"])
 
     def __call__(self, made: Tensor) -> list[float]:

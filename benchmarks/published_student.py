@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from kdm_core.losses.trunks import DEVIATION, LAYOUTS, MEAN, read_weights
 from kdm_core.networks.edm_blocks import Resample, UNetBlock
 from kdm_core.networks.song_unet import SongUNet
-from kdm_core.students.model import KDM
+from kdm_core.students.kdm import KDM
 
 # Networks
 

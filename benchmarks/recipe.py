@@ -24,7 +24,7 @@ from kdm_core.pairs.reading.resident import ResidentReader
 from kdm_core.pairs.reading.whole import Pairs, read_split
 from kdm_core.pairs.store import PairStore
 from kdm_core.students.initialise import start_at_teacher
-from kdm_core.students.model import KDM, StudentConfig
+from kdm_core.students.kdm import KDM, KDMConfig
 from kdm_core.students.objective import LossConfig
 from kdm_core.students.training import StudentTask
 from kdm_core.training.config import TrainingConfig
@@ -96,7 +96,7 @@ def train(
     """A student of the recipe, and the seconds that its training took."""
     base = load_params().students["kdm"]
     with seeded(0):
-        student = KDM(StudentConfig.model_validate(base.model.model_dump() | recipe["model"]),
+        student = KDM(KDMConfig.model_validate(base.model.model_dump() | recipe["model"]),
                       store.spec.samples)
     if "init" in recipe:
         start_at_teacher(student, paths.TEACHER)

@@ -26,7 +26,7 @@ from kdm_core.networks import MLPConfig, NetworkConfig, SongUNetConfig
 from kdm_core.operators import DenseConfig
 from kdm_core.samples import SampleSpec
 from kdm_core.solvers import FixedSolver
-from kdm_core.students.model import KDM, StudentConfig
+from kdm_core.students.kdm import KDM, KDMConfig
 from kdm_core.teachers import Denoiser, DenoiserConfig
 
 Name = Literal["digits", "images"]
@@ -58,7 +58,7 @@ def build_case(name: Name, channels: int) -> Case:
 def measure(name: Name, channels: int, count: int, device: torch.device) -> None:
     case = build_case(name, channels)
     with seeded(0):
-        config = StudentConfig(encoder=case.student, decoder=case.student, latent=case.latent,
+        config = KDMConfig(encoder=case.student, decoder=case.student, latent=case.latent,
                                operator=DenseConfig(kind="dense"))
         student = KDM(config, case.spec).eval().to(device)
         teacher = Denoiser(DenoiserConfig(kind="denoiser", network=case.teacher), case.spec)

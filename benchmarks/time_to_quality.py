@@ -31,7 +31,7 @@ from kdm_core.pairs.reading.resident import ResidentReader
 from kdm_core.pairs.reading.whole import Pairs, read_split
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
-from kdm_core.students.model import KDM
+from kdm_core.students.kdm import KDM
 from kdm_core.students.training import StudentTask
 from kdm_core.teachers import build_teacher
 from kdm_core.teachers.training import TeacherTask

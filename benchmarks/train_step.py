@@ -34,7 +34,7 @@ from kdm_core.operators import DenseConfig, FactorisedConfig, OperatorConfig, Sp
 from kdm_core.pairs.reading.resident import ResidentReader
 from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.samples import SampleSpec
-from kdm_core.students.model import KDM, StudentConfig
+from kdm_core.students.kdm import KDM, KDMConfig
 from kdm_core.students.objective import Batch, LossConfig, Objective
 from kdm_core.students.training import StudentTask
 from kdm_core.training.config import TrainingConfig
@@ -49,7 +49,7 @@ class Case(NamedTuple):
     """What is trained, and on how many pairs a step."""
 
     spec: SampleSpec
-    model: StudentConfig
+    model: KDMConfig
     losses: LossConfig
     batch: int
 
@@ -63,12 +63,12 @@ def build_case(name: Name, channels: int, estimate: bool = False) -> Case:
         network = MLPConfig(kind="mlp", width=256, blocks=2)
         latent, batch = (256, 4096) if name == "checkerboard" else (1024, 128)
         return Case(SampleSpec(kind="points", shape=[2], sigma_data=2.3),
-                    StudentConfig(encoder=network, decoder=network, latent=latent,
+                    KDMConfig(encoder=network, decoder=network, latent=latent,
                                   operator=operator),
                     LossConfig(distance=MSEConfig(kind="mse"), adversarial=0.0), batch)
     unet = SongUNetConfig(kind="song_unet", channels=channels)
     return Case(SampleSpec(kind="image", shape=[3, 32, 32]),
-                StudentConfig(encoder=unet, decoder=unet, latent=1024, operator=operator),
+                KDMConfig(encoder=unet, decoder=unet, latent=1024, operator=operator),
                 LossConfig(distance=LPIPSConfig(kind="lpips", resolution=0, pooling="average")),
                 16)
 

@@ -28,7 +28,7 @@ from kdm_core.pairs.sampling import PairsConfig, plan_store, sample_pairs
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
 from kdm_core.solvers import FixedSolver
-from kdm_core.students.model import KDM, StudentConfig
+from kdm_core.students.kdm import KDM, KDMConfig
 from kdm_core.students.objective import LossConfig
 from kdm_core.students.training import StudentTask
 from kdm_core.teachers import FlowMatching, FlowMatchingConfig
@@ -79,7 +79,7 @@ def off_board(points: Tensor) -> float:
 def student_task(weight: float, steps: int, spec: SampleSpec, pairs: Pairs) -> StudentTask:
     network = MLPConfig(kind="mlp", width=WIDTH, blocks=3)
     with seeded(0):
-        student = KDM(StudentConfig(
+        student = KDM(KDMConfig(
             encoder=network, decoder=network, encoders="shared", latent=WIDTH,
             operator=ContinuousConfig(kind="continuous")), spec)
     losses = LossConfig(adversarial=0.0, latent_noise=0.01, trajectory=weight)

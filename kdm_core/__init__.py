@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from kdm_core.sharing.hub import from_pretrained as from_pretrained
     from kdm_core.sharing.hub import push_to_hub as push_to_hub
     from kdm_core.sharing.hub import save_pretrained as save_pretrained
-    from kdm_core.students.model import KDM as KDM
+    from kdm_core.students.base import Student as Student
+    from kdm_core.students.kdm import KDM as KDM
 
 __version__ = "0.1.0"
 
-OFFERED = {"KDM": "kdm_core.students.model", "from_pretrained": "kdm_core.sharing.hub",
-           "save_pretrained": "kdm_core.sharing.hub", "push_to_hub": "kdm_core.sharing.hub"}
+OFFERED = {"KDM": "kdm_core.students.kdm", "Student": "kdm_core.students.base",
+           "from_pretrained": "kdm_core.sharing.hub", "save_pretrained": "kdm_core.sharing.hub",
+           "push_to_hub": "kdm_core.sharing.hub"}
 
 
 def __getattr__(name: str) -> Any:

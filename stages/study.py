@@ -61,7 +61,7 @@ def asked_for(stage: Stage, subject: Subject) -> StudiesConfig:
 def describe(stage: Stage, name: str, models: Models) -> Subject:
     """Both models as studies see them: functions and samples on the CPU."""
     dataset, _ = open_dataset(paths.DATASET)
-    test = models.test
+    test, spectrum = models.test, models.student.eigenvalues()
     return Subject(
         spec=models.store.samples, label_names=models.store.samples.label_names,
         noise=test.noise, labels=test.labels, teacher=test.samples,
@@ -69,8 +69,9 @@ def describe(stage: Stage, name: str, models: Models) -> Subject:
         train_samples=dataset.train_samples, held_out_samples=dataset.test_samples,
         sample_teacher=models.sample_teacher, sample_student=models.sample_student,
         features=features(stage, models),
-        eigenvalues=models.student.operator.eigenvalues().numpy(),
-        seed=stage.shared_seed("studies"), name=name, sample_latent=models.sample_latent,
+        eigenvalues=None if spectrum is None else spectrum.numpy(),
+        seed=stage.shared_seed("studies"), name=name,
+        sample_latent=models.sample_latent if models.student.has_latents else None,
         source=models.source, shown_data=bool(seen(models.student.provenance).real))
 
 

@@ -24,14 +24,15 @@ from kdm_core.pairs.reading.order import pair_order
 from kdm_core.pairs.reading.readers import open_reader
 from kdm_core.pairs.reading.resident import ResidentReader
 from kdm_core.pairs.reading.whole import read_split
+from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
-from kdm_core.serialization import read_model, write_json
+from kdm_core.serialization import CONFIG, read_json, read_model, write_json
 from kdm_core.sharing.folder import save_student
 from kdm_core.sharing.hub import from_pretrained
+from kdm_core.students.base import Student
 from kdm_core.students.given import Given, RealSamples
 from kdm_core.students.initialise import start_at_student, start_at_teacher
-from kdm_core.students.model import KDM
 from kdm_core.students.phases import Phase, Reports, fit_phases
 from kdm_core.students.seen import recorded_phases
 from kdm_core.students.training import StudentTask
@@ -129,16 +130,18 @@ def distil(stage: Stage, name: str) -> None:
     store = PairStore.open(paths.PAIRS).masked(mask)
     spec = store.spec
     check_against(stage.params, spec.samples)
+    with placed(f"students.{name}.model"):
+        model = config.model.completed(teacher_of(spec))
     with seeded(stage.seed("weights")):
-        student = KDM(config.model, spec.samples)
-    start, earlier = initialise(stage, student, config)
+        student = model.build(spec.samples)
+    start, earlier = initialise(stage, student, config, spec)
     given, marks = given_to(stage, plan, spec.samples)
     folder, key = stage.work_folder(spec.fingerprint, sha256(mask.reasons.tobytes()).hexdigest(),
                                     config.model_dump(), start, marks, stage.device.type)
     if is_main():
         parameters = sum(p.numel() for p in student.parameters())
-        stage.say(f"{config.model.operator.kind} operator on {config.model.latent} dimensions, "
-                  f"{parameters:,} parameters, on {world_size()} × {stage.device.type}")
+        stage.say(f"{model.describe()}, {parameters:,} parameters, "
+                  f"on {world_size()} × {stage.device.type}")
     with ExitStack() as opened, placed(f"students.{name}"):
         training = Training(stage, name, store, plan, given, opened)
         best, last = train(stage, training, student.to(stage.device),
@@ -222,7 +225,7 @@ class Training:
         self.count = len(store.kept_rows("train"))
         self.reader: PairReader | None = None
 
-    def task(self, student: KDM, phase: Phase, number: int) -> StudentTask:
+    def task(self, student: Student, phase: Phase, number: int) -> StudentTask:
         """The task of a phase, numbered from 0."""
         seed = self.stage.seed("training" if not number else f"training, phase {number}")
         self.reader = self.open(phase, seed)
@@ -242,7 +245,7 @@ class Training:
             return self.opened.enter_context(open_reader(
                 self.store, "train", batch, seed, device,
                 self.stage.params.students[self.name].shuffle_buffer,
-                any(one.losses.trajectory for one in self.plan),
+                any(one.losses.takes_states for one in self.plan),
                 progress.update if is_main() else lambda pairs: None))
 
     def pairs(self, step: int) -> int:
@@ -254,8 +257,16 @@ class Training:
         return seen
 
 
+def teacher_of(spec: StoreSpec) -> dict[str, Any] | None:
+    """The configuration of the teacher that made the pairs; None where nobody knows which did."""
+    if spec.teacher is None:
+        return None
+    config: dict[str, Any] = read_json(paths.TEACHER / CONFIG)["teacher"]
+    return config
+
+
 def initialise(
-    stage: Stage, student: KDM, config: StudentParams
+    stage: Stage, student: Student, config: StudentParams, spec: StoreSpec
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Give the student the weights that it starts with.
 
@@ -263,12 +274,19 @@ def initialise(
         The fingerprint of their origin, and the phases that a student there had: what its losses
         saw, this one has seen.
     """
-    if config.init == "random":
+    if config.init == "random" or (config.init == "auto" and spec.teacher is None):
         return {}, []
-    if config.init == "teacher":
-        taken, mark = start_at_teacher(student, paths.TEACHER)
+    if config.init in ("auto", "teacher"):
+        try:
+            taken, mark = start_at_teacher(student, paths.TEACHER)
+        except MismatchError as error:
+            if config.init == "teacher":
+                raise
+            if is_main():
+                stage.say(f"starts at random weights, since the teacher's do not fit ({error})")
+            return {}, []
         if is_main():
-            stage.say(f"{taken:,} parameters are the teacher's")
+            stage.say(f"starts at the teacher's weights: {taken:,} parameters")
         return {"init": mark}, []
     other = from_pretrained(config.init)
     return ({"init": start_at_student(student, other, config.init)},
@@ -276,8 +294,8 @@ def initialise(
 
 
 def train(
-    stage: Stage, training: Training, student: KDM, checkpoint: Path, key: str
-) -> tuple[KDM, Record]:
+    stage: Stage, training: Training, student: Student, checkpoint: Path, key: str
+) -> tuple[Student, Record]:
     """Run all phases with progress, curves and, now and then, a grid of held-out samples.
 
     Returns:
@@ -291,7 +309,7 @@ def train(
     noise, samples, labels = (part[:64] for part in training.validation[:3])
     shown = time.monotonic()
 
-    def show_samples(best: KDM, step: int) -> None:
+    def show_samples(best: Student, step: int) -> None:
         nonlocal shown
         if step < last and time.monotonic() - shown < PICTURE_EVERY_S:
             return

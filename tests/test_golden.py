@@ -62,7 +62,7 @@ from kdm_core.solvers import SolverConfig
 from kdm_core.solvers.guidance import GuidanceConfig
 from kdm_core.students.given import Given, RealSamples
 from kdm_core.students.initialise import start_at_teacher
-from kdm_core.students.model import KDM, StudentConfig
+from kdm_core.students.kdm import KDM, KDMConfig
 from kdm_core.students.objective import LossConfig
 from kdm_core.students.training import StudentTask
 from kdm_core.teachers import Teacher, TeacherConfig, TrainableConfig, build_teacher, save_teacher
@@ -318,7 +318,7 @@ STUDENTS: dict[str, Raw] = {
 
 
 def run_students(
-    student: StudentConfig, losses: LossConfig, start: TeacherConfig | None
+    student: KDMConfig, losses: LossConfig, start: TeacherConfig | None
 ) -> Numbers:
     with seeded(0):
         model = KDM(student, SPEC)
@@ -495,7 +495,7 @@ FAMILIES: dict[str, Family] = {
                     PAIRS, run_pairs),
     "teachers": Family({"teacher": TrainableConfig, "augmentation": AugmentationConfig}, TEACHERS,
                        run_teachers),
-    "students": Family({"student": StudentConfig, "losses": LossConfig, "start": TeacherConfig},
+    "students": Family({"student": KDMConfig, "losses": LossConfig, "start": TeacherConfig},
                        STUDENTS, run_students),
     "trainings": Family({"training": TrainingConfig}, TRAININGS, run_trainings),
     "extractors": Family({"extractor": ExtractorConfig}, EXTRACTORS, run_extractors),

@@ -84,16 +84,16 @@ class MLP(Network):
 
     def encode(self, x: Tensor, condition: Condition) -> list[Tensor]:
         h = self.enter(x.flatten(1))
-        for block in self.blocks[: len(self.blocks) // 2]:
+        for block in list(self.blocks)[: len(self.blocks) // 2]:
             h = block(h, *condition)
         return [h]
 
     def decode(self, levels: list[Tensor], condition: Condition) -> Tensor:
         h = levels.pop()
-        for block in self.blocks[len(self.blocks) // 2 :]:
+        for block in list(self.blocks)[len(self.blocks) // 2 :]:
             h = block(h, *condition)
         out: Tensor = self.leave(F.silu(self.norm(h)))
-        return out.reshape(len(h), *self.out_shape)
+        return out.reshape(h.shape[0], *self.out_shape)
 
     def conditions(
         self, time: Tensor | None, labels: Tensor | None, sharing: bool

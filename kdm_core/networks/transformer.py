@@ -162,13 +162,13 @@ class Transformer(Network):
     def encode(self, x: Tensor, condition: Tensor | None) -> list[Tensor]:
         """As of any network; tokens come as (B, width, N)."""
         h = self.enter(patchify(x, self.patch)) + self.positions
-        for block in self.blocks[: len(self.blocks) // 2]:
+        for block in list(self.blocks)[: len(self.blocks) // 2]:
             h = block(h, condition)
         return [h.transpose(1, 2)]
 
     def decode(self, levels: list[Tensor], condition: Tensor | None) -> Tensor:
         h = levels.pop().transpose(1, 2)
-        for block in self.blocks[len(self.blocks) // 2 :]:
+        for block in list(self.blocks)[len(self.blocks) // 2 :]:
             h = block(h, condition)
         h = self.norm(h)
         if self.modulate is not None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from kdm_core.pairs.spec import StoreSpec
 from kdm_core.samples import SOURCE_NAMES, Source
-from kdm_core.students.model import KDM
+from kdm_core.students.base import Student
 
 CARD = "README.md"
 LIBRARY = "kdm-distill"
@@ -19,7 +19,7 @@ Figures = Mapping[str, Any]
 
 
 def model_card(
-    student: KDM,
+    student: Student,
     fingerprint: str,
     pairs: StoreSpec | None = None,
     evaluation: Figures | None = None,
@@ -53,7 +53,7 @@ def model_card(
     return "\n\n".join(sections) + "\n"
 
 
-def head(student: KDM, license: str | None) -> str:
+def head(student: Student, license: str | None) -> str:
     """The YAML between two rules; JSON's strings are YAML's."""
     lines = [f"license: {json.dumps(license)}"] if license else []
     lines.append(f"library_name: {LIBRARY}")
@@ -64,7 +64,7 @@ def head(student: KDM, license: str | None) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
-def opening(student: KDM, evaluation: Figures | None) -> str:
+def opening(student: Student, evaluation: Figures | None) -> str:
     """What its figures come to, if there are any, and what it is."""
     parts = [description(student)]
     if evaluation is not None and "student" in evaluation.get("verdicts", {}):
@@ -79,7 +79,7 @@ def verdict(found: Figures) -> str:
                       *(f"- {one_line(line)}" for line in lines)])
 
 
-def description(student: KDM) -> str:
+def description(student: Student) -> str:
     """What it makes of what, in two sentences."""
     spec = student.spec
     what = (f"images of {spec.shape[0]} × {spec.shape[1]} × {spec.shape[2]} (channels, height, "
@@ -87,16 +87,16 @@ def description(student: KDM) -> str:
     given = f" and one of {spec.num_classes} labels" if spec.num_classes else ""
     source = ("pairs of noise and samples of which nobody wrote down who made them"
               if is_of_unknown_origin(student) else "a diffusion or flow-matching model")
-    return (f"A Koopman distillation model: it makes {what} of Gaussian noise{given} in one "
-            f"evaluation. It was distilled from {source} with {LIBRARY}.")
+    return (f"A one-step student ({student.config.describe()}): it makes {what} of Gaussian "
+            f"noise{given} in one evaluation. It was distilled from {source} with {LIBRARY}.")
 
 
-def is_of_unknown_origin(student: KDM) -> bool:
+def is_of_unknown_origin(student: Student) -> bool:
     """Whether its record says that the teacher of its pairs is not known."""
     return "teacher" in student.provenance and student.provenance["teacher"] is None
 
 
-def usage(student: KDM, name: str | None) -> str:
+def usage(student: Student, name: str | None) -> str:
     """Three lines of Python."""
     labels = ", labels=[0] * 64" if student.spec.num_classes else ""
     shape = (64, *student.spec.shape)
@@ -105,7 +105,7 @@ def usage(student: KDM, name: str | None) -> str:
             f"samples = student.sample(64, seed=0{labels})  # {shape} float32\n```")
 
 
-def origin(student: KDM, pairs: StoreSpec | None) -> dict[str, Any]:
+def origin(student: Student, pairs: StoreSpec | None) -> dict[str, Any]:
     """The run's record, and how its pairs were made."""
     found: dict[str, Any] = dict(sorted(student.provenance.items()))
     if is_of_unknown_origin(student):
@@ -123,7 +123,7 @@ def origin(student: KDM, pairs: StoreSpec | None) -> dict[str, Any]:
     return found or {"record": "none was kept"}
 
 
-def architecture(student: KDM, fingerprint: str) -> dict[str, Any]:
+def architecture(student: Student, fingerprint: str) -> dict[str, Any]:
     config = student.config.model_dump(exclude_none=True)
     count = sum(parameter.numel() for parameter in student.parameters())
     labels = ", ".join(student.spec.label_names)

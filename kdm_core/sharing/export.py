@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 import kdm_core
 from kdm_core.errors import KDMError, MismatchError
 from kdm_core.noise import draw
-from kdm_core.students.model import KDM
+from kdm_core.students.base import Student
 
 Format = Literal["torch-export", "onnx"]
 OPSET = 18
@@ -53,7 +53,7 @@ class Sampler(nn.Module):
     fail on it before.
     """
 
-    def __init__(self, student: KDM) -> None:
+    def __init__(self, student: Student) -> None:
         super().__init__()
         self.student = student
 
@@ -78,7 +78,7 @@ class WithHeads(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def export_student(student: KDM, path: Path, format: Format, fingerprint: str) -> Exported:
+def export_student(student: Student, path: Path, format: Format, fingerprint: str) -> Exported:
     """Write a student as a file that maps `noise` (B, *shape) float32, and `labels` (B,) int64 of a
     class-conditional one, to `samples` (B, *shape) float32; B is free.
 
@@ -129,7 +129,7 @@ def quiet() -> Iterator[None]:
     logger.setLevel(level)
 
 
-def inputs(student: KDM, n: int) -> tuple[Tensor, ...]:
+def inputs(student: Student, n: int) -> tuple[Tensor, ...]:
     """Noise, and labels of a class-conditional student, of the first samples of seed 0."""
     spec = student.spec
     noise, labels = draw(0, range(n), spec.sample_shape, "float32", spec.num_classes)
@@ -146,7 +146,7 @@ def traced(sampler: Sampler) -> torch.export.ExportedProgram:
         return torch.export.export(sampler, example, dynamic_shapes=free)
 
 
-def describe(student: KDM, fingerprint: str) -> dict[str, str]:
+def describe(student: Student, fingerprint: str) -> dict[str, str]:
     """What a user of the file has to know, as strings."""
     spec = student.spec
     return {

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from kdm_core.errors import DataError, KDMError, MismatchError
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import CONFIG, WEIGHTS, load_model, read_json, save_model
-from kdm_core.students.model import KDM, StudentConfig
+from kdm_core.students import KINDS, Student, StudentConfig, with_kind
 
 MAX_CONFIG = 2**20
 """Bytes of a config.json: some 10,000 names of labels."""
@@ -23,10 +23,11 @@ MAX_CONFIG = 2**20
 FIELDS = {"noise_encoder": "encoder", "data_encoder": "encoder", "time_of_ends": "timed"}
 
 Shapes = dict[str, tuple[int, ...]]
-C = TypeVar("C", bound=BaseModel)
+C = TypeVar("C")
+STUDENT: TypeAdapter[StudentConfig] = TypeAdapter(StudentConfig)
 
 
-def save_student(folder: Path, student: KDM, provenance: dict[str, Any]) -> str:
+def save_student(folder: Path, student: Student, provenance: dict[str, Any]) -> str:
     """Write a student as safetensors and JSON; returns its fingerprint.
 
     `provenance` says what it was distilled from (e.g. the pair store's fingerprint).
@@ -36,12 +37,12 @@ def save_student(folder: Path, student: KDM, provenance: dict[str, Any]) -> str:
                                         "provenance": provenance})
 
 
-def load_student(folder: Path) -> tuple[KDM, str]:
+def load_student(folder: Path) -> tuple[Student, str]:
     """Read what `save_student` wrote; returns the student in eval mode and its fingerprint."""
 
-    def build(config: dict[str, Any]) -> KDM:
-        student = KDM(StudentConfig.model_validate(config["student"]),
-                      SampleSpec.model_validate(config["samples"]))
+    def build(config: dict[str, Any]) -> Student:
+        parsed: StudentConfig = STUDENT.validate_python(with_kind(config["student"]))
+        student = parsed.build(SampleSpec.model_validate(config["samples"]))
         student.provenance = config["provenance"]
         return student
 
@@ -70,8 +71,8 @@ def check_student(folder: Path) -> None:
                         f"{', '.join(sorted(fields))}")
     if not isinstance(content["provenance"], dict):
         raise DataError(f"{path}: provenance: is no object")
-    config = parse(StudentConfig, content["student"], f"{path}: student")
-    spec = parse(SampleSpec, content["samples"], f"{path}: samples")
+    config = parse(STUDENT, with_kind(content["student"]), f"{path}: student")
+    spec = parse(TypeAdapter(SampleSpec), content["samples"], f"{path}: samples")
     found = stored_shapes(folder / WEIGHTS)
     limit_sizes([content["student"], spec.shape], found, path)
     compare(expected_shapes(config, spec, path), found, folder)
@@ -92,19 +93,25 @@ def check_law(weights: Any, classes: int, path: Path) -> None:
                         f"whole number for each of {classes} classes: fetch the student again")
 
 
-def parse(kind: type[C], content: Any, place: str) -> C:
+def parse(kind: TypeAdapter[C], content: Any, place: str) -> C:
     """A part of a configuration.
 
     Raises:
         DataError: it is none; all fields that are wrong are named.
     """
     try:
-        return kind.model_validate(content)
+        return kind.validate_python(content)
     except ValidationError as error:
-        problems = [f"{'.'.join([place, *map(str, problem['loc'])])}: {problem['msg']}"
+        problems = [f"{'.'.join([place, *fields(problem['loc'])])}: {problem['msg']}"
                     for problem in error.errors(include_url=False)]
         raise DataError("; ".join(problems) + ": it was written by another version, or "
                         "altered") from error
+
+
+def fields(location: tuple[int | str, ...]) -> list[str]:
+    """Where a problem is, without the kind of student, which is no part of the file's path."""
+    path = list(map(str, location))
+    return path[1:] if path and path[0] in KINDS else path
 
 
 def stored_shapes(path: Path) -> Shapes:
@@ -153,7 +160,7 @@ def expected_shapes(config: StudentConfig, spec: SampleSpec, path: Path) -> Shap
     """
     try:
         with torch.device("meta"):
-            student = KDM(config, spec)
+            student = config.build(spec)
     except (KDMError, ValueError) as error:
         raise DataError(f"{path}: {error}") from error
     return {name: tuple(value.shape) for name, value in student.state_dict().items()}

@@ -13,10 +13,10 @@ from kdm_core.errors import DataError, KDMError
 from kdm_core.serialization import CONFIG, WEIGHTS, write_atomic
 from kdm_core.sharing.card import CARD, model_card
 from kdm_core.sharing.folder import check_student, load_student, save_student
-from kdm_core.students.model import KDM
+from kdm_core.students.base import Student
 
 
-def from_pretrained(source: str | Path, revision: str | None = None) -> KDM:
+def from_pretrained(source: str | Path, revision: str | None = None) -> Student:
     """A student from a folder, or from OWNER/NAME on the Hugging Face hub.
 
     Args:
@@ -39,7 +39,7 @@ def from_pretrained(source: str | Path, revision: str | None = None) -> KDM:
     return student
 
 
-def save_pretrained(student: KDM, folder: str | Path, card: str | None = None) -> str:
+def save_pretrained(student: Student, folder: str | Path, card: str | None = None) -> str:
     """Write config.json, weights.safetensors and README.md, each of them all at once.
 
     Args:
@@ -60,7 +60,7 @@ def save_pretrained(student: KDM, folder: str | Path, card: str | None = None) -
 
 
 def push_to_hub(
-    student: KDM,
+    student: Student,
     repo_id: str,
     card: str | None = None,
     private: bool | None = None,
@@ -88,7 +88,7 @@ def push_to_hub(
     with reaching_hub(f"{repo_id} could not be pushed", "check the name, the network and that you "
                       "are logged in (hf auth login)") as hub:
 
-        # Here and not a base of KDM, which would need the package wherever a student is used.
+        # Here and not a base of students, which would need the package wherever a student is used.
         class Upload(hub.ModelHubMixin):  # type: ignore[misc, name-defined]
             def _save_pretrained(self, save_directory: Path) -> None:
                 save_pretrained(student, save_directory, card)

@@ -1,1 +1,27 @@
-"""Students: Koopman Distillation Models and their training."""
+"""Students: one-step generators of several kinds, a file each."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from kdm_core.students.base import Student, StudentKind
+from kdm_core.students.direct import DirectConfig
+from kdm_core.students.hierarchical import HierarchicalConfig
+from kdm_core.students.kdm import KDMConfig
+
+__all__ = ["ASSUMED", "KINDS", "DirectConfig", "HierarchicalConfig", "KDMConfig", "Student",
+           "StudentConfig", "with_kind"]
+
+StudentConfig = Annotated[KDMConfig | DirectConfig | HierarchicalConfig,
+                          Field(discriminator="kind")]
+"""A student of any kind."""
+ASSUMED = "kdm"
+"""The kind of those that say none: files older than the others have it."""
+KINDS: dict[str, type[StudentKind]] = {
+    "kdm": KDMConfig, "direct": DirectConfig, "hierarchical": HierarchicalConfig}
+
+
+def with_kind(content: Any) -> Any:
+    """A student's configuration as a file has it, with the kind that is meant where it says none.
+    """
+    return {"kind": ASSUMED, **content} if isinstance(content, dict) else content

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kdm_core.losses.adversary import AdversaryConfig
 from kdm_core.metrics.manifold import DENSITY_K, indicators, neighbourhoods
-from kdm_core.students.model import KDM
+from kdm_core.students.base import Student
 from kdm_core.training.checkpoints import Record
 
 COLLAPSED = 0.5
@@ -38,7 +38,7 @@ class Guard(nn.Module):
     LIMIT: ClassVar[int] = 2000
     least: Tensor
 
-    def __init__(self, student: KDM, real: Tensor) -> None:
+    def __init__(self, student: Student, real: Tensor) -> None:
         """`real`: (m, *shape), at most LIMIT of what counts as real."""
         super().__init__()
         self.real = real[: self.LIMIT].flatten(1).cpu().double()
@@ -66,7 +66,7 @@ class Guard(nn.Module):
         return found
 
     @torch.no_grad()
-    def keep(self, distance: float, student: KDM) -> None:
+    def keep(self, distance: float, student: Student) -> None:
         """Remember a student whose distance is the smallest so far."""
         if distance < float(self.least):
             self.least.fill_(distance)

@@ -5,19 +5,19 @@ from pathlib import Path
 import torch
 
 from kdm_core.classes import match_classes, rearrange
-from kdm_core.errors import MismatchError
+from kdm_core.errors import MismatchError, placed
 from kdm_core.serialization import fingerprint, read_model
-from kdm_core.students.model import KDM
+from kdm_core.students.base import Student
 
 NETWORK = "network."  # what a teacher's weights are called that are its network's
 
 
 @torch.no_grad()
-def start_at_teacher(student: KDM, folder: Path) -> tuple[int, str]:
+def start_at_teacher(student: Student, folder: Path) -> tuple[int, str]:
     """Give every network of the student the weights of a teacher's that fit.
 
     Those are the tensors of the same name and shape: all of a network of the same configuration
-    but for the layers that meet the latent, which has other channels than a sample. The student
+    but for the layers that meet a latent, which has other channels than a sample. The student
     tells its networks the times between which the teacher's works. Of the teacher only the files
     are needed, and no code of its own.
 
@@ -28,41 +28,39 @@ def start_at_teacher(student: KDM, folder: Path) -> tuple[int, str]:
         The number of parameters that were taken over, and the teacher's fingerprint.
 
     Raises:
-        MismatchError: the networks have next to nothing in common, or the student's know no time.
+        MismatchError: the networks have next to nothing in common, or the weights mean something
+            else to the student, which is left as it was.
         DataError: the teacher's files are missing or damaged.
     """
-    if not student.config.takes_time:
-        raise MismatchError("init: teacher: the teacher's network takes a time; set model.timed: "
-                            "true")
     config, weights, mark = read_model(folder)
     if config.get("network_times") is None:
         raise MismatchError("init: teacher: this teacher has no network whose weights could be "
                             "taken; use init: random")
+    with placed("init: teacher"):
+        student.check_teacher(config["teacher"])
     theirs = {name.removeprefix(NETWORK): value for name, value in weights.items()
               if name.startswith(NETWORK)}
     order = shared_classes(student, config["samples"]["label_names"], "init: teacher")
-    taken = 0
-    for part in (student.noise_encoder, student.data_encoder, student.decoder):
-        if part is not None:
-            own = part.network.state_dict()
-            fitting = {name: theirs[name] for name, value in own.items()
-                       if name in theirs and theirs[name].shape == value.shape}
-            part.network.load_state_dict(fitting, strict=False)
-            if order != sorted(order):
-                rearrange(part.network.class_weights(), order)
-            taken += sum(value.numel() for value in fitting.values())
+    fitting = [{name: theirs[name] for name, value in network.state_dict().items()
+                if name in theirs and theirs[name].shape == value.shape}
+               for network in student.networks()]
+    taken = sum(value.numel() for found in fitting for value in found.values())
     total = sum(parameter.numel() for parameter in student.parameters())
     if taken < 0.1 * total:
-        network = config["teacher"]["network"]
         raise MismatchError(
             f"init: teacher: of {total:,} parameters only {taken:,} fit the teacher's network; "
-            f"give encoder and decoder its kind and sizes ({network}), or use init: random")
-    student.time_of_ends.copy_(torch.tensor(config["network_times"]))
+            f"give the student's its kind and sizes ({config['teacher']['network']}), or use init: "
+            "random")
+    student.tell_times(config["network_times"])
+    for network, found in zip(student.networks(), fitting, strict=True):
+        network.load_state_dict(found, strict=False)
+        if order != sorted(order):
+            rearrange(network.class_weights(), order)
     return taken, mark
 
 
 @torch.no_grad()
-def start_at_student(student: KDM, other: KDM, place: str) -> str:
+def start_at_student(student: Student, other: Student, place: str) -> str:
     """Give a student all weights of another one of the same architecture, read from `place`.
 
     Returns:
@@ -87,7 +85,7 @@ def start_at_student(student: KDM, other: KDM, place: str) -> str:
     return fingerprint({}, other.state_dict())
 
 
-def shared_classes(student: KDM, theirs: list[str], who: str) -> list[int]:
+def shared_classes(student: Student, theirs: list[str], who: str) -> list[int]:
     """The number that each of the student's classes has in another model; none if one has none.
 
     Raises:

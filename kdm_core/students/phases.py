@@ -8,8 +8,8 @@ from pydantic import Field
 
 from kdm_core.config import Config
 from kdm_core.errors import DivergedError, placed
+from kdm_core.students.base import Student
 from kdm_core.students.guard import problem
-from kdm_core.students.model import KDM
 from kdm_core.students.objective import LossConfig
 from kdm_core.students.training import StudentTask
 from kdm_core.training.checkpoints import Record, store
@@ -62,16 +62,16 @@ class Reports(NamedTuple):
 
     on_step: Callable[[int], None] = lambda step: None
     on_record: Callable[[Record], None] = lambda record: None
-    on_checkpoint: Callable[[KDM, int], None] = lambda student, step: None
+    on_checkpoint: Callable[[Student, int], None] = lambda student, step: None
     say: Callable[[str], None] = lambda message: None
     warn: Callable[[str], None] = lambda message: None
     on_start: Callable[[int], None] = lambda step: None
 
 
 def fit_phases(
-    student: KDM, plan: Sequence[Phase], build: Callable[[KDM, Phase, int], StudentTask],
+    student: Student, plan: Sequence[Phase], build: Callable[[Student, Phase, int], StudentTask],
     checkpoint: Path, work_key: str, reports: Reports, waiting: Waiting | None = None,
-) -> tuple[KDM, Record]:
+) -> tuple[Student, Record]:
     """Train a student through all phases, from where an earlier run was.
 
     Each phase starts at the averaged weights of the one before. Should one with a loss on the

@@ -12,11 +12,11 @@ from kdm_core.losses.distances import build_distance
 from kdm_core.losses.drifting import build_drifting
 from kdm_core.pairs.reading.batches import PairReader
 from kdm_core.pairs.reading.whole import Pairs
+from kdm_core.students.base import Student
 from kdm_core.students.given import NOTHING, Given, RealSamples
 from kdm_core.students.guard import Guard
-from kdm_core.students.model import KDM
 from kdm_core.students.objective import Batch, LossConfig, Objective, total
-from kdm_core.students.trajectory import draw_places, states_at
+from kdm_core.students.trajectory import draw_inner, draw_places, state_at, states_at
 from kdm_core.training.compilation import compiled
 from kdm_core.training.config import TrainingConfig
 from kdm_core.training.distributed import (
@@ -44,7 +44,7 @@ class StudentTask(Task):
 
     def __init__(
         self,
-        student: KDM,
+        student: Student,
         losses: LossConfig,
         config: TrainingConfig,
         reader: PairReader,
@@ -100,10 +100,12 @@ class StudentTask(Task):
         batch, however that is cut."""
         pairs, count = self.reader(step), self.reader.batch
         generator = step_generator(self.device, self.seed, step)
-        latent_noise = torch.randn(count, 2, self.student.config.latent, generator=generator,
+        latent_noise = torch.randn(count, 2, self.student.latent, generator=generator,
                                    device=self.device)
         places = (draw_places(count, pairs, generator) if self.losses.trajectory
                   else torch.zeros(count, 2, device=self.device))
+        inner = (draw_inner(count, pairs, generator) if self.losses.endpoint
+                 else torch.zeros(count, device=self.device))
         real = pairs.samples
         if self.losses.takes_data:
             chances = own_rows(torch.rand(count, generator=generator, device=self.device))
@@ -111,13 +113,16 @@ class StudentTask(Task):
         parts = self.config.accumulate
         return [self.batch(*cut) for cut in zip(
             pairs.chunk(parts), own_rows(latent_noise).chunk(parts), own_rows(places).chunk(parts),
-            real.chunk(parts), strict=True)]
+            own_rows(inner).chunk(parts), real.chunk(parts), strict=True)]
 
-    def batch(self, pairs: Pairs, latent_noise: Tensor, places: Tensor, real: Tensor) -> Batch:
-        states = (states_at(pairs, places, self.student.spec.sigma_data)
-                  if self.losses.trajectory else None)
+    def batch(
+        self, pairs: Pairs, latent_noise: Tensor, places: Tensor, inner: Tensor, real: Tensor
+    ) -> Batch:
+        scale = self.student.spec.sigma_data
+        states = states_at(pairs, places, scale) if self.losses.trajectory else None
+        state = state_at(pairs, inner, scale) if self.losses.endpoint else None
         labels = self.student.spec.told(pairs.labels)
-        return Batch(pairs.noise, pairs.samples, labels, latent_noise, states,
+        return Batch(pairs.noise, pairs.samples, labels, latent_noise, states, state,
                      real if self.losses.takes_data else None)
 
     def step(self, step: int) -> Curves:

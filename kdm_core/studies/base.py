@@ -43,7 +43,7 @@ class Subject(NamedTuple):
         sample_teacher, sample_student: samples of other noise, however much at once.
         features: samples (n, *shape) → features (n, d); None where no extractor is at hand.
             Given all training data at once, so that a cache by content can answer.
-        eigenvalues: (d,), complex, of the student's operator.
+        eigenvalues: (d,), complex, of the student's operator; None if it has none.
         seed: of whatever a study draws.
         name: the student's.
         sample_latent: samples of the student between two noises' latents, None if that is left
@@ -64,7 +64,7 @@ class Subject(NamedTuple):
     sample_teacher: Sample
     sample_student: Sample
     features: Callable[[Tensor], NDArray[np.float32]] | None
-    eigenvalues: NDArray[np.complexfloating]
+    eigenvalues: NDArray[np.complexfloating] | None
     seed: int
     name: str
     sample_latent: SampleLatent | None = None

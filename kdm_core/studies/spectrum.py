@@ -8,7 +8,7 @@ from pydantic import Field
 
 from kdm_core.config import Config
 from kdm_core.figures.spectrum import spectrum_and_moduli
-from kdm_core.studies.base import Finding, Subject
+from kdm_core.studies.base import Finding, Inapplicable, Subject
 
 REAL = 1e-6
 """Imaginary parts up to this share of the largest modulus are rounding of a real eigenvalue."""
@@ -25,7 +25,13 @@ class SpectrumConfig(Config):
 
 
 def spectrum(subject: Subject, config: SpectrumConfig) -> Finding:
-    """Figure and numbers of the eigenvalues λ of C."""
+    """Figure and numbers of the eigenvalues λ of C.
+
+    Raises:
+        Inapplicable: the student has no operator.
+    """
+    if subject.eigenvalues is None:
+        raise Inapplicable("the student has no operator", field="")
     numbers = measure(subject.eigenvalues, config.near)
     return Finding(
         "spectrum", "Eigenvalues of the Koopman operator",

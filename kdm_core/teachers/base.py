@@ -1,7 +1,7 @@
 """The one interface of all teachers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Container
+from collections.abc import Callable, Container
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from kdm_core.solvers.grids import (
     noise_levels,
     timestep_indices,
 )
+
+Evaluate = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""A network of a state (B, *shape), times (B,) and labels (B,)."""
 
 # What alpha / sigma may be at the start, above that at the noisiest level: the samples' mean m is
 # off by about this times m times their standard deviation.
@@ -99,6 +102,24 @@ class Teacher(nn.Module, ABC):
     def network_times(self) -> list[float] | None:
         """What its network is told where samples and where noise are; None without a network."""
         return None
+
+    def network_time(self, time: Tensor) -> Tensor:
+        """What its network is told at times of any shape.
+
+        Raises:
+            KDMError: it has no network.
+        """
+        raise KDMError(f"a {type(self).__name__} has no network")
+
+    def denoise_by(
+        self, network: Evaluate, x: Tensor, time: Tensor, labels: Tensor | None
+    ) -> Tensor:
+        """As `denoise`, of another network in place of its own.
+
+        Raises:
+            KDMError: it has no network.
+        """
+        raise KDMError(f"a {type(self).__name__} has no network")
 
     def activations(self, x: Tensor, time: Tensor, labels: Tensor | None) -> list[Tensor]:
         """What the layers of its network make of a state; arguments as of `denoise`.

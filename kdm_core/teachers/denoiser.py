@@ -12,7 +12,7 @@ from kdm_core.networks import AnyNetworkConfig, build_network
 from kdm_core.samples import SampleSpec
 from kdm_core.solvers import Path
 from kdm_core.solvers.grids import KarrasGrid, SigmaGrid, TimestepGrid
-from kdm_core.teachers.base import Teacher, per_sample
+from kdm_core.teachers.base import Evaluate, Teacher, per_sample
 from kdm_core.teachers.preconditioning import (
     EDMPreconditioning,
     PreconditioningConfig,
@@ -76,18 +76,26 @@ class Denoiser(Teacher):
         levels = self.levels()
         steps = 18 if levels is None else min(18, len(levels) // 2)  # a few levels give no more
         sigma = self._times(self.default_grid, steps)[[-2, 0]].to(torch.float32)
-        times: list[float] = self.preconditioning.coefficients(sigma).noise.tolist()
+        times: list[float] = self.network_time(sigma).tolist()
         return times
+
+    def network_time(self, time: Tensor) -> Tensor:
+        return self.preconditioning.coefficients(time).noise
 
     def noise_scale(self, time: Tensor) -> Tensor:
         return (1 + time**2).sqrt() if self.preconditioning.variance_preserving else time
 
     def denoise(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
+        return self.denoise_by(self.network, x, time, labels)
+
+    def denoise_by(
+        self, network: Evaluate, x: Tensor, time: Tensor, labels: Tensor | None
+    ) -> Tensor:
         """D(x; sigma) (eq. 7), in float32 but for the network."""
         sigma = per_sample(time, x).to(torch.float32)
         given = x.to(torch.float32)
         c = self.preconditioning.coefficients(sigma)
-        output = self.network(c.input * given, c.noise.flatten().expand(len(x)), labels)
+        output = network(c.input * given, c.noise.flatten().expand(x.shape[0]), labels)
         mean = output.to(torch.float32)[:, : x.shape[1]]
         denoised = c.skip * given + c.out * mean
         clip = self.preconditioning.clip

@@ -11,7 +11,7 @@ from kdm_core.networks import AnyNetworkConfig, build_network
 from kdm_core.samples import SampleSpec
 from kdm_core.solvers import Path
 from kdm_core.solvers.grids import GridConfig, UniformGrid
-from kdm_core.teachers.base import Teacher, per_sample
+from kdm_core.teachers.base import Evaluate, Teacher, per_sample
 
 
 class FlowMatchingConfig(Config):
@@ -57,17 +57,30 @@ class FlowMatching(Teacher):
     def time_at(self, level: Tensor) -> Tensor:
         return 1 / (1 + level)
 
+    def network_time(self, time: Tensor) -> Tensor:
+        return time
+
     def velocity(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
+        return self.velocity_by(self.network, x, time, labels)
+
+    def velocity_by(
+        self, network: Evaluate, x: Tensor, time: Tensor, labels: Tensor | None
+    ) -> Tensor:
         """v(x, t), in float32 but for the network."""
         t = per_sample(time, x).to(torch.float32)
         given = x.to(torch.float32)
         if self.config.normalised:
             given = given / ((1 - t) ** 2 + (t * self.spec.sigma_data) ** 2).sqrt()
-        return self.network(given, t.flatten().expand(len(x)), labels).to(x.dtype)
+        return network(given, t.flatten().expand(x.shape[0]), labels).to(x.dtype)
 
     def denoise(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
+        return self.denoise_by(self.network, x, time, labels)
+
+    def denoise_by(
+        self, network: Evaluate, x: Tensor, time: Tensor, labels: Tensor | None
+    ) -> Tensor:
         """E[x₀ | x] = x + (1 − t) v(x, t), since v is the expectation of x₀ − ε."""
-        return x + (1 - per_sample(time, x)) * self.velocity(x, time, labels)
+        return x + (1 - per_sample(time, x)) * self.velocity_by(network, x, time, labels)
 
     def loss(self, samples: Tensor, labels: Tensor | None, generator: torch.Generator) -> Tensor:
         """E ‖v((1 − t) ε + t x₀, t) − (x₀ − ε)‖², t uniform (eq. 23)."""

@@ -13,7 +13,7 @@ from kdm_core.errors import KDMError
 if TYPE_CHECKING:
     import numpy as np
 
-    from kdm_core.students.model import KDM
+    from kdm_core.students.base import Student
 
 app = typer.Typer(no_args_is_help=True, help="Trained students.")
 
@@ -40,10 +40,11 @@ def info(source: Source, revision: Revision = None) -> None:
     parameters = sum(p.numel() for p in student.parameters())
     labels = (f"{spec.num_classes} labels {shown(spec.label_names)}" if spec.num_classes
               else "no labels")
-    moduli = student.operator.eigenvalues().abs()
-    typer.echo(f"{student.config.operator.kind} operator on {student.config.latent} dimensions, "
-               f"eigenvalues of modulus {moduli.min():.3f} to {moduli.max():.3f}\n"
-               f"{parameters:,} parameters, {spec.kind} of shape {tuple(spec.shape)}, {labels}\n"
+    spectrum = student.eigenvalues()
+    moduli = "" if spectrum is None else (f", eigenvalues of modulus {spectrum.abs().min():.3f} to "
+                                          f"{spectrum.abs().max():.3f}")
+    typer.echo(f"{student.config.describe()}{moduli}\n{parameters:,} parameters, "
+               f"{spec.kind} of shape {tuple(spec.shape)}, {labels}\n"
                f"fingerprint {fingerprint}")
     buffer = io.StringIO()
     YAML().dump({"student": student.config.model_dump(exclude_none=True),
@@ -142,7 +143,7 @@ def add_commands(main: typer.Typer) -> None:
         main.command()(command)
 
 
-def load(source: str, revision: str | None = None) -> "tuple[KDM, str]":
+def load(source: str, revision: str | None = None) -> "tuple[Student, str]":
     """A student and its fingerprint."""
     from kdm_core.serialization import CONFIG, read_json
     from kdm_core.sharing.hub import find_student, from_pretrained
@@ -163,7 +164,7 @@ def require_new(out: Path) -> None:
 
 
 def card_of_run(
-    student: "KDM", fingerprint: str, name: str, title: str | None, license: str | None
+    student: "Student", fingerprint: str, name: str, title: str | None, license: str | None
 ) -> str:
     """A card with the pairs and figures of this folder's run, where they are this student's."""
     from kdm_core.pairs.store import PairStore
@@ -185,7 +186,7 @@ class Draw:
     """The samples of a command, batch by batch; those of `KDM.sample` with the same seed."""
 
     def __init__(
-        self, student: "KDM", n: int, seed: int, labels: list[int] | None, batch: int,
+        self, student: "Student", n: int, seed: int, labels: list[int] | None, batch: int,
         precision: Precision, steps: int,
     ) -> None:
         self.student, self.n, self.seed, self.labels = student, n, seed, labels
@@ -205,7 +206,7 @@ class Draw:
                 progress.update(len(made))
 
 
-def writer(student: "KDM", out: Path, n: int) -> Any:
+def writer(student: "Student", out: Path, n: int) -> Any:
     """What writes samples to a place of this name.
 
     Raises:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kdm_core.pairs.spec import StoreSpec
-    from kdm_core.students.model import KDM
+    from kdm_core.students.base import Student
     from kdm_core.studies.collages import Count
 
 app = typer.Typer(no_args_is_help=True, help="A blind study: which looks more realistic?")
@@ -108,7 +108,7 @@ def require_apart(out: Path, key: Path) -> None:
                          f"file outside of {out}")
 
 
-def sample_both(model: "KDM", name: str, n: int) -> "tuple[Tensor, Tensor, StoreSpec]":
+def sample_both(model: "Student", name: str, n: int) -> "tuple[Tensor, Tensor, StoreSpec]":
     """Samples (n, *shape) of teacher and student for the first unseen noises, as files hold them.
 
     There are fewer where there are not as many. On the CPU.

@@ -1,14 +1,14 @@
 """What the sections of params.yaml require of one another, before any data are known."""
 
-
-
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kdm_core.datasets.checkerboard import CheckerboardConfig
+from kdm_core.errors import KDMError
 from kdm_core.importers import FolderSource
 from kdm_core.losses.distances import LPIPSConfig
 from kdm_core.networks import is_spatial
-from pipeline.params.teacher import TrainedTeacher
+from kdm_core.students.base import StudentKind
+from pipeline.params.teacher import ExactTeacher, TrainedTeacher
 
 if TYPE_CHECKING:
     from pipeline.params.run import Params
@@ -25,6 +25,7 @@ def require_all(params: "Params") -> None:
     require_labels(params)
     require_guidance(params)
     require_states(params)
+    require_network(params)
     require_classifier(params)
 
 
@@ -43,10 +44,9 @@ def require_points(params: "Params") -> None:
             problems.append(f"teacher.model.network.kind: {network.kind} is for images; "
                             "use mlp")
     for name, student in params.students.items():
-        for part in ("encoder", "decoder"):
-            network = getattr(student.model, part)
-            if is_spatial(network):
-                problems.append(f"students.{name}.model.{part}.kind: {network.kind} is for "
+        for part, own in student.model.networks().items():
+            if is_spatial(own):
+                problems.append(f"students.{name}.model.{part}.kind: {own.kind} is for "
                                 "images; use mlp")
         for where, losses in student.placed_losses():
             if isinstance(losses.distance, LPIPSConfig):
@@ -96,10 +96,29 @@ def way_to_a_guide(params: "Params") -> str:
 def require_states(params: "Params") -> None:
     for name, student in params.students.items():
         for where, losses in student.placed_losses():
-            if losses.trajectory and getattr(params.pairs, "states", None) == 0:
-                raise ValueError(f"students.{name}.{where}losses.trajectory: there are no "
+            if losses.takes_states and getattr(params.pairs, "states", None) == 0:
+                term = "trajectory" if losses.trajectory else "endpoint"
+                raise ValueError(f"students.{name}.{where}losses.{term}: there are no "
                                  "intermediate states in the pairs; set pairs.states (4, say), "
                                  "or the weight to 0")
+
+
+def require_network(params: "Params") -> None:
+    """Students that leave their network to the teacher need one that has a network."""
+    for name, student in params.students.items():
+        if isinstance(params.teacher, ExactTeacher):
+            with_place(f"students.{name}.model.", student.model, {})
+            if student.init == "teacher":
+                raise ValueError(f"students.{name}.init: this teacher is a closed form without a "
+                                 "network whose weights could be taken; use init: random")
+
+
+def with_place(place: str, model: StudentKind, teacher: dict[str, Any]) -> None:
+    """As `StudentKind.completed`; raises ValueError."""
+    try:
+        model.completed(teacher)
+    except KDMError as error:
+        raise ValueError(f"{place}{error}") from error
 
 
 def require_classifier(params: "Params") -> None:

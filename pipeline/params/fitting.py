@@ -21,7 +21,7 @@ from kdm_core.pairs.reading.order import BlockOrder
 from kdm_core.pairs.sampling import PairsConfig, check_plan
 from kdm_core.pairs.spec import Split, StoreSpec
 from kdm_core.samples import SampleSpec
-from kdm_core.students.model import KDM
+from kdm_core.students import StudentConfig
 from kdm_core.teachers import TrainableConfig, build_teacher
 from kdm_core.teachers.augmentation import check_augmentation
 from kdm_core.teachers.guidance import guided
@@ -111,7 +111,8 @@ def teacher_checks(
 def student_checks(
     params: "Params", where: str, student: StudentParams, spec: SampleSpec
 ) -> Iterator[tuple[str, Callable[[], object]]]:
-    yield f"{where}model.", partial(on_meta, KDM, student.model, spec)
+    if has_own_network(params, student):
+        yield f"{where}model.", partial(on_meta, completed(params, student).build, spec)
     for place, losses in student.placed_losses():
         yield f"{where}{place}", partial(check_distance, losses.distance, spec)
         if losses.adversarial:
@@ -128,6 +129,23 @@ def student_checks(
             if student.shuffle_buffer is not None:
                 yield where, partial(check_window, params.pairs, student.shuffle_buffer,
                                      phase.training.batch)
+
+
+def has_own_network(params: "Params", student: StudentParams) -> bool:
+    """Whether it is known what a student is made of before its teacher is there."""
+    return bool(student.model.networks()) or isinstance(params.teacher, TrainedTeacher)
+
+
+def completed(params: "Params", student: StudentParams) -> StudentConfig:
+    """A student's model with what it leaves to the teacher of the parameters.
+
+    Raises:
+        MismatchError: that is known when the teacher is there, or there is none.
+    """
+    teacher = params.teacher
+    model: StudentConfig = student.model.completed(
+        teacher.model.model_dump() if isinstance(teacher, TrainedTeacher) else None)
+    return model
 
 
 def check_source(params: "Params", spec: SampleSpec) -> None:
@@ -154,6 +172,9 @@ def check_teacher(params: "Params", spec: SampleSpec) -> None:
         return
     with placed("teacher"):
         teacher, guide = import_teacher(params.teacher, spec), import_guide(params.teacher, spec)
+    for name, student in params.students.items():
+        with placed(f"students.{name}.model"):
+            student.model.completed(teacher.config.model_dump()).build(spec)
     if isinstance(params.pairs, PairsConfig):
         with placed("pairs"):
             check_plan(params.pairs, guided(teacher, guide, params.pairs.guidance))
@@ -181,10 +202,14 @@ def check_stored(params: "Params", stored: StoreSpec, samples: SampleSpec) -> No
             raise ParamsError(f"{where} {count} {split} pairs, {least} are needed: choose "
                               "another one")
     for name, student in params.students.items():
-        if (any(losses.trajectory for _, losses in student.placed_losses())
+        if (any(losses.takes_states for _, losses in student.placed_losses())
                 and not stored.states):
-            raise ParamsError(f"{where} no intermediate states, which students.{name}.losses."
-                              "trajectory needs: set that weight to 0, or choose another one")
+            raise ParamsError(f"{where} no intermediate states, which losses of students.{name} "
+                              "(trajectory, endpoint) need: set their weights to 0, or choose "
+                              "another one")
+        if stored.teacher is None:
+            with placed(f"students.{name}.model"):
+                student.model.completed(None)
 
 
 def on_meta(build: Callable[..., object], *arguments: object) -> object:

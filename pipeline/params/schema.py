@@ -9,6 +9,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaV
 from pydantic_core import CoreSchema, core_schema
 from ruamel.yaml import YAML
 
+from kdm_core.students import ASSUMED, KINDS
 from pipeline.params.descriptions import described, tag_of
 from pipeline.params.run import Params
 
@@ -57,10 +58,14 @@ class FileSchema(GenerateJsonSchema):
 
 
 def require_tag(discriminator: dict[str, Any], definitions: dict[str, Any]) -> None:
-    """A section that may be of several kinds says of which it is, also where one has a default."""
+    """A section that may be of several kinds says of which it is, also where one has a default;
+    a student alone need not."""
     tag = discriminator["propertyName"]
     for reference in discriminator["mapping"].values():
-        member = definitions[reference.rpartition("/")[2]]
+        name = reference.rpartition("/")[2]
+        if name == KINDS[ASSUMED].__name__:
+            continue
+        member = definitions[name]
         member["required"] = sorted({*member.get("required", []), tag})
 
 

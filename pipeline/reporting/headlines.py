@@ -20,8 +20,7 @@ class Headline(NamedTuple):
 def lead(info: DatasetInfo, students: Mapping[str, StudentParams], document: Document) -> str:
     """What was distilled, in one sentence."""
     unit = "image" if info.samples.kind == "image" else "point"
-    kinds = [f"{name} ({config.model.operator.kind} Koopman operator on "
-             f"{config.model.latent} dimensions{', failed' if document.failed(name) else ''})"
+    kinds = [f"{name} ({config.model.describe()}{', failed' if document.failed(name) else ''})"
              for name, config in students.items()]
     given = " of a given class" if info.samples.num_classes else ""
     data = f"“{info.source}” ({info.train:,} real {unit}s)"

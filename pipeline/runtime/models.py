@@ -13,7 +13,7 @@ from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import Source
 from kdm_core.sharing.folder import load_student
-from kdm_core.students.model import KDM
+from kdm_core.students.base import Student
 from kdm_core.teachers import Teacher, load_sampled
 from kdm_core.values import from_uint8, to_uint8
 from pipeline.runtime import paths
@@ -30,7 +30,7 @@ class Models(NamedTuple):
     """
 
     teacher: Teacher
-    student: KDM
+    student: Student
     store: StoreSpec
     test: Pairs
     teacher_mark: str
@@ -67,10 +67,7 @@ class Models(NamedTuple):
         student = self.student
 
         def sample(start: Tensor, end: Tensor, weights: Tensor, labels: Tensor) -> Tensor:
-            y = self.told(labels)
-            a, b = student.encode_noise(start, y), student.encode_noise(end, y)
-            w = weights.reshape(-1, *[1] * (a.ndim - 1))
-            return student.decode(student.push((1 - w) * a + w * b, y), y)
+            return student.between(start, end, weights, self.told(labels))
 
         return self._in_batches(sample, start, end, weights, labels)
 

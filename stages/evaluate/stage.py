@@ -126,7 +126,8 @@ def write_results(
 ) -> None:
     """What the report needs: figures with their conditions, some samples, the eigenvalues."""
     test, keep = models.test, PICTURED[models.store.samples.kind]
-    eigenvalues = torch.view_as_real(models.student.operator.eigenvalues())
+    spectrum = models.student.eigenvalues()
+    eigenvalues = torch.zeros(0, 2) if spectrum is None else torch.view_as_real(spectrum)
     result.mkdir(exist_ok=True)
     write_json(result / "evaluation.json", results.document())
     arrays: dict[str, Any] = {"noise": test.noise[:keep], models.source: test.samples[:keep],

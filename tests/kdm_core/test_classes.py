@@ -33,7 +33,7 @@ from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.samples import SampleSpec
 from kdm_core.solvers.guidance import GuidanceConfig
 from kdm_core.students.initialise import start_at_student, start_at_teacher
-from kdm_core.students.model import KDM, StudentConfig
+from kdm_core.students.kdm import KDM, KDMConfig
 from kdm_core.teachers import (
     GUIDE,
     Denoiser,
@@ -262,7 +262,7 @@ def test_a_module_of_others_cannot_be_numbered_anew(tmp_path: Path) -> None:
 
 
 def make_student(names: list[str], seed: int = 0) -> KDM:
-    config = StudentConfig(encoder=MLP, decoder=MLP, latent=4, operator=DenseConfig(kind="dense"),
+    config = KDMConfig(encoder=MLP, decoder=MLP, latent=4, operator=DenseConfig(kind="dense"),
                            timed=True)
     with seeded(seed):
         student = KDM(config, spec(names))

@@ -35,7 +35,7 @@ from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import read_json, write_json
 from kdm_core.sharing.folder import load_student, save_student
-from kdm_core.students.model import KDM
+from kdm_core.students.kdm import KDM
 from kdm_core.students.objective import LossConfig
 from kdm_core.students.seen import NOTHING, Seen, seen
 from kdm_core.studies import StudiesConfig

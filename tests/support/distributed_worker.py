@@ -25,7 +25,7 @@ from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import write_json
 from kdm_core.students.given import Given
-from kdm_core.students.model import KDM, StudentConfig
+from kdm_core.students.kdm import KDM, KDMConfig
 from kdm_core.students.objective import LossConfig
 from kdm_core.students.training import StudentTask
 from kdm_core.training.config import TrainingConfig
@@ -81,7 +81,7 @@ def student_task(
     losses: LossConfig, frozen: Frozen = NOWHERE, **training: object,
 ) -> StudentTask:
     with seeded(0):
-        student = KDM(StudentConfig(encoder=network, decoder=network, latent=latent,
+        student = KDM(KDMConfig(encoder=network, decoder=network, latent=latent,
                                     operator=operator), spec)
     return task_of(student, losses, frozen, **training)
 

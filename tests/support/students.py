@@ -9,7 +9,7 @@ from kdm_core.compute import seeded
 from kdm_core.networks import MLPConfig, NetworkConfig
 from kdm_core.operators import DenseConfig, OperatorConfig
 from kdm_core.samples import SampleSpec
-from kdm_core.students.model import StudentConfig
+from kdm_core.students.kdm import KDMConfig
 
 MLP = MLPConfig(kind="mlp", width=16, blocks=2)
 IMAGES = SampleSpec(kind="image", shape=[1, 8, 8], label_names=["a", "b", "c"], sigma_data=0.7)
@@ -22,7 +22,7 @@ def make_student(
     spec: SampleSpec = IMAGES, **options: Any,
 ) -> KDM:
     """A student of random weights, of which none is zero, so that every layer matters."""
-    config = StudentConfig(encoder=network, decoder=network, latent=64,
+    config = KDMConfig(encoder=network, decoder=network, latent=64,
                            operator=operator or DenseConfig(kind="dense"), **options)
     with seeded(0):
         student = KDM(config, spec)

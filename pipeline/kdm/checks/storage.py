@@ -20,10 +20,10 @@ from kdm_core.pairs.opening import stored_bytes
 from kdm_core.pairs.sampling import PairsConfig
 from kdm_core.pairs.spec import KeptState, StoreSpec
 from kdm_core.samples import SampleSpec
-from kdm_core.students.model import KDM
 from kdm_core.teachers import build_teacher
 from kdm_core.training.config import TrainingConfig
 from pipeline.kdm.checks.finding import Finding, ok, problem, warning
+from pipeline.params.fitting import completed
 from pipeline.params.run import Params
 from pipeline.params.teacher import TrainedTeacher
 from pipeline.project.unfinished import pairs_there
@@ -95,11 +95,12 @@ def models(params: Params, spec: SampleSpec) -> Iterator[tuple[nn.Module, Traini
             yield build_teacher(teacher.model, spec), teacher.training
             if teacher.guide is not None:
                 yield build_teacher(teacher.guide.model, spec), teacher.guide.training
-        for name, student in params.students.items():
+    for name, student in params.students.items():
+        with torch.device("meta"), suppress(ValueError, KDMError):
             if not (paths.STUDENTS / name).exists():
                 # The last phases' files are there as long as the last phase is trained.
                 for phase in student.phases:
-                    yield KDM(student.model, spec), phase.training
+                    yield completed(params, student).build(spec), phase.training
 
 
 def training_bytes(config: TrainingConfig, size: int) -> int:

@@ -54,7 +54,7 @@ from kdm_core.pairs.reading.resident import ResidentReader
 from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.samples import SampleSpec
 from kdm_core.students.given import Given
-from kdm_core.students.model import KDM, StudentConfig
+from kdm_core.students.kdm import KDM, KDMConfig
 from kdm_core.students.objective import LossConfig
 from kdm_core.students.training import StudentTask
 from kdm_core.teachers import (
@@ -645,7 +645,7 @@ def test_a_killed_run_with_frozen_networks_ends_like_an_undisturbed_one(
         pairs = Pairs(noise, noise.tanh(), torch.arange(40) % 3)
         with seeded(0):
             network = MLPConfig(kind="mlp", width=16, blocks=1)
-            student = KDM(StudentConfig(encoder=network, decoder=network, latent=8,
+            student = KDM(KDMConfig(encoder=network, decoder=network, latent=8,
                                         operator=FactorisedConfig(kind="factorised")), IMAGES)
         losses = LossConfig.model_validate({"adversarial": 0.1, "adversary": adversary})
         return StudentTask(student, losses, config(steps=12), ResidentReader.of(pairs, 8, seed=0),

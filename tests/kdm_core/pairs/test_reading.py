@@ -29,7 +29,7 @@ from kdm_core.pairs.spec import KeptState, StoreSpec
 from kdm_core.pairs.store import Block, PairStore
 from kdm_core.samples import SampleSpec
 from kdm_core.solvers import FixedSolver
-from kdm_core.students.model import KDM, StudentConfig
+from kdm_core.students.kdm import KDM, KDMConfig
 from kdm_core.students.objective import LossConfig
 from kdm_core.students.training import StudentTask
 from kdm_core.training import distributed
@@ -386,7 +386,7 @@ def test_chunks_are_kept_up_to_the_limit(
 def student_task(reader: PairReader, validation: Pairs) -> StudentTask:
     network = MLPConfig(kind="mlp", width=16, blocks=1)
     with seeded(0):
-        student = KDM(StudentConfig(encoder=network, decoder=network, latent=8,
+        student = KDM(KDMConfig(encoder=network, decoder=network, latent=8,
                                     operator=DenseConfig(kind="dense")), IMAGES)
     config = TrainingConfig.model_validate({
         "steps": 30, "batch": BATCH, "lr": 1e-3, "ema": 0.9, "precision": "fp32",

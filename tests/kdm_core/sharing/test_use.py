@@ -397,7 +397,7 @@ def test_a_card_opens_with_the_verdict() -> None:
     student = make_student()
     card = model_card(student, "f" * 64, evaluation=EVALUATION | {"verdicts": {"student": VERDICT}})
     opening = card[card.index("# One-step student"):card.index("## Use")]
-    assert opening.index("**Verdict: failed**") < opening.index("A Koopman distillation model")
+    assert opening.index("**Verdict: failed**") < opening.index("A one-step student")
     assert "- its MSE is 100.0 % of that of permuted pairs" in opening
     assert "- could not be judged: its recall, for want of features" in opening
     assert "Verdict" not in model_card(student, "f" * 64, evaluation=EVALUATION)

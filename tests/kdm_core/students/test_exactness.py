@@ -19,7 +19,7 @@ from kdm_core.pairs.reading.resident import ResidentReader
 from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.samples import SampleSpec
 from kdm_core.solvers import FixedSolver
-from kdm_core.students.model import KDM, StudentConfig
+from kdm_core.students.kdm import KDM, KDMConfig
 from kdm_core.students.objective import LossConfig
 from kdm_core.students.training import StudentTask
 from kdm_core.teachers.exact import GaussianMixture, GaussianMixtureConfig
@@ -58,7 +58,7 @@ def test_the_trained_operator_is_the_flow_map(tmp_path: Path) -> None:
     teacher = linear_teacher()
     pairs = pairs_of(teacher, 4096)
     identity = IdentityConfig(kind="identity")
-    config = StudentConfig(encoder=identity, decoder=identity, latent=6,
+    config = KDMConfig(encoder=identity, decoder=identity, latent=6,
                            operator=DenseConfig(kind="dense"))
     with seeded(0):
         student = KDM(config, SPEC)
@@ -99,7 +99,7 @@ def test_identity_keeps_all_values() -> None:
 
 def test_identity_needs_as_many_values_out_as_in() -> None:
     identity = IdentityConfig(kind="identity")
-    config = StudentConfig(encoder=identity, decoder=identity, latent=4,
+    config = KDMConfig(encoder=identity, decoder=identity, latent=4,
                            operator=DenseConfig(kind="dense"))
     with pytest.raises(KDMError, match="6 values.*4 are wanted.*latent"):
         KDM(config, SPEC)

@@ -22,7 +22,7 @@ from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.samples import SampleSpec
 from kdm_core.students.given import Given, RealSamples
 from kdm_core.students.guard import LONG, Guard, problem
-from kdm_core.students.model import KDM, StudentConfig
+from kdm_core.students.kdm import KDM, KDMConfig
 from kdm_core.students.objective import LossConfig
 from kdm_core.students.phases import NextPhase, Phase, Reports, fit_phases, phases
 from kdm_core.students.training import StudentTask
@@ -48,7 +48,7 @@ def real(count: int = 30) -> RealSamples:
 
 def fresh() -> KDM:
     torch.manual_seed(0)
-    return KDM(StudentConfig(encoder=MLP, decoder=MLP, latent=8,
+    return KDM(KDMConfig(encoder=MLP, decoder=MLP, latent=8,
                              operator=FactorisedConfig(kind="factorised")), IMAGES)
 
 

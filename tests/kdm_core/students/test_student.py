@@ -19,8 +19,8 @@ from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.samples import SampleSpec
 from kdm_core.sharing.folder import load_student, save_student
 from kdm_core.students.initialise import start_at_student, start_at_teacher
-from kdm_core.students.model import StudentConfig
-from kdm_core.students.objective import LossConfig, check_losses
+from kdm_core.students.kdm import KDMConfig
+from kdm_core.students.objective import LossConfig
 from kdm_core.students.training import StudentTask
 from kdm_core.teachers import (
     DenoiserConfig,
@@ -54,7 +54,7 @@ def pairs(count: int = 40) -> Pairs:
 
 def build(network: NetworkConfig = MLP, **changes: object) -> KDM:
     torch.manual_seed(0)
-    return KDM(StudentConfig.model_validate({
+    return KDM(KDMConfig.model_validate({
         "encoder": network, "decoder": network, "latent": 8, "operator": DENSE, **changes}),
         IMAGES)
 
@@ -228,7 +228,7 @@ def test_what_cannot_be_sampled_is_refused(arguments: dict[str, object], message
 
 def test_labels_for_an_unconditional_student_are_refused() -> None:
     points = SampleSpec(kind="points", shape=[2], sigma_data=1.0)
-    student = KDM(StudentConfig(encoder=MLP, decoder=MLP, latent=4, operator=DENSE), points)
+    student = KDM(KDMConfig(encoder=MLP, decoder=MLP, latent=4, operator=DENSE), points)
     assert student.sample(3).shape == (3, 2)
     with pytest.raises(KDMError, match="takes none"):
         student.sample(3, labels=[0, 0, 0])
@@ -301,4 +301,4 @@ def test_losses_that_a_student_cannot_have(
     losses: dict[str, float], model: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        check_losses(LossConfig.model_validate(losses), build(**model).config)
+        build(**model).config.check(LossConfig.model_validate(losses))

@@ -25,14 +25,13 @@ from kdm_core.pairs.sampling import PairsConfig, plan_store, sample_pairs
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
 from kdm_core.solvers import AdaptiveSolver
-from kdm_core.students.model import KDM, StudentConfig
+from kdm_core.students.kdm import KDM, KDMConfig
 from kdm_core.students.objective import LossConfig
 from kdm_core.students.training import StudentTask
 from kdm_core.students.trajectory import (
     States,
     draw_places,
     states_at,
-    trajectory_terms,
 )
 from kdm_core.teachers.exact import GaussianMixture, GaussianMixtureConfig
 from kdm_core.training.config import TrainingConfig
@@ -59,7 +58,7 @@ def build(
 ) -> KDM:
     torch.manual_seed(0)
     network = MLPConfig(kind="mlp", width=16, blocks=1)
-    student = KDM(StudentConfig.model_validate({
+    student = KDM(KDMConfig.model_validate({
         "encoder": network, "decoder": network, "encoders": encoders, "latent": 6,
         "operator": operator}), spec)
     for parameter in student.parameters():  # also of layers that start at zero
@@ -97,7 +96,7 @@ class Whitened(KDM):
 
     def __init__(self, rate: float) -> None:
         network = MLPConfig(kind="mlp", width=8, blocks=1)
-        super().__init__(StudentConfig(encoder=network, decoder=network, encoders="shared",
+        super().__init__(KDMConfig(encoder=network, decoder=network, encoders="shared",
                                        latent=2, operator=OPERATORS[0]), PLANE)
         self.rate = rate
 
@@ -129,9 +128,9 @@ def test_an_operator_that_follows_the_path_has_no_loss(gaussian: Pairs) -> None:
     student = Whitened(0.8)
     states = all_states(gaussian)
     with torch.no_grad():
-        assert float(trajectory_terms(student, states, None, mean_square)) > 1e-2
+        assert float(student.trajectory(states, None, mean_square)) > 1e-2
         follow_exactly(student)
-        assert float(trajectory_terms(student, states, None, mean_square)) < 1e-6
+        assert float(student.trajectory(states, None, mean_square)) < 1e-6
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 8])
@@ -151,7 +150,7 @@ def test_the_operator_is_learned_from_the_path(gaussian: Pairs) -> None:
     optimizer = torch.optim.Adam(student.operator.parameters(), lr=0.03)
     for step in range(200):
         optimizer.zero_grad()
-        trajectory_terms(student, all_states(gaussian, step), None, mean_square).backward()
+        student.trajectory(all_states(gaussian, step), None, mean_square).backward()
         optimizer.step()
     assert float(student.operator.nu.detach().exp()) == pytest.approx(0.8, rel=0.02)
     assert float(student.operator.omega.detach()) == pytest.approx(0, abs=0.02)
@@ -186,7 +185,7 @@ def test_terms_are_their_formula(operator: OperatorConfig) -> None:
     """One state after the other, and the gradient reaches every part."""
     student = build(operator)
     states, labels = random_states(5)
-    found = trajectory_terms(student, states, labels, mean_square)
+    found = student.trajectory(states, labels, mean_square)
     latent, prediction = [], []
     for i in range(5):
         row = slice(i, i + 1)
@@ -233,7 +232,7 @@ def test_training_learns_the_states(gaussian: Pairs) -> None:
     """The real task; the curve has the term, and it falls."""
     torch.manual_seed(0)
     network = MLPConfig(kind="mlp", width=32, blocks=1)
-    student = KDM(StudentConfig(encoder=network, decoder=network, encoders="shared", latent=8,
+    student = KDM(KDMConfig(encoder=network, decoder=network, encoders="shared", latent=8,
                                 operator=OPERATORS[0]), PLANE)
     config = TrainingConfig(steps=150, batch=64, lr=3e-3, ema=0.9, precision="fp32")
     losses = LossConfig(adversarial=0.0, latent_noise=0.0, trajectory=1.0)
@@ -247,9 +246,9 @@ def test_training_learns_the_states(gaussian: Pairs) -> None:
 
 def test_bfloat16_is_the_same_to_its_precision() -> None:
     student, (states, labels) = build().requires_grad_(False), random_states(16)
-    exact = trajectory_terms(student, states, labels, mean_square)
+    exact = student.trajectory(states, labels, mean_square)
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = trajectory_terms(student, states, labels, mean_square)
+        rounded = student.trajectory(states, labels, mean_square)
     assert rounded.dtype == torch.float32
     assert float(rounded) == pytest.approx(float(exact), rel=0.05)
 
@@ -257,9 +256,9 @@ def test_bfloat16_is_the_same_to_its_precision() -> None:
 def test_what_cannot_be_followed_is_named(gaussian: Pairs) -> None:
     states, labels = random_states(4)
     with pytest.raises(KDMError, match=r"^encoders: separate .* use shared"):
-        trajectory_terms(build(encoders="separate"), states, labels, mean_square)
+        build(encoders="separate").trajectory(states, labels, mean_square)
     with pytest.raises(KDMError, match=r"^operator\.kind: .*continuous"):
-        trajectory_terms(build(DenseConfig(kind="dense")), states, labels, mean_square)
+        build(DenseConfig(kind="dense")).trajectory(states, labels, mean_square)
     with pytest.raises(KDMError, match=r"losses\.trajectory: .* states"):
         draw_places(4, gaussian._replace(trajectory=None, positions=None), generator())
     with pytest.raises(KDMError, match="steps: 0"):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from kdm_core.compute import dropout_seed
 from kdm_core.errors import KDMError
-from kdm_core.students.model import KDM, StudentConfig
+from kdm_core.students.kdm import KDM, KDMConfig
 from kdm_core.students.objective import LossConfig
 from kdm_core.training.distributed import (
     check_batch,
@@ -197,7 +197,7 @@ def test_all_trained_weights_are_used(
         student = {key: value for key, value in student.items() if key != "projected_channels"}
     if student.get("encoders") == "noise":
         losses = {"reconstruction": 0.0, "latent": 0.0}
-    config = StudentConfig.model_validate({
+    config = KDMConfig.model_validate({
         "encoder": network, "decoder": network, "latent": 64, "operator": {"kind": "dense"},
         **student})
     task = task_of(KDM(config, IMAGES), LossConfig.model_validate({"adversarial": 0.0, **losses}))

@@ -28,7 +28,7 @@ from kdm_core.operators import FactorisedConfig
 from kdm_core.pairs.reading.resident import ResidentReader
 from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.samples import SampleSpec
-from kdm_core.students.model import KDM, StudentConfig
+from kdm_core.students.kdm import KDM, KDMConfig
 from kdm_core.students.objective import LossConfig
 from kdm_core.students.training import StudentTask
 from kdm_core.teachers import DenoiserConfig, build_teacher
@@ -58,7 +58,7 @@ def student_task(
     adversarial: float = 0.01, latent: int = 8, network: NetworkConfig = MLP, **changes: object,
 ) -> StudentTask:
     torch.manual_seed(0)
-    student = KDM(StudentConfig(encoder=network, decoder=network, latent=latent,
+    student = KDM(KDMConfig(encoder=network, decoder=network, latent=latent,
                                 operator=FactorisedConfig(kind="factorised")), IMAGES)
     return StudentTask(student, LossConfig(adversarial=adversarial), config(**changes),
                        ResidentReader.of(pairs(), 8, seed=0), pairs(4), seed=0)

@@ -20,7 +20,7 @@ from kdm_core.pairs.sampling import PairsConfig, plan_store
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
 from kdm_core.sharing.folder import save_student
-from kdm_core.students.model import KDM
+from kdm_core.students.kdm import KDM
 from kdm_core.studies import StudiesConfig
 from kdm_core.teachers import DenoiserConfig, build_teacher, save_teacher
 from pipeline.kdm.checks import fit

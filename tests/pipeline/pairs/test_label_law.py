@@ -31,7 +31,7 @@ from kdm_core.samples import SampleSpec
 from kdm_core.serialization import read_json, write_json
 from kdm_core.sharing.folder import save_student
 from kdm_core.sharing.hub import from_pretrained
-from kdm_core.students.model import KDM
+from kdm_core.students.kdm import KDM
 from kdm_core.teachers import Teacher, load_sampled, save_teacher
 from kdm_core.teachers.exact import fit_mixture
 from kdm_core.values import as_float

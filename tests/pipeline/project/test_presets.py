@@ -13,7 +13,7 @@ from dvc.utils.hydra import apply_overrides
 from kdm_core.datasets.cifar10 import CLASSES
 from kdm_core.losses.distances import LPIPSConfig
 from kdm_core.samples import SampleSpec
-from kdm_core.students.model import KDM
+from kdm_core.students.kdm import KDM
 from pipeline.params.fitting import check_against
 from pipeline.params.run import Params, load_params
 from pipeline.params.student import StudentParams

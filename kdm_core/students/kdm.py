@@ -1,30 +1,41 @@
-"""The Koopman Distillation Model: encoders, a linear operator, a decoder (section 4)."""
+"""`kdm`, the Koopman Distillation Model: encoders, a linear operator, a decoder (section 4)."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from math import prod
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from kdm_core.compute import Precision, autocast
-from kdm_core.config import Config
-from kdm_core.errors import KDMError
-from kdm_core.labels import Labels, as_labels
-from kdm_core.networks import NetworkConfig, build_network, is_spatial
-from kdm_core.noise import draw
+from kdm_core.errors import KDMError, MismatchError
+from kdm_core.labels import Labels
+from kdm_core.losses.distances import Distance
+from kdm_core.networks import (
+    AnyNetworkConfig,
+    IdentityConfig,
+    Network,
+    NetworkConfig,
+    build_network,
+    is_spatial,
+)
 from kdm_core.operators import OperatorConfig, build_operator
 from kdm_core.samples import SampleSpec
+from kdm_core.students.base import Student, StudentKind
+
+if TYPE_CHECKING:
+    from kdm_core.students.objective import Batch, LossConfig
+    from kdm_core.students.trajectory import States
 
 
-class StudentConfig(Config):
-    """Architecture of a student.
+class KDMConfig(StudentKind):
+    """Architecture of the paper's student.
 
     Attributes:
         encoder, decoder: the encoders have one configuration.
         encoders: whether noise and samples have an encoder each (the paper), share one that is
-            told which it sees, or only the noise has one (plain knowledge distillation).
+            told which it sees, or only the noise has one (as `direct` students had before they
+            were a kind).
         timed: the networks take a time: 1 for noise, 0 for samples. A constant each, as in the
             published code, unless the encoders are shared; what is initialised from a teacher
             needs it, too.
@@ -37,6 +48,7 @@ class StudentConfig(Config):
         control: adds C_μ(y) to the pushed latent of class-conditional students (eq. after 9).
     """
 
+    kind: Literal["kdm"] = "kdm"
     encoder: NetworkConfig
     decoder: NetworkConfig
     encoders: Literal["separate", "shared", "noise"] = "separate"
@@ -47,7 +59,7 @@ class StudentConfig(Config):
     control: bool = True
 
     @model_validator(mode="after")
-    def _projection(self) -> "StudentConfig":
+    def _projection(self) -> "KDMConfig":
         if self.projected_channels is not None:
             for part in ("encoder", "decoder"):
                 if not is_spatial(getattr(self, part)):
@@ -59,8 +71,36 @@ class StudentConfig(Config):
     def takes_time(self) -> bool:
         return self.timed or self.encoders == "shared"
 
+    def build(self, spec: SampleSpec) -> "KDM":
+        return KDM(self, spec)
 
-def latent_shape(config: StudentConfig, part: str, spec: SampleSpec) -> tuple[int, ...]:
+    def describe(self) -> str:
+        return f"{self.operator.kind} Koopman operator on {self.latent} dimensions"
+
+    def networks(self) -> dict[str, AnyNetworkConfig | IdentityConfig]:
+        return {"encoder": self.encoder, "decoder": self.decoder}
+
+    def check(self, losses: "LossConfig") -> None:
+        if not (losses.reconstruction or losses.latent or losses.prediction):
+            raise ValueError("losses: reconstruction, latent and prediction are all 0, so there is "
+                             "nothing to learn; give one of them a weight")
+        if self.encoders == "noise":
+            for name in ("reconstruction", "latent"):
+                if getattr(losses, name):
+                    raise ValueError(f"losses.{name}: a student with model.encoders: noise has no "
+                                     "latent of samples; set it to 0")
+        for name in ("trajectory", "endpoint"):
+            if not getattr(losses, name):
+                continue
+            if self.encoders != "shared":
+                raise ValueError(f"losses.{name}: intermediate states need an encoder that is told "
+                                 "their place; set model.encoders: shared")
+            if self.operator.kind not in ("continuous", "factorised"):
+                raise ValueError(f"losses.{name}: a {self.operator.kind} operator has no "
+                                 "intermediate times; set model.operator.kind: continuous")
+
+
+def latent_shape(config: KDMConfig, part: str, spec: SampleSpec) -> tuple[int, ...]:
     """How a network sees the latent: as an image if it maps images, as a vector otherwise.
 
     Raises:
@@ -83,7 +123,7 @@ def latent_shape(config: StudentConfig, part: str, spec: SampleSpec) -> tuple[in
 class Encoder(nn.Module):
     """A network from samples to latents (B, d)."""
 
-    def __init__(self, config: StudentConfig, spec: SampleSpec) -> None:
+    def __init__(self, config: KDMConfig, spec: SampleSpec) -> None:
         super().__init__()
         shape = latent_shape(config, "encoder", spec)
         self.network = build_network(config.encoder, spec.sample_shape, shape,
@@ -99,7 +139,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """A network from latents (B, d) to samples."""
 
-    def __init__(self, config: StudentConfig, spec: SampleSpec) -> None:
+    def __init__(self, config: KDMConfig, spec: SampleSpec) -> None:
         super().__init__()
         self.shape = latent_shape(config, "decoder", spec)
         self.network = build_network(config.decoder, self.shape, spec.sample_shape,
@@ -112,13 +152,8 @@ class Decoder(nn.Module):
         return self.network(seen, time, labels)
 
 
-class KDM(nn.Module):
-    """A one-step generator: `student(noise, labels)` is a sample.
-
-        student = kdm_core.from_pretrained("a/students/folder")
-        images = student.sample(64, seed=0)
-
-    Its parts, all with a batch B, latents (B, d), and networks that see values of unit variance:
+class KDM(Student):
+    """Its parts, all with a batch B, latents (B, d), and networks that see values of unit variance:
 
         encode_data: E_φ, samples → z_0
         encode_noise: E_ϕ, unit-variance noise → z_T
@@ -127,19 +162,15 @@ class KDM(nn.Module):
 
     `position` is where between samples (0) and noise (1) a state of the teacher's ODE lies; only
     students whose encoders are shared know states between the two.
-
-    `labels` are what `kdm_core.labels` takes: a name or an integer for all of a batch, or one for
-    each of its samples. A class-conditional student needs them wherever it is given noise, states
-    or latents; `sample`, which draws the noise, draws those as well if they are not given. All
-    raise a KDMError for what are no labels of the student's.
     """
 
+    config: KDMConfig
+    has_latents = True
     time_of_ends: Tensor
 
-    def __init__(self, config: StudentConfig, spec: SampleSpec) -> None:
-        super().__init__()
-        self.config, self.spec = config, spec
-        self.provenance: dict[str, Any] = {}  # of one that was loaded: what it was distilled from
+    def __init__(self, config: KDMConfig, spec: SampleSpec) -> None:
+        super().__init__(config, spec)
+        self.latent = config.latent
         self.noise_encoder = Encoder(config, spec)  # of all states, where encoders are shared
         self.data_encoder = Encoder(config, spec) if config.encoders == "separate" else None
         self.operator = build_operator(config.operator, config.latent)
@@ -153,35 +184,31 @@ class KDM(nn.Module):
             # What the networks are told at positions 0 and 1: a teacher's weights know other times.
             self.register_buffer("time_of_ends", torch.tensor([0.0, 1.0]))
 
-    @property
-    def label_weights(self) -> list[int] | None:
-        """In which proportion labels are drawn where none are given: that of the pairs that the
-        student was distilled from; None for uniformly."""
-        return self.provenance.get("label_weights")
+    def networks(self) -> list[Network]:
+        parts = [self.noise_encoder, self.data_encoder, self.decoder]
+        return [part.network for part in parts if part is not None]
 
     def class_weights(self) -> list[tuple[Tensor, int]]:
-        """As of `kdm_core.networks.base.Network`: those of all its networks, and C_μ."""
-        parts = [self.noise_encoder, self.data_encoder, self.decoder]
-        found = [weight for part in parts if part is not None
-                 for weight in part.network.class_weights()]
-        return found + ([(self.control.weight, 0)] if self.control is not None else [])
+        return super().class_weights() + (
+            [(self.control.weight, 0)] if self.control is not None else [])
 
-    def known(self, labels: Labels | None, like: Tensor) -> Tensor | None:
-        """Labels (B,) int64 for a batch such as `like`, on its device; None without classes.
+    def check_teacher(self, teacher: Mapping[str, Any]) -> None:
+        if not self.config.takes_time:
+            raise MismatchError("the teacher's network takes a time; set model.timed: true",
+                                field="")
 
-        Raises:
-            KDMError: they are no labels of this student's.
-        """
-        found = as_labels(labels, self.spec.label_names, len(like), "student")
-        return None if found is None else found.to(like.device)
+    def tell_times(self, times: list[float]) -> None:
+        self.time_of_ends.copy_(torch.tensor(times))
 
-    def heeded(self, labels: Labels | None, like: Tensor) -> Tensor | None:
-        """As `known`, but for tensors in training and under a compiler, which are (B,) int64 of a
-        store: a look at their values would make the device wait, or end the graph."""
-        taken = isinstance(labels, Tensor) and (self.training or torch.compiler.is_compiling())
-        if taken or (labels is None and not self.spec.num_classes):
-            return cast(Tensor | None, labels)
-        return self.known(labels, like)
+    def eigenvalues(self) -> Tensor:
+        return self.operator.eigenvalues()
+
+    def between(
+        self, start: Tensor, end: Tensor, weights: Tensor, labels: Tensor | None
+    ) -> Tensor:
+        a, b = self.encode_noise(start, labels), self.encode_noise(end, labels)
+        w = weights.reshape(-1, 1)
+        return self.decode(self.push((1 - w) * a + w * b, labels), labels)
 
     def time(self, position: float | Tensor, like: Tensor) -> Tensor | None:
         """What networks are told of a position, a number or (B,), in a batch such as `like`."""
@@ -235,18 +262,21 @@ class KDM(nn.Module):
         given = self.heeded(labels, noise)
         return self.decode(self.push(self.encode_noise(noise, given), given), given)
 
-    def refine(self, noise: Tensor, labels: Labels | None, steps: int) -> Tensor:
-        """Samples (B, *shape) in `steps` equal parts of the way, each from the state reached.
-
-        Every part is an encoding, C_{1/steps} and a decoding, so it costs as much as a sample in
-        one step, which is what `steps` = 1 gives.
-
-        Raises:
-            KDMError: `steps` is not positive, or the encoders are not shared, or the operator is
-                not continuous, or these are no labels of this student's.
-        """
+    def check_steps(self, steps: int) -> None:
         if steps < 1:
             raise KDMError(f"steps: {steps} are none; use 1 or more")
+        if self.config.encoders != "shared":
+            raise KDMError(f"{self.config.encoders} has no encoder for all states from noise to "
+                           "samples; use shared", "encoders")
+        if not self.operator.continuous:
+            raise KDMError(f"a {self.config.operator.kind} operator knows the way from noise to "
+                           "sample as a whole and no part of it; use continuous or factorised",
+                           field="operator.kind")
+
+    def refine(self, noise: Tensor, labels: Labels | None, steps: int) -> Tensor:
+        """In equal parts of the way, each from the state reached: an encoding, C_{1/steps} and a
+        decoding."""
+        self.check_steps(steps)
         given = self.heeded(labels, noise)
         state, drive = noise, self.drive(given)
         for left in range(steps, 0, -1):
@@ -256,82 +286,75 @@ class KDM(nn.Module):
         return state * self.spec.sigma_data
 
     @torch.inference_mode()
-    def generate(
-        self,
-        noise: Tensor,
-        labels: Labels | None = None,
-        precision: Precision = "auto",
-        steps: int = 1,
+    def states(
+        self, noise: Tensor, positions: list[float], labels: Labels | None = None
     ) -> Tensor:
-        """Samples (B, *shape), float32, from unit-variance noise (B, *shape).
-
-        Args:
-            labels: of a class-conditional student: a name or an integer for all samples, or one
-                for each of them.
-            precision: of matrix products.
-            steps: 1, or more for a student with trajectory supervision, which then refines.
-
-        Raises:
-            KDMError: this is no noise or these are no labels of this student's, or `steps` is not
-                for it.
-        """
-        shape = tuple(self.spec.sample_shape)
-        if not isinstance(noise, Tensor) or noise.shape != noise.shape[:1] + shape:
-            found = tuple(noise.shape) if isinstance(noise, Tensor) else type(noise).__name__
-            raise KDMError(f"noise: {found} was given; this student takes a tensor of the shape "
-                           f"(B, {', '.join(map(str, shape))}), or draws the noise itself: sample")
+        self.check_steps(2)
         given = self.known(labels, noise)
-        with autocast(precision, noise.device):
-            if steps == 1:
-                return self(noise, given).to(torch.float32)  # type: ignore[no-any-return]
-            return self.refine(noise, given, steps).to(torch.float32)
+        z, drive = self.encode_noise(noise, given), self.drive(given)
+        return torch.stack([self.decode_state(self.operator.advance(z, 1 - position, drive),
+                                              position, given) for position in positions], dim=1)
 
-    def sample(
-        self,
-        n: int,
-        seed: int = 0,
-        labels: Labels | None = None,
-        precision: Precision = "auto",
-        batch: int = 500,
-        steps: int = 1,
-    ) -> Tensor:
-        """Samples (n, *shape) float32 on the student's device; images in about [-1, 1].
+    def freeze_unused(self, losses: "LossConfig") -> None:
+        learns = losses.reconstruction or (losses.latent and not losses.stop_gradient)
+        if self.data_encoder is not None and not learns:
+            self.data_encoder.requires_grad_(False)
 
-        Args:
-            n: how many.
-            seed: sample i is that of noise `kdm_core.noise.draw(seed, [i], …)`, whatever n and
-                the batch are.
-            labels: as of `generate`; None draws them, too, by `label_weights`.
-            precision, steps: as of `generate`.
-            batch: samples that are made together.
+    # What it minimises (eqs. 4–7; algorithm 1, lines 2–12)
+
+    def terms(
+        self, batch: "Batch", losses: "LossConfig", distance: Distance
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        noise_0, noise_t = (losses.latent_noise * batch.latent_noise).unbind(1)
+        z_t = self.encode_noise(batch.noise, batch.labels)
+        pushed = self.push(z_t + noise_t, batch.labels)
+        terms: dict[str, Tensor] = {}
+        if losses.reconstruction or losses.latent:
+            z_0 = self.encode_data(batch.samples, batch.labels)
+            if losses.latent:
+                target = z_0.detach() if losses.stop_gradient else z_0
+                terms["latent"] = (target.float() - pushed.float()).square().mean()
+        if losses.reconstruction:
+            # One decoder call for both latents: half the kernel launches.
+            both = torch.cat([z_0 + noise_0, pushed])
+            twice = None if batch.labels is None else batch.labels.repeat(2)
+            reconstructed, predicted = self.decode(both, twice).chunk(2)
+            terms["reconstruction"], terms["prediction"] = distance(
+                batch.samples, [reconstructed, predicted])
+        else:
+            predicted = self.decode(pushed, batch.labels)
+            (terms["prediction"],) = distance(batch.samples, [predicted])
+        if losses.trajectory:
+            assert batch.states is not None
+            terms["trajectory"] = self.trajectory(batch.states, batch.labels, distance)
+        if losses.endpoint:
+            assert batch.inner is not None
+            state, position = batch.inner
+            z = self.operator.advance(self.encode(state, position, batch.labels), position,
+                                      self.drive(batch.labels))
+            (terms["endpoint"],) = distance(batch.samples, [self.decode(z, batch.labels)])
+        # The latent noise serves twice: no other random numbers are there for every pair.
+        terms["operator"] = self.operator.penalty(batch.latent_noise[:, 0])
+        return terms, predicted
+
+    def trajectory(self, states: "States", labels: Tensor | None, distance: Distance) -> Tensor:
+        """‖C_{u−v} E(x_u, u) − E(x_v, v)‖² + d(x_v, D(C_{u−v} E(x_u, u), v)), u > v: a scalar.
+
+        The first term is averaged over all values of the latents. The second compares states in
+        the range of samples (times sigma_data), where d knows how large a difference is. Both
+        encodings are one call of the encoder.
 
         Raises:
-            KDMError: n, the labels or the seed are not such.
+            KDMError: the encoders are not shared, or the operator is not continuous.
         """
-        return torch.cat([made for _, _, made in self.batches(
-            n, seed, labels, precision, batch, steps)])
-
-    def batches(
-        self,
-        n: int,
-        seed: int = 0,
-        labels: Labels | None = None,
-        precision: Precision = "auto",
-        batch: int = 500,
-        steps: int = 1,
-    ) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
-        """What `sample` makes, batch by batch: noise (B, *shape) float32, labels (B,) int64, None
-        without classes, and samples (B, *shape). Arguments and errors as there."""
-        if n < 1 or seed < 0:
-            raise KDMError(f"n and seed: {n} samples of seed {seed} cannot be made; use n ≥ 1, "
-                           "seed ≥ 0")
-        chosen = None if labels is None else as_labels(labels, self.spec.label_names, n, "student")
-        device = next(self.parameters()).device
-        for start in range(0, n, batch):
-            own = range(start, min(start + batch, n))
-            drawn, classes = draw(seed, own, self.spec.sample_shape, "float32",
-                                  self.spec.num_classes, self.label_weights)
-            noise = torch.from_numpy(drawn).to(device)
-            given = (self.spec.told(torch.from_numpy(classes)) if chosen is None
-                     else chosen[own.start : own.stop])
-            yield noise, given, self.generate(noise, given, precision, steps)
+        twice = None if labels is None else labels.repeat(2)
+        z_start, z_end = self.encode(
+            torch.cat([states.start, states.end]),
+            torch.cat([states.start_position, states.end_position]), twice).chunk(2)
+        duration = states.start_position - states.end_position
+        pushed = self.operator.advance(z_start, duration, self.drive(labels))
+        latent = (z_end.float() - pushed.float()).square().mean()
+        scale = self.spec.sigma_data
+        decoded = self.decode_state(pushed, states.end_position, labels)
+        (prediction,) = distance(scale * states.end, [scale * decoded])
+        return latent + prediction

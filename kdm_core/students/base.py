@@ -1,0 +1,304 @@
+"""What all students share: the interface that trainer, evaluation, exports and reports know.
+
+A kind of student is a file of this package: a configuration with `kind`, and the module that it
+builds. `kdm_core.students` lists them.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from kdm_core.compute import Precision, autocast
+from kdm_core.config import Config
+from kdm_core.errors import KDMError
+from kdm_core.labels import Labels, as_labels
+from kdm_core.losses.distances import Distance
+from kdm_core.networks import AnyNetworkConfig, IdentityConfig, Network
+from kdm_core.noise import draw
+from kdm_core.samples import SampleSpec
+
+if TYPE_CHECKING:
+    from kdm_core.students.objective import Batch, LossConfig
+
+
+class StudentKind(Config):
+    """Configuration of a student of one kind.
+
+    Attributes:
+        unused: names of losses for which the kind has no use.
+    """
+
+    unused: ClassVar[tuple[str, ...]] = ()
+
+    def build(self, spec: SampleSpec) -> "Student":
+        """The student, with fresh weights.
+
+        Raises:
+            KDMError, ValueError: there is none for such samples; the message starts with a field.
+        """
+        raise NotImplementedError
+
+    def completed(self, teacher: Mapping[str, Any] | None) -> Self:
+        """The same, with what it leaves to the teacher.
+
+        Args:
+            teacher: its configuration as its folder has it; None if it is unknown.
+
+        Raises:
+            MismatchError: there is no such teacher.
+        """
+        return self
+
+    def describe(self) -> str:
+        """What it is, in a few words: "dense Koopman operator on 128 dimensions"."""
+        raise NotImplementedError
+
+    def networks(self) -> dict[str, AnyNetworkConfig | IdentityConfig]:
+        """The configurations of its networks, by the fields that have them."""
+        raise NotImplementedError
+
+    def check(self, losses: "LossConfig") -> None:
+        """Make sure that it has what losses need.
+
+        Raises:
+            ValueError: it has not; the message starts with the parameter's name.
+        """
+        for name in self.unused:
+            if getattr(losses, name):
+                raise ValueError(f"losses.{name}: a student of this kind has no use for it; set it "
+                                 "to 0")
+
+
+class Student(nn.Module):
+    """A generator that makes a sample of a noise in one evaluation: `student(noise, labels)`.
+
+        student = kdm_core.from_pretrained("a/students/folder")
+        images = student.sample(64, seed=0)
+
+    `labels` are what `kdm_core.labels` takes: a name or an integer for all of a batch, or one for
+    each of its samples. A class-conditional student needs them wherever it is given noise, states
+    or latents; `sample`, which draws the noise, draws those as well if they are not given. All
+    raise a KDMError for what are no labels of the student's.
+
+    Attributes:
+        has_latents: whether its samples are made of latents between which it can go: `between`.
+        latent: numbers a pair that its objective takes of standard normal noise.
+        provenance: of one that was loaded: what it was distilled from.
+    """
+
+    has_latents = False
+    latent = 0
+
+    def __init__(self, config: StudentKind, spec: SampleSpec) -> None:
+        super().__init__()
+        self.config, self.spec = config, spec
+        self.provenance: dict[str, Any] = {}
+
+    # What a kind says
+
+    def forward(self, noise: Tensor, labels: Labels | None = None) -> Tensor:
+        """Samples (B, *shape) from unit-variance noise (B, *shape)."""
+        raise NotImplementedError
+
+    def terms(
+        self, batch: "Batch", losses: "LossConfig", distance: Distance
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """What it minimises on a batch of pairs.
+
+        Returns:
+            The terms that have a weight, unweighted, and the predicted samples (B, *shape).
+        """
+        raise NotImplementedError
+
+    def freeze_unused(self, losses: "LossConfig") -> None:
+        """Freeze the weights that no term with a weight reaches."""
+
+    def networks(self) -> list[Network]:
+        """Its networks, whose weights may start at a teacher's."""
+        raise NotImplementedError
+
+    def check_teacher(self, teacher: Mapping[str, Any]) -> None:
+        """Make sure that the weights of a teacher's network mean here what they mean there.
+
+        Args:
+            teacher: its configuration as its folder has it.
+
+        Raises:
+            MismatchError: they do not.
+        """
+
+    def tell_times(self, times: list[float]) -> None:
+        """Take over what a teacher's network is told where samples and where noise are."""
+
+    def refine(self, noise: Tensor, labels: Labels | None, steps: int) -> Tensor:
+        """Samples (B, *shape) in several steps from noise to sample, an evaluation each.
+
+        Raises:
+            KDMError: it has learned nothing of the states between.
+        """
+        self.check_steps(steps)
+        raise NotImplementedError
+
+    def check_steps(self, steps: int) -> None:
+        """Make sure that it can sample in so many steps.
+
+        Raises:
+            KDMError: it cannot.
+        """
+        raise NotImplementedError
+
+    def eigenvalues(self) -> Tensor | None:
+        """The spectrum of its operator, (d,) complex, on the CPU; None for a kind without one."""
+        return None
+
+    def between(
+        self, start: Tensor, end: Tensor, weights: Tensor, labels: Tensor | None
+    ) -> Tensor:
+        """Samples of the latents (1 − w) E(start) + w E(end), for kinds that have latents.
+
+        Args:
+            start, end: noises (B, *shape).
+            weights: w (B,).
+        """
+        raise NotImplementedError
+
+    def states(
+        self, noise: Tensor, positions: list[float], labels: Labels | None = None
+    ) -> Tensor:
+        """The path of a noise's latents, evolved in closed form from one encoding, each decoded.
+
+        That is the teacher's path as far as a loss (`trajectory`) has trained it.
+
+        Args:
+            noise: (B, *shape).
+            positions: from noise (1) to samples (0), as `kdm_core.pairs.spec.KeptState` says.
+
+        Returns:
+            (B, len(positions), *shape), float32, of unit variance.
+
+        Raises:
+            KDMError: the kind has no operator for parts of the way.
+        """
+        raise KDMError(f"{self.config.describe()}: it has no modes that evolve; use a hierarchical "
+                       "student, or kdm with encoders: shared and a continuous operator",
+                       field="model.kind")
+
+    def class_weights(self) -> list[tuple[Tensor, int]]:
+        """As of `kdm_core.networks.base.Network`: those of all its networks."""
+        return [weight for network in self.networks() for weight in network.class_weights()]
+
+    # What all do alike
+
+    def can_refine(self) -> bool:
+        """Whether it can sample in several steps."""
+        try:
+            self.check_steps(2)
+        except KDMError:
+            return False
+        return True
+
+    @property
+    def label_weights(self) -> list[int] | None:
+        """In which proportion labels are drawn where none are given: that of the pairs that the
+        student was distilled from; None for uniformly."""
+        return self.provenance.get("label_weights")
+
+    def known(self, labels: Labels | None, like: Tensor) -> Tensor | None:
+        """Labels (B,) int64 for a batch such as `like`, on its device; None without classes.
+
+        Raises:
+            KDMError: they are no labels of this student's.
+        """
+        found = as_labels(labels, self.spec.label_names, len(like), "student")
+        return None if found is None else found.to(like.device)
+
+    def heeded(self, labels: Labels | None, like: Tensor) -> Tensor | None:
+        """As `known`, but for tensors in training and under a compiler, which are (B,) int64 of a
+        store: a look at their values would make the device wait, or end the graph."""
+        taken = isinstance(labels, Tensor) and (self.training or torch.compiler.is_compiling())
+        if taken or (labels is None and not self.spec.num_classes):
+            return cast(Tensor | None, labels)
+        return self.known(labels, like)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        noise: Tensor,
+        labels: Labels | None = None,
+        precision: Precision = "auto",
+        steps: int = 1,
+    ) -> Tensor:
+        """Samples (B, *shape), float32, from unit-variance noise (B, *shape).
+
+        Args:
+            labels: of a class-conditional student: a name or an integer for all samples, or one
+                for each of them.
+            precision: of matrix products.
+            steps: 1, or more for a student that has learned of states between noise and sample.
+
+        Raises:
+            KDMError: this is no noise or these are no labels of this student's, or `steps` is not
+                for it.
+        """
+        shape = tuple(self.spec.sample_shape)
+        if not isinstance(noise, Tensor) or noise.shape != noise.shape[:1] + shape:
+            found = tuple(noise.shape) if isinstance(noise, Tensor) else type(noise).__name__
+            raise KDMError(f"noise: {found} was given; this student takes a tensor of the shape "
+                           f"(B, {', '.join(map(str, shape))}), or draws the noise itself: sample")
+        given = self.known(labels, noise)
+        with autocast(precision, noise.device):
+            if steps == 1:
+                return self(noise, given).to(torch.float32)  # type: ignore[no-any-return]
+            return self.refine(noise, given, steps).to(torch.float32)
+
+    def sample(
+        self,
+        n: int,
+        seed: int = 0,
+        labels: Labels | None = None,
+        precision: Precision = "auto",
+        batch: int = 500,
+        steps: int = 1,
+    ) -> Tensor:
+        """Samples (n, *shape) float32 on the student's device; images in about [-1, 1].
+
+        Args:
+            n: how many.
+            seed: sample i is that of noise `kdm_core.noise.draw(seed, [i], …)`, whatever n and
+                the batch are.
+            labels: as of `generate`; None draws them, too, by `label_weights`.
+            precision, steps: as of `generate`.
+            batch: samples that are made together.
+
+        Raises:
+            KDMError: n, the labels or the seed are not such.
+        """
+        return torch.cat([made for _, _, made in self.batches(
+            n, seed, labels, precision, batch, steps)])
+
+    def batches(
+        self,
+        n: int,
+        seed: int = 0,
+        labels: Labels | None = None,
+        precision: Precision = "auto",
+        batch: int = 500,
+        steps: int = 1,
+    ) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+        """What `sample` makes, batch by batch: noise (B, *shape) float32, labels (B,) int64, None
+        without classes, and samples (B, *shape). Arguments and errors as there."""
+        if n < 1 or seed < 0:
+            raise KDMError(f"n and seed: {n} samples of seed {seed} cannot be made; use n ≥ 1, "
+                           "seed ≥ 0")
+        chosen = None if labels is None else as_labels(labels, self.spec.label_names, n, "student")
+        device = next(self.parameters()).device
+        for start in range(0, n, batch):
+            own = range(start, min(start + batch, n))
+            drawn, classes = draw(seed, own, self.spec.sample_shape, "float32",
+                                  self.spec.num_classes, self.label_weights)
+            noise = torch.from_numpy(drawn).to(device)
+            given = (self.spec.told(torch.from_numpy(classes)) if chosen is None
+                     else chosen[own.start : own.stop])
+            yield noise, given, self.generate(noise, given, precision, steps)

@@ -1,0 +1,246 @@
+"""`hierarchical`: a denoiser whose levels evolve linearly (arXiv:2510.12220).
+
+The network is cut in two. The first half sees a state and its time; every level of what it gives,
+skips and bottleneck, is taken to the end by exp(τA) with 2×2 blocks of decay and rotation; the
+second half makes the sample of that. With A = 0 and both halves told the same time it is the
+teacher's denoiser. τ is the way that is left, in positions: 1 from noise to sample.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from kdm_core.errors import KDMError
+from kdm_core.labels import Labels
+from kdm_core.losses.distances import Distance
+from kdm_core.operators.levels import LevelsConfig, LevelsOperator
+from kdm_core.samples import SampleSpec
+from kdm_core.students.denoising import DenoisingConfig, DenoisingStudent
+from kdm_core.teachers.base import per_sample
+
+if TYPE_CHECKING:
+    from kdm_core.students.objective import Batch, LossConfig
+    from kdm_core.students.trajectory import States
+
+Bands = Literal["decay", "rotation"]
+
+
+class HierarchicalConfig(DenoisingConfig):
+    """A denoiser with linear evolution between its halves.
+
+    Attributes:
+        operator: how the levels evolve.
+        decoder_time: the time that the second half is told: that of the state to which it leads
+            (`target`, the paper's), or the first half's (`input`), for which a teacher's weights
+            are made.
+    """
+
+    kind: Literal["hierarchical"] = "hierarchical"
+    operator: LevelsConfig = LevelsConfig()
+    decoder_time: Literal["target", "input"] = "target"
+    unused: ClassVar = ("reconstruction", "latent", "latent_noise")
+
+    def describe(self) -> str:
+        if self.operator.kind == "none":
+            return "the levels of a network without an operator"
+        return "Koopman operators on all levels of a network"
+
+    def build(self, spec: SampleSpec) -> "Hierarchical":
+        return Hierarchical(self, spec)
+
+    def check(self, losses: "LossConfig") -> None:
+        super().check(losses)
+        if losses.trajectory and self.decoder_time == "input":
+            raise ValueError("losses.trajectory: the decoder has to know to which state it leads; "
+                             "set model.decoder_time: target")
+
+
+class Band(NamedTuple):
+    """A share of the modes of every level, in the order of their decay or rotation.
+
+    Attributes:
+        by: `decay` orders by α, those that shrink most first; `rotation` by |β|, the slowest first.
+        first, last: shares in [0, 1], between which the band lies.
+    """
+
+    by: Bands
+    first: float
+    last: float
+
+
+class Hierarchical(DenoisingStudent):
+    """See `HierarchicalConfig`."""
+
+    config: HierarchicalConfig
+    has_latents = True
+
+    def __init__(self, config: HierarchicalConfig, spec: SampleSpec) -> None:
+        """
+        Raises:
+            KDMError: as of its base; or the network cannot be cut.
+        """
+        super().__init__(config, spec)
+        self.operator = LevelsOperator(config.operator, self.level_shapes())
+
+    @torch.no_grad()
+    def level_shapes(self) -> list[torch.Size]:
+        """The shapes of the network's levels, without the batch."""
+        network, like = self.network.eval(), next(self.network.parameters())
+        x = like.new_zeros(1, *self.spec.sample_shape)
+        time, labels = like.new_ones(1), like.new_zeros(1, dtype=torch.int64)
+        shapes = [level.shape[1:] for level in network.encode(
+            x, network.condition(x, time, self.spec.told(labels)))]
+        network.train()
+        return shapes
+
+    def eigenvalues(self) -> Tensor | None:
+        return self.operator.eigenvalues() if self.operator.modes else None
+
+    # The two halves
+
+    def denoise(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
+        return self.carry(x, time, labels, x.new_zeros(()))
+
+    def carry(
+        self, x: Tensor, time: Tensor, labels: Tensor | None, target: Tensor,
+        change: Callable[[list[Tensor]], list[Tensor]] = lambda levels: levels,
+    ) -> Tensor:
+        """What the second half makes of a state at `time`, evolved to the position `target`.
+
+        Args:
+            x, time, labels: as of `denoise`.
+            target: a scalar or (B,).
+            change: what is done with the levels before they evolve.
+        """
+
+        def halves(given: Tensor, told: Tensor, labels: Tensor | None) -> Tensor:
+            network = self.network
+            condition = network.condition(given, told, labels)
+            levels = change(network.encode(given, condition))
+            levels = self.operator(levels, self.position(time) - target)
+            if self.config.decoder_time == "target":
+                end = self.told_at(target).expand(given.shape[0])
+                condition = network.condition(given, end, labels)
+            return network.decode(levels, condition)
+
+        return self.denoiser.denoise_by(halves, x, time, labels)
+
+    def position(self, time: Tensor) -> Tensor:
+        """The positions of times: 1 for noise, 0 for samples."""
+        alpha, sigma = self.denoiser.path(time)
+        found = torch.atan2(sigma, alpha * self.spec.sigma_data) * (2 / torch.pi)
+        return torch.where(time == self.start, torch.ones_like(found), found)
+
+    def told_at(self, position: Tensor) -> Tensor:
+        """What the network is told of the time at positions."""
+        end = torch.full_like(position, self.end_told)
+        inner = self.denoiser.network_time(self.time_at(position.clamp(min=1e-4)))
+        return torch.where(position > 0, inner.to(end), end)
+
+    # What it minimises
+
+    def terms(
+        self, batch: "Batch", losses: "LossConfig", distance: Distance
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """As of its base, and with `trajectory` d(x_v, D(exp((u − v)A) E(x_u, u), v)), u > v."""
+        terms, predicted = super().terms(batch, losses, distance)
+        if losses.trajectory:
+            assert batch.states is not None
+            terms["trajectory"] = self.trajectory(batch.states, batch.labels, distance)
+        return terms, predicted
+
+    def trajectory(self, states: "States", labels: Tensor | None, distance: Distance) -> Tensor:
+        """The distance of a state to what another one leads to, in the range of samples."""
+        time = self.time_at(states.start_position)
+        x = states.start * per_sample(self.scale(time), states.start)
+        reached = self.carry(x, time, labels, states.end_position).to(torch.float32)
+        (term,) = distance(self.spec.sigma_data * states.end, [reached])
+        return term
+
+    # What its modes are good for
+
+    @torch.inference_mode()
+    def states(
+        self, noise: Tensor, positions: list[float], labels: Labels | None = None
+    ) -> Tensor:
+        given = self.known(labels, noise)
+        self.require_modes("states")
+        return torch.stack([
+            self.carry(noise * self.start_scale, self.start, given, noise.new_tensor(position))
+            .to(torch.float32) / self.spec.sigma_data for position in positions], dim=1)
+
+    @torch.inference_mode()
+    def edit(
+        self, noise: Tensor, band: Band, labels: Labels | None = None, other: Tensor | None = None
+    ) -> Tensor:
+        """Samples (B, *shape) of noise (B, *shape) whose modes in a band are another noise's.
+
+        Args:
+            band: of every level.
+            other: the noise (B, *shape) whose modes take their place; None drops them.
+
+        Raises:
+            KDMError: its levels have no modes, or there is no such band.
+        """
+        self.require_modes("edit")
+        if band.by not in ("decay", "rotation") or not 0 <= band.first < band.last <= 1:
+            raise KDMError(f"band: {tuple(band)} is none; give decay or rotation, and two shares "
+                           "with 0 ≤ first < last ≤ 1")
+        given = self.known(labels, noise)
+        source = None if other is None else self.encoded(other, given)
+
+        def change(levels: list[Tensor]) -> list[Tensor]:
+            found = []
+            for number, (level, mask) in enumerate(zip(levels, self.masks(band), strict=True)):
+                replacement = torch.zeros_like(level) if source is None else source[number]
+                found.append(torch.where(mask, replacement, level))
+            return found
+
+        return self.carry(noise * self.start_scale, self.start, given, noise.new_zeros(()),
+                          change).to(torch.float32)
+
+    def encoded(self, noise: Tensor, labels: Tensor | None) -> list[Tensor]:
+        """The levels of a noise (B, *shape), before they evolve."""
+        found: list[Tensor] = []
+
+        def keep(levels: list[Tensor]) -> list[Tensor]:
+            found.extend(levels)
+            return levels
+
+        self.carry(noise * self.start_scale, self.start, labels, noise.new_zeros(()), keep)
+        return found
+
+    def masks(self, band: Band) -> list[Tensor]:
+        """Which values (1, C, …) of each level are of the modes of a band."""
+        values = self.operator.decay if band.by == "decay" else self.operator.rotation.abs()
+        masks = []
+        for number, group in enumerate(self.operator.groups):
+            own = torch.split(values, self.operator.sizes)[group]
+            rank = own.argsort(stable=True).argsort(stable=True).to(torch.float64) / len(own)
+            inside = ((rank >= band.first) & (rank < band.last)).reshape(
+                1, *self.operator.modes[group]).movedim(-1, 1)
+            whole = torch.zeros((1, *self.operator.shapes[number]), dtype=torch.bool,
+                                device=own.device)
+            half = inside.shape[1]
+            whole[:, :half], whole[:, half : 2 * half] = inside, inside
+            masks.append(whole)
+        return masks
+
+    def between(
+        self, start: Tensor, end: Tensor, weights: Tensor, labels: Tensor | None
+    ) -> Tensor:
+        other, w = self.encoded(end, labels), weights
+
+        def mix(levels: list[Tensor]) -> list[Tensor]:
+            return [torch.lerp(level, theirs, per_sample(w, level))
+                    for level, theirs in zip(levels, other, strict=True)]
+
+        return self.carry(start * self.start_scale, self.start, labels, start.new_zeros(()),
+                          mix).to(torch.float32)
+
+    def require_modes(self, what: str) -> None:
+        if not self.operator.modes:
+            raise KDMError(f"{what}: this student's operator is none, so that it has no modes; "
+                           "train one with model.operator.kind: skips")
