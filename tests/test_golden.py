@@ -60,9 +60,9 @@ from kdm_core.pairs.spec import MAKER
 from kdm_core.samples import SampleSpec
 from kdm_core.solvers import SolverConfig
 from kdm_core.solvers.guidance import GuidanceConfig
+from kdm_core.students import StudentConfig
 from kdm_core.students.given import Given, RealSamples
 from kdm_core.students.initialise import start_at_teacher
-from kdm_core.students.kdm import KDM, KDMConfig
 from kdm_core.students.objective import LossConfig
 from kdm_core.students.training import StudentTask
 from kdm_core.teachers import Teacher, TeacherConfig, TrainableConfig, build_teacher, save_teacher
@@ -259,7 +259,8 @@ def trained(task: Task, steps: int) -> Numbers:
 
 # Students: forms, operators, losses
 
-STUDENT: Raw = {"encoder": MLP, "decoder": MLP, "latent": 8, "operator": {"kind": "dense"}}
+STUDENT: Raw = {"kind": "kdm", "encoder": MLP, "decoder": MLP, "latent": 8,
+                "operator": {"kind": "dense"}}
 NO_OTHERS: Raw = {"adversarial": 0.0}
 SMALL_UNET: Raw = {"kind": "unet", "channels": 16, "multipliers": [1, 1], "blocks": 1,
                    "attention": []}
@@ -273,6 +274,11 @@ def form(operator: Raw | None = None, **changes: Any) -> Raw:
 
 def loss(student: Raw | None = None, **losses: Any) -> Raw:
     return {"student": {**STUDENT, **(student or {})}, "losses": {**NO_OTHERS, **losses}}
+
+
+def denoising(student: Raw, **losses: float) -> Raw:
+    unused = dict.fromkeys(("reconstruction", "latent", "latent_noise"), 0.0)
+    return {"student": student, "losses": {**NO_OTHERS, **unused, **losses}}
 
 
 def adversary(**fields: Any) -> Raw:
@@ -291,7 +297,15 @@ STUDENTS: dict[str, Raw] = {
     "no operator": form({"kind": "identity"}),
     "no encoder of data": {"student": {**STUDENT, "encoders": "noise"},
                            "losses": {**NO_OTHERS, "reconstruction": 0.0, "latent": 0.0}},
-    "shared": form(CONTINUOUS, encoders="shared"),
+    "shared": loss({"encoders": "shared", "operator": CONTINUOUS}, endpoint=1.0),
+    "direct": denoising({"kind": "direct", "denoiser": denoiser()}),
+    "direct, states": denoising({"kind": "direct", "denoiser": {
+        "kind": "flow_matching", "network": MLP}}, endpoint=0.5),
+    **{f"hierarchical, {kind}": denoising(
+        {"kind": "hierarchical", "denoiser": denoiser(SMALL_UNET), "decoder_time": time,
+         "operator": {"kind": kind, "per_pixel": kind == "skips"}}, **terms)
+       for kind, time, terms in (("skips", "target", {"endpoint": 0.5, "trajectory": 0.5}),
+                                 ("resolutions", "input", {}), ("none", "target", {}))},
     "timed, no control": form(timed=True, control=False),
     "dynamic mode decomposition": form(encoder={"kind": "identity"}, decoder={"kind": "identity"},
                                        latent=192),
@@ -318,10 +332,10 @@ STUDENTS: dict[str, Raw] = {
 
 
 def run_students(
-    student: KDMConfig, losses: LossConfig, start: TeacherConfig | None
+    student: StudentConfig, losses: LossConfig, start: TeacherConfig | None
 ) -> Numbers:
     with seeded(0):
-        model = KDM(student, SPEC)
+        model = student.build(SPEC)
     taken: Numbers = {}
     if start is not None:
         with TemporaryDirectory() as folder:
@@ -333,11 +347,12 @@ def run_students(
     task = StudentTask(model, losses, TRAINING, ResidentReader.of(DATA, 8, 0), HELD_OUT, 0, given)
     curves, best = trained(task, 3), task.ema.shadow
     figures = {name: [value] for name, value in task.validate().items()}
-    if student.encoders == "shared":
+    if losses.takes_states:
         twice = best.generate(HELD_OUT.noise, HELD_OUT.labels, "fp32", 2)
         figures["two steps"] = described(twice)["values"]
-    eigenvalues = best.operator.eigenvalues().abs().double().sort().values
-    return {**taken, **curves, **figures, "eigenvalues": eigenvalues[:8].tolist(),
+    if (eigenvalues := best.eigenvalues()) is not None:
+        figures["eigenvalues"] = eigenvalues.abs().double().sort().values[:8].tolist()
+    return {**taken, **curves, **figures,
             **described(best.generate(HELD_OUT.noise, HELD_OUT.labels, "fp32"))}
 
 
@@ -495,7 +510,7 @@ FAMILIES: dict[str, Family] = {
                     PAIRS, run_pairs),
     "teachers": Family({"teacher": TrainableConfig, "augmentation": AugmentationConfig}, TEACHERS,
                        run_teachers),
-    "students": Family({"student": KDMConfig, "losses": LossConfig, "start": TeacherConfig},
+    "students": Family({"student": StudentConfig, "losses": LossConfig, "start": TeacherConfig},
                        STUDENTS, run_students),
     "trainings": Family({"training": TrainingConfig}, TRAININGS, run_trainings),
     "extractors": Family({"extractor": ExtractorConfig}, EXTRACTORS, run_extractors),

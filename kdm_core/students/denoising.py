@@ -121,22 +121,25 @@ class DenoisingStudent(Student):
 
     def forward(self, noise: Tensor, labels: Labels | None = None) -> Tensor:
         given = self.heeded(labels, noise)
-        made = self.denoise(noise * self.start_scale, self.start, given)
+        made = self.denoise(noise * self.start_scale, self.start, given, 1.0)
         return made.to(torch.float32)
 
-    def denoise(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
+    def denoise(
+        self, x: Tensor, time: Tensor, labels: Tensor | None, position: Tensor | float
+    ) -> Tensor:
         """f(x, t): the sample (B, *shape) to which a state leads.
 
         Args:
             x: (B, *shape) as the teacher's ODE has it.
             time: the teacher's, a scalar or (B,).
+            position: where between samples (0) and noise (1) that is.
         """
         return self.denoiser.denoise(x, time, labels)
 
     def from_state(self, state: Tensor, position: Tensor, labels: Tensor | None) -> Tensor:
         """Samples (B, *shape) from states of unit variance (B, *shape) at positions (B,)."""
         time = self.time_at(position)
-        return self.denoise(state * per_sample(self.scale(time), state), time, labels)
+        return self.denoise(state * per_sample(self.scale(time), state), time, labels, position)
 
     def time_at(self, position: Tensor) -> Tensor:
         """The teacher's times (B,), float32, at positions (B,); of noise that of its start."""

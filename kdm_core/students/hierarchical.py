@@ -100,18 +100,21 @@ class Hierarchical(DenoisingStudent):
 
     # The two halves
 
-    def denoise(self, x: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
-        return self.carry(x, time, labels, x.new_zeros(()))
+    def denoise(
+        self, x: Tensor, time: Tensor, labels: Tensor | None, position: Tensor | float
+    ) -> Tensor:
+        return self.carry(x, time, labels, position)
 
     def carry(
-        self, x: Tensor, time: Tensor, labels: Tensor | None, target: Tensor,
+        self, x: Tensor, time: Tensor, labels: Tensor | None, position: Tensor | float,
+        target: Tensor | None = None,
         change: Callable[[list[Tensor]], list[Tensor]] = lambda levels: levels,
     ) -> Tensor:
-        """What the second half makes of a state at `time`, evolved to the position `target`.
+        """What the second half makes of a state, evolved to another position.
 
         Args:
-            x, time, labels: as of `denoise`.
-            target: a scalar or (B,).
+            x, time, labels, position: as of `denoise`.
+            target: positions (B,); None for samples.
             change: what is done with the levels before they evolve.
         """
 
@@ -119,23 +122,26 @@ class Hierarchical(DenoisingStudent):
             network = self.network
             condition = network.condition(given, told, labels)
             levels = change(network.encode(given, condition))
-            levels = self.operator(levels, self.position(time) - target)
+            levels = self.operator(levels, position if target is None else position - target)
             if self.config.decoder_time == "target":
-                end = self.told_at(target).expand(given.shape[0])
-                condition = network.condition(given, end, labels)
+                condition = network.condition(given, self.told_at(target, given), labels)
             return network.decode(levels, condition)
 
         return self.denoiser.denoise_by(halves, x, time, labels)
 
-    def position(self, time: Tensor) -> Tensor:
-        """The positions of times: 1 for noise, 0 for samples."""
-        alpha, sigma = self.denoiser.path(time)
-        found = torch.atan2(sigma, alpha * self.spec.sigma_data) * (2 / torch.pi)
-        return torch.where(time == self.start, torch.ones_like(found), found)
+    def from_noise(
+        self, noise: Tensor, labels: Tensor | None, target: Tensor | None = None,
+        change: Callable[[list[Tensor]], list[Tensor]] = lambda levels: levels,
+    ) -> Tensor:
+        """As `carry`, of noise (B, *shape); float32."""
+        return self.carry(noise * self.start_scale, self.start, labels, 1.0, target, change).to(
+            torch.float32)
 
-    def told_at(self, position: Tensor) -> Tensor:
-        """What the network is told of the time at positions."""
-        end = torch.full_like(position, self.end_told)
+    def told_at(self, position: Tensor | None, like: Tensor) -> Tensor:
+        """What the network is told of the time at positions (B,), or where samples are (None)."""
+        end = torch.full((like.shape[0],), self.end_told, device=like.device)
+        if position is None:
+            return end
         inner = self.denoiser.network_time(self.time_at(position.clamp(min=1e-4)))
         return torch.where(position > 0, inner.to(end), end)
 
@@ -155,7 +161,8 @@ class Hierarchical(DenoisingStudent):
         """The distance of a state to what another one leads to, in the range of samples."""
         time = self.time_at(states.start_position)
         x = states.start * per_sample(self.scale(time), states.start)
-        reached = self.carry(x, time, labels, states.end_position).to(torch.float32)
+        reached = self.carry(x, time, labels, states.start_position, states.end_position).to(
+            torch.float32)
         (term,) = distance(self.spec.sigma_data * states.end, [reached])
         return term
 
@@ -168,8 +175,8 @@ class Hierarchical(DenoisingStudent):
         given = self.known(labels, noise)
         self.require_modes("states")
         return torch.stack([
-            self.carry(noise * self.start_scale, self.start, given, noise.new_tensor(position))
-            .to(torch.float32) / self.spec.sigma_data for position in positions], dim=1)
+            self.from_noise(noise, given, torch.full((len(noise),), position, device=noise.device))
+            / self.spec.sigma_data for position in positions], dim=1)
 
     @torch.inference_mode()
     def edit(
@@ -198,8 +205,7 @@ class Hierarchical(DenoisingStudent):
                 found.append(torch.where(mask, replacement, level))
             return found
 
-        return self.carry(noise * self.start_scale, self.start, given, noise.new_zeros(()),
-                          change).to(torch.float32)
+        return self.from_noise(noise, given, change=change)
 
     def encoded(self, noise: Tensor, labels: Tensor | None) -> list[Tensor]:
         """The levels of a noise (B, *shape), before they evolve."""
@@ -209,7 +215,7 @@ class Hierarchical(DenoisingStudent):
             found.extend(levels)
             return levels
 
-        self.carry(noise * self.start_scale, self.start, labels, noise.new_zeros(()), keep)
+        self.from_noise(noise, labels, change=keep)
         return found
 
     def masks(self, band: Band) -> list[Tensor]:
@@ -231,14 +237,11 @@ class Hierarchical(DenoisingStudent):
     def between(
         self, start: Tensor, end: Tensor, weights: Tensor, labels: Tensor | None
     ) -> Tensor:
-        other, w = self.encoded(end, labels), weights
-
-        def mix(levels: list[Tensor]) -> list[Tensor]:
-            return [torch.lerp(level, theirs, per_sample(w, level))
-                    for level, theirs in zip(levels, other, strict=True)]
-
-        return self.carry(start * self.start_scale, self.start, labels, start.new_zeros(()),
-                          mix).to(torch.float32)
+        levels = [torch.lerp(own, other, per_sample(weights, own)) for own, other in zip(
+            self.encoded(start, labels), self.encoded(end, labels), strict=True)]
+        # What the preconditioning adds to the network's output is linear in the noise.
+        noise = torch.lerp(start, end, per_sample(weights, start))
+        return self.from_noise(noise, labels, change=lambda _: levels)
 
     def require_modes(self, what: str) -> None:
         if not self.operator.modes:

@@ -24,7 +24,10 @@ from kdm_core.pairs.reading.resident import ResidentReader
 from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import write_json
+from kdm_core.students.base import Student
+from kdm_core.students.direct import DirectConfig
 from kdm_core.students.given import Given
+from kdm_core.students.hierarchical import HierarchicalConfig
 from kdm_core.students.kdm import KDM, KDMConfig
 from kdm_core.students.objective import LossConfig
 from kdm_core.students.training import StudentTask
@@ -58,12 +61,14 @@ ROUNDING = 1e-4
 
 
 def task_of(
-    student: KDM, losses: LossConfig, frozen: Frozen = NOWHERE, **training: object
+    student: Student, losses: LossConfig, frozen: Frozen = NOWHERE, **training: object
 ) -> StudentTask:
     """A short training of a student on made-up pairs."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(80, *student.spec.sample_shape, generator=generator)
-    pairs = Pairs(noise, noise.tanh(), torch.arange(80) % 3)
+    states = torch.randn(80, 3, *student.spec.sample_shape, generator=generator)
+    pairs = Pairs(noise, noise.tanh(), torch.arange(80) % 3, states.to(torch.float16),
+                  torch.tensor([0.75, 0.5, 0.25]))
     config = TrainingConfig.model_validate({
         "steps": 12, "batch": 8, "lr": 3e-4, "schedule": "cosine", "ema": 0.9, "clip": 1.0,
         "precision": "fp32", "checkpoint_every": 5, "log_every": 3, **training})
@@ -84,6 +89,24 @@ def student_task(
         student = KDM(KDMConfig(encoder=network, decoder=network, latent=latent,
                                     operator=operator), spec)
     return task_of(student, losses, frozen, **training)
+
+
+def denoising(kind: type[DirectConfig | HierarchicalConfig], **training: object) -> StudentTask:
+    """A student that is a denoiser, which learns of states between."""
+    config = kind.model_validate({"denoiser": {"kind": "denoiser", "network": UNET.model_dump()}})
+    with seeded(0):
+        student = config.build(IMAGES)
+    losses = LossConfig(adversarial=0.0, reconstruction=0.0, latent=0.0, latent_noise=0.0,
+                        endpoint=0.5)
+    return task_of(student, losses, **training)
+
+
+def direct(**training: object) -> StudentTask:
+    return denoising(DirectConfig, **training)
+
+
+def hierarchical(**training: object) -> StudentTask:
+    return denoising(HierarchicalConfig, **training)
 
 
 def points(**training: object) -> StudentTask:
@@ -116,7 +139,7 @@ def projected_images(**training: object) -> StudentTask:
 TASKS: dict[str, Callable[..., StudentTask]] = {
     "points": points, "images": images, "penalised": penalised_images,
     "projected": projected_images,
-    "micro": lambda: points(accumulate=2),
+    "micro": lambda: points(accumulate=2), "direct": direct, "hierarchical": hierarchical,
 }
 
 

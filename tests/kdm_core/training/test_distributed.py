@@ -78,7 +78,8 @@ TIMES = {"waiting"}
 """Curves of what the machine does, not of what is computed."""
 
 
-@pytest.mark.parametrize("name", ["points", "images", "penalised", "projected", "micro"])
+@pytest.mark.parametrize("name", [
+    "points", "images", "penalised", "projected", "micro", "direct", "hierarchical"])
 def test_two_processes_end_like_one(two: Path, tmp_path: Path, name: str) -> None:
     expected, curves = train(name, tmp_path)
     for rank in range(PROCESSES):
