@@ -70,8 +70,9 @@ def draw(
     drawn = [pictures.samples(info, samples),
              # Of pairs of unknown origin the teacher here may be any.
              pictures.curves(reading.read_teacher_curves() if document.source == "teacher" else {},
-                             curves),
-             pictures.eigenvalues(samples)]
+                             curves)]
+    if operators := {name: one for name, one in samples.items() if len(one.eigenvalues)}:
+        drawn.append(pictures.eigenvalues(operators))
     limits = {name: document.extrapolation[name] for name in by_rank(document.extractors)
               if name in document.extrapolation}
     if limits:

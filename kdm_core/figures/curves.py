@@ -29,6 +29,8 @@ TITLES = {
     "reconstruction": "reconstruction (eq. 5)",
     "latent": "latent dynamics (eq. 6)",
     "prediction": "prediction (eq. 7)",
+    "endpoint": "from states to the sample",
+    "trajectory": "from state to state",
     "adversarial": "adversarial (eq. 8)",
     "discriminator": "discriminator",
     "drift_force": "drifting: force",

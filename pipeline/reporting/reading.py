@@ -30,7 +30,7 @@ ORDER = ("prepare_data", "reference", "teacher", "sample_pairs", "filter_pairs",
 
 class Samples(NamedTuple):
     """Some noises (n, *shape), samples of the teacher, or of the pairs where nobody knows it, and
-    of the student of them, and the operator's eigenvalues (d,)."""
+    of the student of them, and the operator's eigenvalues (d,), none where it has no operator."""
 
     source: Source
     noise: NDArray[Any]
