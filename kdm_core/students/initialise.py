@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from kdm_core.classes import match_classes, rearrange
+from kdm_core.config import Config
 from kdm_core.errors import MismatchError, placed
 from kdm_core.serialization import fingerprint, read_model
 from kdm_core.students.base import Student
@@ -70,11 +71,11 @@ def start_at_student(student: Student, other: Student, place: str) -> str:
         MismatchError: the architecture or the samples are others; the message names the fields.
     """
     differences = [
-        f"{section}.{name} (here {a!r}, there {b!r})"
+        f"{section}.{name} (here {getattr(mine, name)!r}, there {getattr(theirs, name)!r})"
         for section, mine, theirs in (("model", student.config, other.config),
                                       ("samples", student.spec, other.spec))
-        for (name, a), (_, b) in zip(mine, theirs, strict=True)
-        if a != b and not (name == "label_names" and len(a) == len(b))]
+        for name in other_fields(mine, theirs)
+        if name != "label_names" or student.spec.num_classes != other.spec.num_classes]
     if differences:
         raise MismatchError(f"init: {place} is a student of another architecture: "
                             + "; ".join(differences))
@@ -83,6 +84,17 @@ def start_at_student(student: Student, other: Student, place: str) -> str:
     if order != sorted(order):
         rearrange(student.class_weights(), order)
     return fingerprint({}, other.state_dict())
+
+
+def other_fields(mine: Config, theirs: Config) -> list[str]:
+    """The fields in which configurations differ; of those of two kinds the kind alone.
+
+    What one leaves to a teacher (None) is in no other way.
+    """
+    if getattr(mine, "kind", None) != getattr(theirs, "kind", None):
+        return ["kind"]
+    return [name for name, value in mine
+            if value != getattr(theirs, name) and not (name == "denoiser" and value is None)]
 
 
 def shared_classes(student: Student, theirs: list[str], who: str) -> list[int]:

@@ -49,6 +49,11 @@ class StudentParams(Config):
         return content
 
     @property
+    def starts_at(self) -> str | None:
+        """The student at whose weights this one starts; None for one that starts at no other's."""
+        return None if self.init in ("auto", "random", "teacher") else self.init
+
+    @property
     def phases(self) -> list[Phase]:
         """All of them, in order."""
         return phases(Phase(self.losses, self.training), self.then)

@@ -28,6 +28,7 @@ from kdm_core.pairs.location import local_path
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
 from kdm_core.sharing.hub import from_pretrained
+from kdm_core.students.initialise import other_fields
 from pipeline.kdm.checks.finding import Finding, ok, problem, warning
 from pipeline.kdm.checks.inputs import sources
 from pipeline.params.fitting import check_rules, check_stored, check_teacher, problems_with
@@ -104,16 +105,16 @@ def check_starts(params: Params, absent: set[str]) -> list[Finding]:
     found = []
     for name, student in params.students.items():
         where = f"students.{name}.init"
-        if student.init in ("random", "teacher") or where in absent or not Path(
-                student.init).is_dir():
+        start = student.starts_at
+        if start is None or where in absent or not Path(start).is_dir():
             continue
         try:
-            other = from_pretrained(student.init).config
+            other = from_pretrained(start).config
         except KDMError as error:
             found.append(problem(where, str(error), ""))
             continue
-        if differing := [key for key, value in student.model if getattr(other, key) != value]:
-            found.append(problem(where, f"{student.init} is a student of another architecture "
+        if differing := other_fields(student.model, other):
+            found.append(problem(where, f"{start} is a student of another architecture "
                                  f"(model.{', model.'.join(differing)})",
                                  "take over its model, or start at random"))
     return found

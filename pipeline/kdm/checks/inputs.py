@@ -34,8 +34,8 @@ def sources(params: Params) -> Iterator[tuple[str, Path | None]]:
     if params.pairs.source == "store":
         yield "pairs.location", local_path(params.pairs.location)
     for name, student in params.students.items():
-        if student.init not in ("random", "teacher") and is_path(student.init):
-            yield f"students.{name}.init", Path(student.init)
+        if (start := student.starts_at) is not None and is_path(start):
+            yield f"students.{name}.init", Path(start)
     for name, path in params.evaluation.statistics.items():
         yield f"evaluation.statistics.{name}", Path(path)
     for name, source in params.weights.items():

@@ -18,7 +18,7 @@ from kdm_core.sharing.folder import check_student, load_student, save_student
 from kdm_core.students import KINDS, Student, StudentConfig, with_kind
 from kdm_core.students.denoising import DenoisingStudent
 from kdm_core.students.hierarchical import Band, Hierarchical
-from kdm_core.students.initialise import start_at_teacher
+from kdm_core.students.initialise import other_fields, start_at_student, start_at_teacher
 from kdm_core.students.objective import LossConfig
 from kdm_core.students.training import StudentTask
 from kdm_core.teachers import TrainableConfig, build_teacher, save_teacher
@@ -384,3 +384,17 @@ def test_a_student_without_a_kind_is_the_paper_s() -> None:
     assert with_kind({"latent": 3})["kind"] == "kdm"
     assert with_kind({"kind": "direct"})["kind"] == "direct"
     assert with_kind("x") == "x"
+
+
+def test_a_student_starts_at_another_of_its_kind_alone() -> None:
+    direct, other = (student("direct", teacher("edm")) for _ in range(2))
+    for value in other.parameters():
+        nn.init.normal_(value)
+    start_at_student(direct, other, "there")
+    noise, labels = noise_and_labels()
+    assert torch.equal(direct(noise, labels), other(noise, labels))
+    with pytest.raises(MismatchError, match=r"model\.kind \(here 'direct', there 'hierarchical'"):
+        start_at_student(direct, student("hierarchical", teacher("edm")), "there")
+    with pytest.raises(MismatchError, match=r"model\.denoiser"):
+        start_at_student(direct, student("direct", teacher("mlp")), "there")
+    assert other_fields(KINDS["direct"](), other.config) == []  # left to a teacher
