@@ -34,6 +34,7 @@ from kdm_core.pairs.reading.whole import read_split
 from kdm_core.pairs.store import PairStore
 from kdm_core.serialization import CONFIG, read_json, write_json
 from kdm_core.students import Student, StudentConfig
+from kdm_core.students.hierarchical import Hierarchical
 from kdm_core.students.initialise import start_at_teacher
 from kdm_core.students.kdm import KDM
 from kdm_core.students.objective import LossConfig
@@ -126,9 +127,12 @@ def main() -> None:
         for seed in range(1, arguments.seeds + 1):
             if str(seed) not in one["runs"]:
                 student, _, seconds = bench.run(row, rate, steps, seed)
-                several = STEPS if {"endpoint", "trajectory"} & set(ROWS[row]["losses"]) else ()
+                terms = set(ROWS[row]["losses"])
+                several = STEPS if {"endpoint", "trajectory"} & terms else ()
                 one["runs"][str(seed)] = {"steps": steps, "cpu_s": seconds, "rate": rate,
                                           **bench.figures(student, several)}
+                if "trajectory" in terms:
+                    one["runs"][str(seed)]["path, % of permuted"] = bench.path_error(student)
                 write_json(arguments.out, found)
         show(row, one)
 
@@ -153,7 +157,7 @@ class Bench:
         store = PairStore.open(paths.PAIRS)
         self.spec = store.spec.samples
         self.train, self.validation, self.test = (
-            read_split(store, split, self.device, states=split == "train")
+            read_split(store, split, self.device, states=split != "validation")
             for split in ("train", "validation", "test"))
         self.teacher = read_json(paths.TEACHER / CONFIG)["teacher"]
         dataset = open_dataset(paths.DATASET)[0]
@@ -236,6 +240,26 @@ class Bench:
                 lambda x, y, steps=steps: student.generate(x, y, steps=steps)), briefly=True)
             found |= {f"{steps} steps, {name}": value for name, value in refined.items()}
         return found
+
+    def path_error(self, student: Student) -> float:
+        """Of states decoded on the way from one encoding, beside the teacher's, % of permuted."""
+        test = self.test
+        assert test.trajectory is not None
+        assert test.positions is not None
+        positions = test.positions.tolist()
+
+        def path(noise: Tensor, labels: Tensor | None) -> Tensor:
+            if isinstance(student, Hierarchical):  # also one whose operator is none
+                return torch.stack([student.from_noise(
+                    noise, labels, torch.full((len(noise),), position)) / self.spec.sigma_data
+                    for position in positions], dim=1)
+            return student.states(noise, positions, labels)
+
+        with torch.inference_mode():
+            made, theirs = self.sampled(path), test.trajectory.to(torch.float32)
+        matched, permuted = (float((theirs - other).square().mean())
+                             for other in (made, made.roll(1, 0)))
+        return 100 * matched / permuted
 
     def sampled(self, sample: Callable[..., Tensor]) -> Tensor:
         return torch.cat([sample(noise, self.told(labels)) for noise, labels in zip(
