@@ -81,21 +81,23 @@ ROWS: dict[str, dict[str, Any]] = {
     "hierarchical, A = 0, states": denoising("hierarchical", STATES, **NONE),
     # Choices that the paper leaves open, and others.
     "kdm, trajectory": kdm("continuous", {"trajectory": 1.0}, **SHARED),
-    "hierarchical, decoder told the input's time": denoising(
-        "hierarchical", decoder_time="input"),
+    "hierarchical, decoder told the target's time": denoising(
+        "hierarchical", decoder_time="target"),
     "hierarchical, an operator a resolution": denoising(
         "hierarchical", operator={"kind": "resolutions"}),
     "hierarchical, modes shared by pixels": denoising(
         "hierarchical", operator={"per_pixel": False}),
-    "hierarchical, states, decoder told the input's time": denoising(
-        "hierarchical", STATES, decoder_time="input"),
+    "hierarchical, states, decoder told the target's time": denoising(
+        "hierarchical", STATES, decoder_time="target"),
     "hierarchical, states, modes shared by pixels": denoising(
         "hierarchical", STATES, operator={"per_pixel": False}),
     "hierarchical, states of a tenth": denoising("hierarchical", {"endpoint": 0.1}),
     "hierarchical, states and trajectory": denoising(
         "hierarchical", {"endpoint": 0.1, "trajectory": 0.1}),
-    "hierarchical, A = 0, states and trajectory": denoising(
-        "hierarchical", {"endpoint": 0.1, "trajectory": 0.1}, **NONE),
+    "hierarchical, states and trajectory, decoder told the target's time": denoising(
+        "hierarchical", {"endpoint": 0.1, "trajectory": 0.1}, decoder_time="target"),
+    "hierarchical, A = 0, states and trajectory, decoder told the target's time": denoising(
+        "hierarchical", {"endpoint": 0.1, "trajectory": 0.1}, decoder_time="target", **NONE),
 }
 
 

@@ -32,14 +32,14 @@ class HierarchicalConfig(DenoisingConfig):
 
     Attributes:
         operator: how the levels evolve.
-        decoder_time: the time that the second half is told: that of the state to which it leads
-            (`target`, the paper's), or the first half's (`input`), for which a teacher's weights
-            are made.
+        decoder_time: the time that the second half is told: the first half's (`input`), for which
+            a teacher's weights are made, or that of the state to which it leads (`target`, the
+            paper's).
     """
 
     kind: Literal["hierarchical"] = "hierarchical"
     operator: LevelsConfig = LevelsConfig()
-    decoder_time: Literal["target", "input"] = "target"
+    decoder_time: Literal["input", "target"] = "input"
     unused: ClassVar = ("reconstruction", "latent", "latent_noise")
 
     def describe(self) -> str:
@@ -52,9 +52,10 @@ class HierarchicalConfig(DenoisingConfig):
 
     def check(self, losses: "LossConfig") -> None:
         super().check(losses)
-        if losses.trajectory and self.decoder_time == "input":
-            raise ValueError("losses.trajectory: the decoder has to know to which state it leads; "
-                             "set model.decoder_time: target")
+        if losses.trajectory and self.decoder_time == "input" and self.operator.kind == "none":
+            raise ValueError("losses.trajectory: nothing tells the decoder to which state it "
+                             "leads; set model.operator.kind: skips, or model.decoder_time: "
+                             "target")
 
 
 class Band(NamedTuple):

@@ -375,8 +375,8 @@ def test_losses_that_a_kind_has_no_use_for(
 
 
 def test_a_path_that_the_decoder_cannot_know() -> None:
-    config = KINDS["hierarchical"].model_validate({"decoder_time": "input"})
-    with pytest.raises(ValueError, match="set model.decoder_time: target"):
+    config = KINDS["hierarchical"].model_validate({"operator": {"kind": "none"}})
+    with pytest.raises(ValueError, match=r"set model\.operator.* model\.decoder_time: target"):
         config.check(LossConfig.model_validate({**QUIET, "trajectory": 1.0}))
 
 

@@ -55,8 +55,9 @@ def test_without_a_kind_it_is_the_paper_s() -> None:
     ({"model": {"kind": "direct"}, "losses": {"endpoint": 1.0}}, {},
      "students.one.losses.endpoint: there are no intermediate states in the pairs; set "
      "pairs.states (4, say)"),
-    ({"model": {"kind": "hierarchical", "decoder_time": "input"}, "losses": {"trajectory": 1.0}},
-     {"pairs": {"states": 4}}, "set model.decoder_time: target"),
+    ({"model": {"kind": "hierarchical", "operator": {"kind": "none"}},
+      "losses": {"trajectory": 1.0}},
+     {"pairs": {"states": 4}}, "or model.decoder_time: target"),
     ({"model": {"kind": "hierarchical", "denoiser": {
         "kind": "denoiser", "network": {"kind": "identity"}}}}, {}, "'identity' is none of"),
     ({"model": {"kind": "straight"}}, {},
