@@ -74,7 +74,8 @@ def _arrivals(
     axis: "Axes", own: NDArray[np.float32], other: NDArray[np.float32],
     exchanged: NDArray[np.float32],
 ) -> None:
-    axis.plot(*np.stack([own, exchanged]).T, color=EXCHANGED, linewidth=0.8, zorder=2)
+    ways = np.stack([own, exchanged])
+    axis.plot(ways[..., 0], ways[..., 1], color=EXCHANGED, linewidth=0.8, zorder=2)
     for key, points in (("own", own), ("other", other)):
         axis.scatter(points[:, 0], points[:, 1], color=COLOURS[key], s=16, label=key,
                      linewidths=0, zorder=3)

@@ -54,7 +54,7 @@ def path_of_points(
     """
     from matplotlib.figure import Figure
 
-    heights = [2 * WIDTH / len(columns) + 0.6, PLOT + 0.6 * PLOT_LABELS]
+    heights = [2 * WIDTH / len(columns) + 0.2, PLOT + 0.6 * PLOT_LABELS]
     with styled():
         figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
         above, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]

@@ -61,6 +61,7 @@ def _dress(axis: "Axes", title: str, ticks: list[int], values: list[float]) -> N
     if min(values) <= 0:
         return
     axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+    subs = (1, 2, 5) if max(values) < 100 * min(values) else (1,)
+    axis.yaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
     axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.yaxis.set_minor_formatter(NullFormatter())

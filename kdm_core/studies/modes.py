@@ -35,7 +35,7 @@ class ModesConfig(Config):
     """
 
     pairs: int = Field(64, ge=1)
-    shown: int = Field(6, ge=1)
+    shown: int = Field(8, ge=1)
 
 
 class Exchange(NamedTuple):
@@ -154,8 +154,9 @@ def caption(
     most = max(bands, key=lambda key: bands[key].change)
     least = min(bands, key=lambda key: bands[key].change)
     nearest = min(bands, key=lambda key: bands[key].to_other)
+    alike = " of one class" if subject.label_names else ""
     return (
-        f"In {pairs} pairs of noises of one class, a third of the modes of every level of "
+        f"In {pairs} pairs of noises{alike}, a third of the modes of every level of "
         f"{subject.name} is taken from the other noise. The modes are ordered by their decay or by "
         "the angle by which they turn. How much the samples change, of what they change if all "
         f"modes are exchanged: {said}. Those of {most} change most, those of {least} least. "

@@ -119,9 +119,9 @@ def draw(subject: Subject, states: States, share: list[float], shown: int) -> "F
 def caption(subject: Subject, positions: list[float], share: list[float], n: int) -> str:
     """What to look at, and the numbers in words."""
     name = subject.name
-    told = ("A loss has trained these states." if subject.states_trained else
-            f"No loss has trained them: they are decodings of {name}’s latents on the way, and "
-            "nothing has made them states of an ODE.")
+    told = ("A loss has trained those on the way." if subject.states_trained else
+            f"No loss has trained those on the way: they are decodings of {name}’s latents there, "
+            "and nothing has made them states of an ODE.")
     inner = range(1, len(positions) - 1)
     worst = max(inner, key=lambda i: share[i])
     least = min(inner, key=lambda i: share[i])
@@ -133,5 +133,5 @@ def caption(subject: Subject, positions: list[float], share: list[float], n: int
         "latents of the same noise have evolved as far. "
         f"{told} Position 1 is the noise, which no student is asked to decode, and 0 the sample. "
         f"The curve is the mean squared error over {n:,} noises, as a share of that to the states "
-        f"of other noises: 0 is the same state, 100 % one that has nothing to do with it. It is "
+        "of other noises: 0 % is the same state, 100 % one that has nothing to do with it. It is "
         f"{share[-1]:.1%} at the sample, {between} on the way, and {share[0]:.1%} at the noise.")
