@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kdm_core.errors import DataError, DivergedError, KDMError
 from kdm_core.samples import SOURCE_NAMES, SampleSpec, Source
+from kdm_core.solvers import Solution
 from kdm_core.students.hierarchical import Band
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ SampleLatent = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 (n, *shape), weights w (n,) and labels (n,)."""
 SampleSteps = Callable[[Tensor, Tensor, int], Tensor]
 """Samples (n, *shape) of noise (n, *shape) and labels (n,) in so many steps."""
+SolveSteps = Callable[[Tensor, Tensor, int], Solution]
+"""As `SampleSteps`, of a teacher's solver, with the evaluations that a sample took."""
 SampleStates = Callable[[Tensor, Tensor, list[float]], Tensor]
 """States (n, k, *shape) of unit variance, of noise, labels and k positions."""
 Edit = Callable[[Tensor, Tensor, Band, Tensor], Tensor]
@@ -37,17 +40,6 @@ FUNCTIONS = {"sample_teacher": "the teacher", "sample_student": "{}",
 
 class Inapplicable(KDMError):
     """A study can say nothing of these samples, too few or all alike; it is left out."""
-
-
-class Solved(NamedTuple):
-    """Samples (n, *shape) of a teacher, and the evaluations that each of them took."""
-
-    samples: Tensor
-    nfe: int
-
-
-SolveSteps = Callable[[Tensor, Tensor, int], Solved]
-"""As `SampleSteps`, of a teacher's solver."""
 
 
 class Subject(NamedTuple):
@@ -202,7 +194,7 @@ def checked(subject: Subject) -> Subject:
 def _refusing(sample: Callable[..., Any], who: str) -> Callable[..., Any]:
     def finite(*given: Any) -> Any:
         made = sample(*given)
-        _finite(made.samples if isinstance(made, Solved) else made, f"{who} in a study")
+        _finite(made.state if isinstance(made, Solution) else made, f"{who} in a study")
         return made
 
     return finite

@@ -142,7 +142,7 @@ def measure(subject: Subject, teacher_steps: list[int], n: int, quality: Quality
         return Curve(nfe, distance, mse)
 
     solved = (solve(noise, labels, count) for count in teacher_steps)
-    teacher = judged((one.nfe, one.samples) for one in solved)
+    teacher = judged((one.nfe, one.state) for one in solved)
     student = judged((nfe, subject.student[:n] if nfe == 1 else sample(noise, labels, nfe))
                      for nfe in sorted({1, *teacher.nfe}))
     return Curves(teacher, student, quality.of(stored))

@@ -14,9 +14,9 @@ from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import Source
 from kdm_core.sharing.folder import load_student
+from kdm_core.solvers import Solution
 from kdm_core.students.base import Student
 from kdm_core.students.hierarchical import Band
-from kdm_core.studies.base import Solved
 from kdm_core.teachers import Teacher, load_sampled
 from kdm_core.values import from_uint8, to_uint8
 from pipeline.runtime import paths
@@ -60,7 +60,7 @@ class Models(NamedTuple):
         return self._in_batches(
             lambda x, y: self.student.generate(x, told(y), precision, steps), noise, labels)
 
-    def sample_teacher_steps(self, noise: Tensor, labels: Tensor, steps: int) -> Solved:
+    def sample_teacher_steps(self, noise: Tensor, labels: Tensor, steps: int) -> Solution:
         """As `sample_teacher`, in another number of steps, and the evaluations that they took."""
         precision, told, nfe = self.store.precision, self.told, 0
         solver = self.store.known_solver.model_copy(update={"steps": steps})
@@ -72,7 +72,7 @@ class Models(NamedTuple):
             nfe = found.nfe
             return found.state
 
-        return Solved(self._in_batches(sample, noise, labels), nfe)
+        return Solution(self._in_batches(sample, noise, labels), nfe)
 
     @torch.inference_mode()
     def sample_latent(

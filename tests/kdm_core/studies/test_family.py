@@ -17,10 +17,11 @@ from kdm_core.figures.files import render
 from kdm_core.metrics.frechet import fit_gaussian, frechet_distance
 from kdm_core.operators import ContinuousConfig
 from kdm_core.samples import SampleSpec
+from kdm_core.solvers import Solution
 from kdm_core.students.hierarchical import Band, Hierarchical
 from kdm_core.students.seen import trains_states
 from kdm_core.studies import STUDIES, Finding, StudiesConfig, Subject, run_studies
-from kdm_core.studies.base import Inapplicable, Solved
+from kdm_core.studies.base import Inapplicable
 from kdm_core.studies.modes import ModesConfig, low_share, modes, pair_up
 from kdm_core.studies.path import PathConfig, path
 from kdm_core.studies.steps import StepsConfig, steps
@@ -53,8 +54,8 @@ def subject(kind: str = "image", n: int = 60, **others: Any) -> Subject:
     def take(noise: Tensor, labels: Tensor, count: int) -> Tensor:
         return (1 - 0.25**count) * noise * sigma
 
-    def solve(noise: Tensor, labels: Tensor, count: int) -> Solved:
-        return Solved((1 - 0.5**count) * noise * sigma, 2 * count - 1)
+    def solve(noise: Tensor, labels: Tensor, count: int) -> Solution:
+        return Solution((1 - 0.5**count) * noise * sigma, 2 * count - 1)
 
     def states(noise: Tensor, labels: Tensor, positions: list[float]) -> Tensor:
         return torch.stack([(1 - u / 2) * noise for u in positions], 1)
@@ -157,8 +158,8 @@ def test_the_student_is_sampled_once_where_it_is_one_evaluation() -> None:
         asked.append(count)
         return 0.5 * noise
 
-    def guided(noise: Tensor, labels: Tensor, count: int) -> Solved:
-        return Solved(0.4 * noise, 4 * count - 2)
+    def guided(noise: Tensor, labels: Tensor, count: int) -> Solution:
+        return Solution(0.4 * noise, 4 * count - 2)
 
     found = steps(subject(sample_steps=counting, sample_teacher_steps=guided),
                   StepsConfig(teacher_steps=[1, 2], most=20)).numbers
@@ -170,7 +171,7 @@ def test_the_student_is_sampled_once_where_it_is_one_evaluation() -> None:
 def test_captions_of_students_that_do_not_gain_by_steps() -> None:
     given = subject()
     worse = given._replace(sample_steps=lambda x, y, k: 0.1 * x,
-                           sample_teacher_steps=lambda x, y, k: Solved(0 * x + 5, 2 * k - 1))
+                           sample_teacher_steps=lambda x, y, k: Solution(0 * x + 5, 2 * k - 1))
     said = steps(worse, StepsConfig()).caption
     assert "more evaluations do not bring kdm-h nearer to real data" in said
     assert "with up to 7 evaluations the teacher is not as near as kdm-h with one" in said
@@ -390,7 +391,7 @@ def test_studies_refuse_what_is_not_finite_or_of_another_shape() -> None:
     given = subject()
     for part, error, message in (
         ({"sample_steps": lambda x, y, k: x / 0}, DivergedError, "kdm-h in several steps"),
-        ({"sample_teacher_steps": lambda x, y, k: Solved(x / 0, k)}, DivergedError,
+        ({"sample_teacher_steps": lambda x, y, k: Solution(x / 0, k)}, DivergedError,
          "the teacher in fewer steps"),
         ({"sample_states": lambda x, y, p: kept(x, p) / 0}, DivergedError, "kdm-h's states"),
         ({"edit": lambda x, y, band, other: x / 0}, DivergedError, "kdm-h with modes exchanged"),
@@ -426,7 +427,7 @@ def test_a_hierarchical_student_has_all_three() -> None:
         stored_states=kept(noise, POSITIONS).half(), eigenvalues=eigenvalues.numpy(),
         held_out_samples=np.random.default_rng(0).integers(0, 256, (30, 1, 8, 8), np.uint8),
         sample_steps=lambda x, y, k: made.generate(x, y, "fp32", k),
-        sample_teacher_steps=lambda x, y, k: Solved(x.tanh(), 2 * k - 1),
+        sample_teacher_steps=lambda x, y, k: Solution(x.tanh(), 2 * k - 1),
         sample_states=lambda x, y, positions: made.states(x, positions, y),
         edit=lambda x, y, band, other: made.edit(x, band, y, other))
     config = StudiesConfig.model_validate({**ONLY.model_dump(), "modes": {"pairs": 6}})
