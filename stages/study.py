@@ -14,7 +14,8 @@ from kdm_core.figures.files import save_figure
 from kdm_core.metrics.extractors import ReferenceConfig, VGG16Config, build_extractor
 from kdm_core.metrics.features import Extractor, FeatureCache
 from kdm_core.serialization import write_json
-from kdm_core.students.seen import seen
+from kdm_core.solvers import AdaptiveSolver
+from kdm_core.students.seen import seen, trains_states
 from kdm_core.studies import StudiesConfig, run_studies
 from kdm_core.studies.base import Subject
 from kdm_core.studies.memorisation import MemorisationConfig
@@ -26,7 +27,7 @@ from pipeline.runtime.runner import Stage, run
 
 
 def main(stage: Stage, name: str) -> None:
-    models = open_models(stage, name)
+    models = open_models(stage, name, states=True)
     subject = describe(stage, name, models)
     folder, _ = stage.work_folder(models.teacher_mark, models.student_mark,
                                   models.store.fingerprint)
@@ -61,7 +62,8 @@ def asked_for(stage: Stage, subject: Subject) -> StudiesConfig:
 def describe(stage: Stage, name: str, models: Models) -> Subject:
     """Both models as studies see them: functions and samples on the CPU."""
     dataset, _ = open_dataset(paths.DATASET)
-    test, spectrum = models.test, models.student.eigenvalues()
+    test, student, spectrum = models.test, models.student, models.student.eigenvalues()
+    adaptive = isinstance(models.store.solver, AdaptiveSolver)
     return Subject(
         spec=models.store.samples, label_names=models.store.samples.label_names,
         noise=test.noise, labels=test.labels, teacher=test.samples,
@@ -71,8 +73,15 @@ def describe(stage: Stage, name: str, models: Models) -> Subject:
         features=features(stage, models),
         eigenvalues=None if spectrum is None else spectrum.numpy(),
         seed=stage.shared_seed("studies"), name=name,
-        sample_latent=models.sample_latent if models.student.has_latents else None,
-        source=models.source, shown_data=bool(seen(models.student.provenance).real))
+        sample_latent=models.sample_latent if student.has_latents else None,
+        source=models.source, shown_data=bool(seen(student.provenance).real),
+        sample_steps=models.sample_steps if student.can_refine() else None,
+        sample_teacher_steps=None if adaptive else models.sample_teacher_steps,
+        stored_states=test.trajectory,
+        positions=[] if test.positions is None else test.positions.tolist(),
+        sample_states=models.sample_states if student.has_states else None,
+        states_trained=trains_states(student.provenance),
+        edit=models.edit if student.has_modes else None)
 
 
 def features(stage: Stage, models: Models) -> Callable[[Tensor], NDArray[np.float32]] | None:

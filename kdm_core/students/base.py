@@ -20,6 +20,7 @@ from kdm_core.noise import draw
 from kdm_core.samples import SampleSpec
 
 if TYPE_CHECKING:
+    from kdm_core.students.hierarchical import Band
     from kdm_core.students.objective import Batch, LossConfig
 
 
@@ -84,11 +85,15 @@ class Student(nn.Module):
 
     Attributes:
         has_latents: whether its samples are made of latents between which it can go: `between`.
+        has_states: whether its latents evolve in parts, each of which it can decode: `states`.
+        has_modes: whether its latents have modes that can be exchanged: `edit`.
         latent: numbers a pair that its objective takes of standard normal noise.
         provenance: of one that was loaded: what it was distilled from.
     """
 
     has_latents = False
+    has_states = False
+    has_modes = False
     latent = 0
 
     def __init__(self, config: StudentKind, spec: SampleSpec) -> None:
@@ -184,6 +189,19 @@ class Student(nn.Module):
         raise KDMError(f"{self.config.describe()}: it has no modes that evolve; use a hierarchical "
                        "student, or kdm with encoders: shared and a continuous operator",
                        field="model.kind")
+
+    def edit(
+        self, noise: Tensor, band: "Band", labels: Labels | None = None,
+        other: Tensor | None = None,
+    ) -> Tensor:
+        """Samples (B, *shape) of noise (B, *shape) whose modes in a band are another noise's, for
+        kinds that have modes.
+
+        Args:
+            band: which modes.
+            other: the noise (B, *shape) whose modes take their place; None drops them.
+        """
+        raise NotImplementedError
 
     def class_weights(self) -> list[tuple[Tensor, int]]:
         """As of `kdm_core.networks.base.Network`: those of all its networks."""

@@ -84,6 +84,7 @@ class Hierarchical(DenoisingStudent):
         """
         super().__init__(config, spec)
         self.operator = LevelsOperator(config.operator, self.level_shapes())
+        self.has_states = self.has_modes = bool(self.operator.modes)
 
     @torch.no_grad()
     def level_shapes(self) -> list[torch.Size]:
@@ -97,7 +98,7 @@ class Hierarchical(DenoisingStudent):
         return shapes
 
     def eigenvalues(self) -> Tensor | None:
-        return self.operator.eigenvalues() if self.operator.modes else None
+        return self.operator.eigenvalues() if self.has_modes else None
 
     # The two halves
 
@@ -245,6 +246,6 @@ class Hierarchical(DenoisingStudent):
         return self.from_noise(noise, labels, change=lambda _: levels)
 
     def require_modes(self, what: str) -> None:
-        if not self.operator.modes:
+        if not self.has_modes:
             raise KDMError(f"{what}: this student's operator is none, so that it has no modes; "
                            "train one with model.operator.kind: skips")

@@ -183,6 +183,7 @@ class KDM(Student):
         if config.takes_time:
             # What the networks are told at positions 0 and 1: a teacher's weights know other times.
             self.register_buffer("time_of_ends", torch.tensor([0.0, 1.0]))
+        self.has_states = self.can_refine()
 
     def networks(self) -> list[Network]:
         parts = [self.noise_encoder, self.data_encoder, self.decoder]

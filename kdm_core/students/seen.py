@@ -41,6 +41,11 @@ def seen(provenance: Mapping[str, Any]) -> Seen:
     return Seen(networks, real)
 
 
+def trains_states(provenance: Mapping[str, Any]) -> bool:
+    """Whether a loss had a student decode states between noise and sample, by its own record."""
+    return any(phase.get("losses", {}).get("trajectory") for phase in recorded_phases(provenance))
+
+
 def recorded_phases(provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The `losses` and `training` of all phases that a student's own record has."""
     phases = provenance.get("phases") or [provenance]

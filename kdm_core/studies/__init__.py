@@ -9,25 +9,31 @@ from kdm_core.studies import (
     grids,
     interpolation,
     memorisation,
+    modes,
     outliers,
+    path,
     semantics,
     spectrum,
+    steps,
     vicinity,
 )
 from kdm_core.studies.base import Finding, Inapplicable, Subject, checked
 from kdm_core.studies.grids import GridsConfig
 from kdm_core.studies.interpolation import InterpolationConfig
 from kdm_core.studies.memorisation import MemorisationConfig
+from kdm_core.studies.modes import ModesConfig
 from kdm_core.studies.outliers import OutliersConfig
+from kdm_core.studies.path import PathConfig
 from kdm_core.studies.semantics import SemanticsConfig
 from kdm_core.studies.spectrum import SpectrumConfig
+from kdm_core.studies.steps import StepsConfig
 from kdm_core.studies.vicinity import VicinityConfig
 
 __all__ = ["Finding", "StudiesConfig", "Subject", "run_studies"]
 
 
 class StudiesConfig(Config):
-    """The studies that are made, each where it says something about the kind of data; None: not.
+    """The studies that are made, each where it says something about data and student; None: not.
 
     Attributes:
         grids: images of both models from the same noise.
@@ -35,6 +41,9 @@ class StudiesConfig(Config):
         vicinity: neighbours of a few noises.
         interpolation: walks between two noises.
         outliers: points off the support, traced back to the noise.
+        steps: quality against network evaluations, of students that sample in several steps.
+        path: decodings between noise and sample, of students whose latents evolve in parts.
+        modes: what slow, fast and rotating modes carry, of students that have modes.
         spectrum: the operator's eigenvalues.
         memorisation: images near to training images.
     """
@@ -44,16 +53,31 @@ class StudiesConfig(Config):
     vicinity: VicinityConfig | None = VicinityConfig()
     interpolation: InterpolationConfig | None = InterpolationConfig()
     outliers: OutliersConfig | None = OutliersConfig()
+    steps: StepsConfig | None = StepsConfig()
+    path: PathConfig | None = PathConfig()
+    modes: ModesConfig | None = ModesConfig()
     spectrum: SpectrumConfig | None = SpectrumConfig()
     memorisation: MemorisationConfig | None = MemorisationConfig()
 
 
 class Study(NamedTuple):
-    """A study, the kinds of data that it is for, and whether it samples the teacher anew."""
+    """A study, and of what it can be made.
+
+    Attributes:
+        kinds: of data that it is for.
+        asks_teacher: whether it samples the teacher anew.
+        needs: what a student must be able to do: the field of `Subject` that is not None then.
+    """
 
     run: Callable[[Subject, Any], Finding]
     kinds: tuple[str, ...] = ("image", "points")
     asks_teacher: bool = False
+    needs: str | None = None
+
+    def applies(self, subject: Subject) -> bool:
+        """Whether it is for data and students of this kind."""
+        able = self.needs is None or getattr(subject, self.needs) is not None
+        return able and subject.spec.kind in self.kinds
 
 
 STUDIES = {
@@ -62,6 +86,9 @@ STUDIES = {
     "vicinity": Study(vicinity.vicinity, asks_teacher=True),
     "interpolation": Study(interpolation.interpolation, asks_teacher=True),
     "outliers": Study(outliers.outliers, ("points",)),
+    "steps": Study(steps.steps, asks_teacher=True, needs="sample_steps"),
+    "path": Study(path.path, needs="sample_states"),
+    "modes": Study(modes.modes, needs="edit"),
     "spectrum": Study(spectrum.spectrum),
     "memorisation": Study(memorisation.memorisation, ("image",)),
 }
@@ -71,7 +98,7 @@ STUDIES = {
 def run_studies(
     subject: Subject, config: StudiesConfig, say: Callable[[str], None]
 ) -> Iterator[Finding]:
-    """What the studies find that are asked for and apply to the kind of data, one by one.
+    """What the studies find that are asked for and apply to data and student, one by one.
 
     One that can say nothing of these samples is left out, as `adapted` says.
 
@@ -84,7 +111,7 @@ def run_studies(
     subject = checked(subject)
     for name, study in STUDIES.items():
         settings = getattr(config, name)
-        if settings is None or subject.spec.kind not in study.kinds:
+        if settings is None or not study.applies(subject):
             continue
         if study.asks_teacher and subject.source == "pairs":
             adapted("it samples the teacher, and nobody knows which one made these pairs; it was "

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from kdm_core.errors import DataError, DivergedError, KDMError
 from kdm_core.samples import SOURCE_NAMES, SampleSpec, Source
+from kdm_core.solvers import Solution
+from kdm_core.students.hierarchical import Band
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +20,22 @@ Sample = Callable[[Tensor, Tensor], Tensor]
 SampleLatent = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """Samples (n, *shape) of the latents (1 - w) E(start) + w E(end): of noises start and end
 (n, *shape), weights w (n,) and labels (n,)."""
+SampleSteps = Callable[[Tensor, Tensor, int], Tensor]
+"""Samples (n, *shape) of noise (n, *shape) and labels (n,) in so many steps."""
+SolveSteps = Callable[[Tensor, Tensor, int], Solution]
+"""As `SampleSteps`, of a teacher's solver, with the evaluations that a sample took."""
+SampleStates = Callable[[Tensor, Tensor, list[float]], Tensor]
+"""States (n, k, *shape) of unit variance, of noise, labels and k positions."""
+Edit = Callable[[Tensor, Tensor, Band, Tensor], Tensor]
+"""Samples (n, *shape) of noise and labels whose modes in a band are those of other noise."""
 Numbers = Mapping[str, float | int | str | list[Any]]
+
+
+FUNCTIONS = {"sample_teacher": "the teacher", "sample_student": "{}",
+             "sample_latent": "{}'s latents", "sample_steps": "{} in several steps",
+             "sample_teacher_steps": "the teacher in fewer steps", "sample_states": "{}'s states",
+             "edit": "{} with modes exchanged"}
+"""The functions of a subject that make samples, and who that is, for messages."""
 
 
 class Inapplicable(KDMError):
@@ -51,6 +68,17 @@ class Subject(NamedTuple):
         source: "pairs" where nobody knows which teacher made them: then `sample_teacher` is not to
             be asked.
         shown_data: whether the student's losses took training samples as real.
+        sample_steps: samples of the student in several steps, an evaluation each; None if it
+            knows one step only.
+        sample_teacher_steps: samples of the teacher by its own solver in so many steps; None if
+            that solver chooses its steps itself.
+        stored_states: (n, k, *shape), of unit variance, the states of the same noise that are
+            kept with the pairs, noisiest first; None where none are.
+        positions: (k,) of those states, as `kdm_core.pairs.spec.KeptState` says.
+        sample_states: states of the student, decoded on the way of one noise's latents; None if
+            these do not evolve in parts.
+        states_trained: whether a loss of the student had it decode states between.
+        edit: samples of the student whose modes in a band are exchanged; None if it has no modes.
     """
 
     spec: SampleSpec
@@ -70,6 +98,13 @@ class Subject(NamedTuple):
     sample_latent: SampleLatent | None = None
     source: Source = "teacher"
     shown_data: bool = False
+    sample_steps: SampleSteps | None = None
+    sample_teacher_steps: SolveSteps | None = None
+    stored_states: Tensor | None = None
+    positions: Sequence[float] = ()
+    sample_states: SampleStates | None = None
+    states_trained: bool = False
+    edit: Edit | None = None
 
     @property
     def beside(self) -> str:
@@ -143,16 +178,24 @@ def checked(subject: Subject) -> Subject:
             raise DataError(f"{subject.name}: a study needs noise and the samples of both models "
                             f"from it, {what} has shape {found} where {expected} is expected")
         _finite(getattr(subject, what), f"{subject.name}: {what}")
-    latent = subject.sample_latent
-    return subject._replace(
-        sample_teacher=_refusing(subject.sample_teacher, "the teacher"),
-        sample_student=_refusing(subject.sample_student, subject.name),
-        sample_latent=None if latent is None else _refusing(latent, f"{subject.name}'s latents"))
+    if subject.stored_states is not None:
+        kept = (expected[0], len(subject.positions), *expected[1:])
+        if (found := tuple(subject.stored_states.shape)) != kept:
+            raise DataError(f"{subject.name}: the states of all noises at all positions have shape "
+                            f"{found} where {kept} is expected")
+        _finite(subject.stored_states, f"{subject.name}: stored_states")
+    refusing: dict[str, Any] = {
+        function: _refusing(sample, who.format(subject.name))
+        for function, who in FUNCTIONS.items()
+        if (sample := getattr(subject, function)) is not None}
+    return subject._replace(**refusing)
 
 
-def _refusing(sample: Callable[..., Tensor], who: str) -> Callable[..., Tensor]:
-    def finite(*given: Tensor) -> Tensor:
-        return _finite(sample(*given), f"{who} in a study")
+def _refusing(sample: Callable[..., Any], who: str) -> Callable[..., Any]:
+    def finite(*given: Any) -> Any:
+        made = sample(*given)
+        _finite(made.state if isinstance(made, Solution) else made, f"{who} in a study")
+        return made
 
     return finite
 

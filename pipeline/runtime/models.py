@@ -7,13 +7,16 @@ import torch
 from torch import Tensor
 
 from kdm_core.classes import require_order
+from kdm_core.compute import autocast
 from kdm_core.errors import DivergedError, placed
 from kdm_core.pairs.reading.whole import Pairs, read_split
 from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import Source
 from kdm_core.sharing.folder import load_student
+from kdm_core.solvers import Solution
 from kdm_core.students.base import Student
+from kdm_core.students.hierarchical import Band
 from kdm_core.teachers import Teacher, load_sampled
 from kdm_core.values import from_uint8, to_uint8
 from pipeline.runtime import paths
@@ -49,9 +52,27 @@ class Models(NamedTuple):
 
     def sample_student(self, noise: Tensor, labels: Tensor) -> Tensor:
         """As `sample_teacher`, in one evaluation."""
+        return self.sample_steps(noise, labels, 1)
+
+    def sample_steps(self, noise: Tensor, labels: Tensor, steps: int) -> Tensor:
+        """As `sample_student`, in several steps."""
         precision, told = self.store.precision, self.told
         return self._in_batches(
-            lambda x, y: self.student.generate(x, told(y), precision), noise, labels)
+            lambda x, y: self.student.generate(x, told(y), precision, steps), noise, labels)
+
+    def sample_teacher_steps(self, noise: Tensor, labels: Tensor, steps: int) -> Solution:
+        """As `sample_teacher`, in another number of steps, and the evaluations that they took."""
+        precision, told, nfe = self.store.precision, self.told, 0
+        solver = self.store.known_solver.model_copy(update={"steps": steps})
+        times = self.teacher.times(solver)
+
+        def sample(noise: Tensor, labels: Tensor) -> Tensor:
+            nonlocal nfe
+            found = self.teacher.sample(noise, told(labels), solver, precision, times=times)
+            nfe = found.nfe
+            return found.state
+
+        return Solution(self._in_batches(sample, noise, labels), nfe)
 
     @torch.inference_mode()
     def sample_latent(
@@ -71,20 +92,44 @@ class Models(NamedTuple):
 
         return self._in_batches(sample, start, end, weights, labels)
 
+    def sample_states(self, noise: Tensor, labels: Tensor, positions: list[float]) -> Tensor:
+        """The student's states (n, k, *shape), of unit variance, of noise at k positions."""
+
+        def sample(noise: Tensor, labels: Tensor) -> Tensor:
+            with autocast(self.store.precision, noise.device):
+                return self.student.states(noise, positions, self.told(labels))
+
+        return self._joined(sample, noise, labels)
+
+    def edit(self, noise: Tensor, labels: Tensor, band: Band, other: Tensor) -> Tensor:
+        """The student's samples of noise whose modes in a band are another noise's."""
+
+        def sample(noise: Tensor, labels: Tensor, other: Tensor) -> Tensor:
+            with autocast(self.store.precision, noise.device):
+                return self.student.edit(noise, band, self.told(labels), other)
+
+        return self._in_batches(sample, noise, labels, other)
+
     def told(self, labels: Tensor) -> Tensor | None:
         """As of the samples' specification."""
         return self.store.samples.told(labels)
 
     def _in_batches(self, sample: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """Samples as they are at rest."""
+        return as_at_rest(self._joined(sample, *inputs), self.store)
+
+    def _joined(self, sample: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """Batches as those of the pairs, so that rounding is theirs, too."""
         device = next(self.student.parameters()).device
         batches = zip(*(torch.split(x, self.store.compute_batch) for x in inputs), strict=True)
-        parts = [sample(*(x.to(device) for x in batch)).cpu() for batch in batches]
-        return as_at_rest(torch.cat(parts), self.store)
+        return torch.cat([sample(*(x.to(device) for x in batch)).cpu() for batch in batches])
 
 
-def open_models(stage: Stage, name: str) -> Models:
+def open_models(stage: Stage, name: str, states: bool = False) -> Models:
     """Load what the earlier stages left.
+
+    Args:
+        states: also those between noise and sample, if the pairs have any.
 
     Raises:
         KDMError: something is missing or damaged, or not of one run.
@@ -96,8 +141,9 @@ def open_models(stage: Stage, name: str) -> Models:
                                                 stage.params.trusts_code, done=True)
     require_order(student.spec.label_names, store.spec.samples.label_names,
                   str(paths.STUDENTS / name), str(paths.PAIRS))
-    return Models(teacher.to(stage.device), student.to(stage.device), store.spec,
-                  read_split(store, "test", torch.device("cpu")), teacher_mark, student_mark)
+    test = read_split(store, "test", torch.device("cpu"), states)
+    return Models(teacher.to(stage.device), student.to(stage.device), store.spec, test,
+                  teacher_mark, student_mark)
 
 
 def as_at_rest(samples: Tensor, spec: StoreSpec) -> Tensor:

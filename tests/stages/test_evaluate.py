@@ -35,6 +35,7 @@ from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import read_json, write_json
 from kdm_core.sharing.folder import load_student, save_student
+from kdm_core.students.hierarchical import Band, HierarchicalConfig
 from kdm_core.students.kdm import KDM
 from kdm_core.students.objective import LossConfig
 from kdm_core.students.seen import NOTHING, Seen, seen
@@ -436,6 +437,41 @@ def test_studies_are_what_the_report_reads(kind: str) -> None:
     assert {"semantics", "vicinity", "interpolation", "spectrum"} <= names
     assert ("outliers" in names) == (kind == "points")
     assert ("memorisation" in names) == (kind == "image")
+
+
+@pytest.mark.parametrize("kind", ["image", "points"])
+def test_a_hierarchical_student_is_studied_on_its_way(kind: str) -> None:
+    """Its steps beside its teacher's, its states beside those of the pairs, and its modes."""
+    write_run(kind)
+    params = load_params()
+    teacher, mark = load_teacher(paths.TEACHER)
+    shutil.rmtree(paths.PAIRS)
+    plan = plan_store(params.pairs.model_copy(update={"states": 1}), teacher, mark, None, 1, CPU)
+    sample_pairs(PairStore.create(paths.PAIRS, plan, {}), teacher, CPU)
+    config = HierarchicalConfig().completed(teacher.config.model_dump())
+    with seeded(0):
+        student = config.build(teacher.spec)
+        for value in student.parameters():
+            value.data += 0.2 * torch.randn_like(value)
+    save_student(paths.STUDENTS / "kdm", student, {"losses": {"endpoint": 0.5}})
+    stage = Stage("study@kdm")
+    with stage.noting():
+        study.main(stage, "kdm")
+    studies = read_studies(["kdm"])
+    assert studies is not None
+    found = {one.finding.name: one.finding.numbers for one in studies["kdm"]}
+    assert {"steps", "path", "modes"} <= set(found)
+    assert found["steps"]["student_nfe"] == found["steps"]["teacher_nfe"] == [1, 3, 7]
+    # The teacher in the pairs' own two steps makes the pairs.
+    assert found["steps"]["teacher_mse"][1] == 0
+    assert len(found["path"]["positions"]) == 3 and found["path"]["trained"] == 0
+    models = open_models(stage, "kdm", states=True)
+    made = models.sample_states(models.test.noise, models.test.labels, [0.0])[:, 0]
+    error = float((made - models.test.samples / teacher.spec.sigma_data).square().mean())
+    assert found["path"]["mse"][-1] == pytest.approx(error, rel=1e-3)
+    band = Band("decay", 0.0, 1.0)
+    same = models.edit(models.test.noise, models.test.labels, band, models.test.noise)
+    assert torch.equal(same, models.sample_student(models.test.noise, models.test.labels))
 
 
 ADVERSARY = {"real": "pairs", "network": "features", "features": [{"kind": "classifier"}]}

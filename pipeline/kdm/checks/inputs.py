@@ -8,11 +8,13 @@ from kdm_core.losses.distances import LPIPSConfig
 from kdm_core.metrics.extractors import ExtractorConfig
 from kdm_core.metrics.extractors.inception import InceptionConfig
 from kdm_core.pairs.location import local_path
+from kdm_core.students.kdm import KDMConfig
 from kdm_core.students.seen import NETS
 from kdm_core.weights.registry import REGISTRY
 from kdm_core.weights.store import local
 from pipeline.kdm.checks.finding import Finding, ok, problem, warning
 from pipeline.params.run import Params
+from pipeline.params.student import StudentParams
 
 
 def check_sources(params: Params) -> list[Finding]:
@@ -84,7 +86,8 @@ def needed_weights(params: Params) -> dict[str, tuple[str, bool]]:
         if weights := weights_name(config):
             found[weights] = ("evaluation.extractors", False)
     images = params.data.source != "checkerboard"
-    studied = (params.studies.semantics, params.studies.vicinity, params.studies.memorisation)
+    studied = (params.studies.semantics, params.studies.vicinity, params.studies.memorisation,
+               params.studies.steps and any(map(may_refine, params.students.values())))
     takes_data = any(losses.takes_data for student in params.students.values()
                      for _, losses in student.placed_losses())  # memorisation is studied then
     if images and params.reference.classifier is None and (any(studied) or takes_data):
@@ -103,6 +106,14 @@ def needed_weights(params: Params) -> dict[str, tuple[str, bool]]:
             found |= {kind: (where, True) for kind in NETS.values()
                       if kind in losses.asked_networks}
     return found
+
+
+def may_refine(student: StudentParams) -> bool:
+    """Whether a student can sample in several steps once it is trained."""
+    model = student.model
+    if isinstance(model, KDMConfig):
+        return model.encoders == "shared" and model.operator.kind != "dense"
+    return any(losses.endpoint or losses.trajectory for _, losses in student.placed_losses())
 
 
 def weights_name(config: ExtractorConfig) -> str | None:
