@@ -186,9 +186,9 @@ class Student(nn.Module):
         Raises:
             KDMError: the kind has no operator for parts of the way.
         """
-        raise KDMError(f"{self.config.describe()}: it has no modes that evolve; use a hierarchical "
-                       "student, or kdm with encoders: shared and a continuous operator",
-                       field="model.kind")
+        raise KDMError(f"this student ({self.config.describe()}) has no modes that evolve; use a "
+                       "hierarchical one, or the paper's with shared encoders and a continuous "
+                       "operator", field="kind")
 
     def edit(
         self, noise: Tensor, band: "Band", labels: Labels | None = None,
@@ -200,8 +200,12 @@ class Student(nn.Module):
         Args:
             band: which modes.
             other: the noise (B, *shape) whose modes take their place; None drops them.
+
+        Raises:
+            KDMError: the kind has no modes, or there is no such band.
         """
-        raise NotImplementedError
+        raise KDMError(f"this student ({self.config.describe()}) has no modes to edit; use a "
+                       "hierarchical one", field="kind")
 
     def class_weights(self) -> list[tuple[Tensor, int]]:
         """As of `kdm_core.networks.base.Network`: those of all its networks."""

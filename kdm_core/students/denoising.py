@@ -25,15 +25,15 @@ from kdm_core.teachers.base import per_sample
 if TYPE_CHECKING:
     from kdm_core.students.objective import Batch, LossConfig
 
-LEFT_OUT = "describe the student's own network: model.denoiser, as teacher.model does"
+LEFT_OUT = "give the student a denoiser of its own: a network and a preconditioning"
 
 
 class DenoisingConfig(StudentKind):
     """Configuration of such a student.
 
     Attributes:
-        denoiser: network, preconditioning and grid, as of a teacher (`teacher.model`); the
-            teacher's where it is left out.
+        denoiser: network, preconditioning and grid, in the form that teachers have; the teacher's
+            where it is left out.
     """
 
     denoiser: TrainableConfig | None = None

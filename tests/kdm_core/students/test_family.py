@@ -270,6 +270,8 @@ def test_editing_bands_of_modes() -> None:
     for band in (Band("decay", 0.5, 0.5), Band("phase", 0.0, 1.0)):  # type: ignore[arg-type]
         with pytest.raises(KDMError, match="band: "):
             made.edit(noise, band, labels)
+    with pytest.raises(KDMError, match="^kind: .* has no modes to edit; use a hierarchical one"):
+        student("direct", teacher("edm")).edit(noise, Band("decay", 0.0, 0.5), labels)
     with pytest.raises(KDMError, match="edit: this student's operator is none"):
         student("hierarchical", teacher("edm"), operator={"kind": "none"}).edit(  # type: ignore[attr-defined]
             noise, Band("decay", 0.0, 0.5), labels)

@@ -79,7 +79,7 @@ def test_a_closed_form_has_no_network_to_start_from() -> None:
     teacher = {"source": "exact", "kind": "gaussian_mixture"}
     for student in ({"model": {"kind": "direct"}}, {"model": {"kind": "hierarchical"}}):
         values = with_student(student) | {"teacher": teacher}
-        with pytest.raises(ParamsError, match="closed form without a network; describe the"):
+        with pytest.raises(ParamsError, match="closed form without a network; give the"):
             parse_params(values)
         values["students"]["one"]["model"]["denoiser"] = {
             "kind": "denoiser", "network": {"kind": "mlp"}}
