@@ -52,9 +52,9 @@ class LossConfig(Config):
         return bool(self.adversarial or self.drifting)
 
     @property
-    def takes_states(self) -> bool:
-        """Whether a term with a weight takes states between noise and sample."""
-        return bool(self.trajectory or self.endpoint)
+    def takes_states(self) -> list[str]:
+        """The terms with a weight that take states between noise and sample."""
+        return [name for name in ("trajectory", "endpoint") if getattr(self, name)]
 
     @property
     def asked_networks(self) -> set[str]:

@@ -96,9 +96,9 @@ def way_to_a_guide(params: "Params") -> str:
 def require_states(params: "Params") -> None:
     for name, student in params.students.items():
         for where, losses in student.placed_losses():
-            if losses.takes_states and getattr(params.pairs, "states", None) == 0:
-                term = "trajectory" if losses.trajectory else "endpoint"
-                raise ValueError(f"students.{name}.{where}losses.{term}: there are no "
+            terms = losses.takes_states
+            if terms and getattr(params.pairs, "states", None) == 0:
+                raise ValueError(f"students.{name}.{where}losses.{terms[0]}: there are no "
                                  "intermediate states in the pairs; set pairs.states (4, say), "
                                  "or the weight to 0")
 

@@ -202,11 +202,11 @@ def check_stored(params: "Params", stored: StoreSpec, samples: SampleSpec) -> No
             raise ParamsError(f"{where} {count} {split} pairs, {least} are needed: choose "
                               "another one")
     for name, student in params.students.items():
-        if (any(losses.takes_states for _, losses in student.placed_losses())
-                and not stored.states):
-            raise ParamsError(f"{where} no intermediate states, which losses of students.{name} "
-                              "(trajectory, endpoint) need: set their weights to 0, or choose "
-                              "another one")
+        terms = [f"{place}losses.{term}" for place, losses in student.placed_losses()
+                 for term in losses.takes_states]
+        if terms and not stored.states:
+            raise ParamsError(f"{where} no intermediate states, which students.{name}.{terms[0]} "
+                              "needs: set that weight to 0, or choose another one")
         if stored.teacher is None:
             with placed(f"students.{name}.model"):
                 student.model.completed(None)
