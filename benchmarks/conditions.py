@@ -26,7 +26,6 @@ from kdm_core.pairs.reading.resident import ResidentReader
 from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.pairs.sampling import PairsConfig
 from kdm_core.samples import SampleSpec
-from kdm_core.students.kdm import KDM
 from kdm_core.students.training import StudentTask
 from kdm_core.teachers import build_teacher
 from pipeline.params.run import load_params
@@ -76,7 +75,7 @@ def step_of(params: StudentParams, device: torch.device) -> Callable[[], Tensor]
     """A function that trains a student by one step and gives the loss."""
     count = BATCHES * params.training.batch
     with seeded(0):
-        student = with_weights(KDM(params.model, DIGITS)).to(device)
+        student = with_weights(params.model.build(DIGITS)).to(device)
         pairs = Pairs(torch.randn(count, *DIGITS.sample_shape, device=device),
                       2 * torch.rand(count, *DIGITS.sample_shape, device=device) - 1,
                       torch.randint(DIGITS.num_classes, (count,), device=device))

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from kdm_core.compute import resolve_device, seeded
 from kdm_core.datasets import Dataset, open_dataset
+from kdm_core.errors import MismatchError
 from kdm_core.losses.features import Frozen
 from kdm_core.metrics.classifier import load_classifier
 from kdm_core.metrics.extractors import ExtractorConfig, ReferenceConfig, build_extractor
@@ -36,9 +37,10 @@ from kdm_core.metrics.neighbours import nearest
 from kdm_core.pairs.reading.resident import ResidentReader
 from kdm_core.pairs.reading.whole import Pairs, read_split
 from kdm_core.pairs.store import PairStore
+from kdm_core.serialization import CONFIG, read_json
+from kdm_core.students.base import Student
 from kdm_core.students.given import Given
 from kdm_core.students.initialise import start_at_teacher
-from kdm_core.students.kdm import KDM
 from kdm_core.students.objective import LossConfig
 from kdm_core.students.phases import Phase
 from kdm_core.students.training import StudentTask
@@ -151,9 +153,14 @@ class Bench:
             Frozen(lambda: load_teacher(paths.TEACHER, params.trusts_code)[0].to(self.device),
                    lambda: load_classifier(paths.REFERENCE)[0].to(self.device)))
         with seeded(0):
-            student = KDM(self.config.model, store.spec.samples).to(self.device)
-        if self.config.init == "teacher":
-            start_at_teacher(student, paths.TEACHER)
+            model = self.config.model.completed(read_json(paths.TEACHER / CONFIG)["teacher"])
+            student = model.build(store.spec.samples).to(self.device)
+        if self.config.init != "random":
+            try:
+                start_at_teacher(student, paths.TEACHER)
+            except MismatchError:
+                if self.config.init == "teacher":
+                    raise
         self.start, first = student, self.config.phases[0]
         steps = start_steps or first.training.steps
         plain = first.training.model_copy(update={"compile": "off", "log_every": steps,
@@ -201,16 +208,16 @@ class Bench:
         return (statistics.median(own for _, own in found),
                 statistics.median(own / base for base, own in found))
 
-    def run(self, phase: Phase, seed: int) -> tuple[KDM, float]:
+    def run(self, phase: Phase, seed: int) -> tuple[Student, float]:
         """The start after a phase, and the CPU seconds that it took."""
         task = self.task(phase, seed)
         began = time.process_time()
         with tempfile.TemporaryDirectory() as folder:
             fit(task, Path(folder) / "checkpoint.safetensors", "distribution")
-        student: KDM = task.ema.shadow
+        student: Student = task.ema.shadow
         return student, time.process_time() - began
 
-    def made(self, student: KDM) -> Tensor:
+    def made(self, student: Student) -> Tensor:
         """The student's samples of the noise of the test pairs."""
         labels = self.test.labels.split(500) if student.spec.num_classes else None
         return torch.cat([student.generate(noise, labels[index] if labels else None)

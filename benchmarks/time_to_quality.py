@@ -31,7 +31,6 @@ from kdm_core.pairs.reading.resident import ResidentReader
 from kdm_core.pairs.reading.whole import Pairs, read_split
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
-from kdm_core.students.kdm import KDM
 from kdm_core.students.training import StudentTask
 from kdm_core.teachers import build_teacher
 from kdm_core.teachers.training import TeacherTask
@@ -149,7 +148,7 @@ def made(model: nn.Module, noise: Tensor) -> Tensor:
 def our_runner(params: Params, name: str, data: Data, device: torch.device) -> Runner:
     config = params.students[name]
     with seeded(params.seed):
-        student = KDM(config.model, data.spec).to(device)
+        student = config.model.build(data.spec).to(device)
     reader = ResidentReader.of(data.train, config.training.batch, params.seed)
     task = StudentTask(student, config.losses, config.training, reader, data.test, params.seed)
     steps = count()
