@@ -15,6 +15,12 @@ from torch import Tensor, nn
 from kdm_core.compute import full_precision
 from kdm_core.config import Config
 
+SPEED = 10.0
+"""How much faster modes move than weights do, which Adam moves by the same length in every step.
+
+They start at 0 and have to come to the order of 1.
+"""
+
 
 class LevelsConfig(Config):
     """How levels evolve.
@@ -39,8 +45,9 @@ class LevelsOperator(nn.Module):
         shapes: (C, …) of the levels.
         groups: for each level, the number of its operator.
         modes: (…, C/2) of the operators: channels last, as the levels lie in memory.
-        decay, rotation: α and β of all operators one after the other, in two vectors, so that
-            their exponentials are a few operations whatever the number of levels.
+        alpha, beta: `decay` and `rotation` of all operators one after the other, divided by
+            SPEED, in two vectors, so that their exponentials are a few operations whatever the
+            number of levels.
     """
 
     def __init__(self, config: LevelsConfig, shapes: Sequence[torch.Size]) -> None:
@@ -53,10 +60,20 @@ class LevelsOperator(nn.Module):
             (*(shape[1:] if config.per_pixel else [1] * len(shape[1:])), shape[0] // 2)
             for shape in own]
         self.sizes = [prod(modes) for modes in self.modes]
-        self.decay = nn.Parameter(torch.zeros(sum(self.sizes)))
-        self.rotation = nn.Parameter(torch.zeros(sum(self.sizes)))
+        self.alpha = nn.Parameter(torch.zeros(sum(self.sizes)))
+        self.beta = nn.Parameter(torch.zeros(sum(self.sizes)))
         if not self.modes:
             self.requires_grad_(False)
+
+    @property
+    def decay(self) -> Tensor:
+        """α (m,), below 0 for modes that shrink."""
+        return SPEED * self.alpha
+
+    @property
+    def rotation(self) -> Tensor:
+        """β (m,)."""
+        return SPEED * self.beta
 
     def forward(self, levels: Sequence[Tensor], duration: Tensor | float) -> list[Tensor]:
         """exp(τA) of levels (B, C, …) each.
@@ -72,8 +89,8 @@ class LevelsOperator(nn.Module):
 
     def factors(self, duration: Tensor | float) -> list[tuple[Tensor, Tensor]]:
         """exp(ατ) cos(βτ) and exp(ατ) sin(βτ) of every operator, (1 or B, C/2, …) each."""
-        with full_precision(self.decay.device):
-            tau = torch.as_tensor(duration, dtype=self.decay.dtype, device=self.decay.device)
+        with full_precision(self.alpha.device):
+            tau = torch.as_tensor(duration, dtype=self.alpha.dtype, device=self.alpha.device)
             tau = tau.reshape(-1, 1)
             growth, angle = torch.exp(tau * self.decay), tau * self.rotation
             cosines, sines = growth * angle.cos(), growth * angle.sin()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kdm_core.operators.levels import LevelsConfig, LevelsOperator
+from kdm_core.operators.levels import SPEED, LevelsConfig, LevelsOperator
 
 SHAPES = [torch.Size(shape) for shape in ((4, 2, 3), (5, 2, 3), (4, 2, 3), (6,), (4, 7))]
 
@@ -16,7 +16,7 @@ def operator(kind: str = "skips", per_pixel: bool = True) -> LevelsOperator:
     found = LevelsOperator(config, SHAPES).double()
     generator = torch.Generator().manual_seed(0)
     for value in found.parameters():
-        value.data = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        value.data = torch.randn(value.shape, generator=generator, dtype=torch.float64) / SPEED
     return found
 
 
@@ -86,7 +86,7 @@ def test_numbers_of_modes() -> None:
 
 def test_eigenvalues_are_those_of_one_unit_of_time() -> None:
     found = operator("skips", per_pixel=False)
-    alpha, beta = (float(value.detach()[0]) for value in found.parameters())
+    alpha, beta = (float(value.detach()[0]) for value in (found.decay, found.rotation))
     matrix = torch.tensor([[alpha, beta], [-beta, alpha]], dtype=torch.float64)
     expected = torch.linalg.eigvals(torch.linalg.matrix_exp(matrix)).to(torch.complex64)
     values = found.eigenvalues()
