@@ -173,8 +173,10 @@ def check_teacher(params: "Params", spec: SampleSpec) -> None:
     with placed("teacher"):
         teacher, guide = import_teacher(params.teacher, spec), import_guide(params.teacher, spec)
     for name, student in params.students.items():
+        if student.model.networks():
+            continue  # which `check_against` has built
         with placed(f"students.{name}.model"):
-            student.model.completed(teacher.config.model_dump()).build(spec)
+            on_meta(student.model.completed(teacher.config.model_dump()).build, spec)
     if isinstance(params.pairs, PairsConfig):
         with placed("pairs"):
             check_plan(params.pairs, guided(teacher, guide, params.pairs.guidance))

@@ -193,7 +193,7 @@ def test_kdm_s_endpoint_by_hand() -> None:
     z = made.operator.advance(made.encode(state, position, batch.labels), position,
                               made.drive(batch.labels))
     error = made.decode(z, batch.labels) - batch.samples
-    assert float(terms["endpoint"].detach()) == pytest.approx(float(error.square().mean()), rel=1e-5)
+    assert terms["endpoint"].item() == pytest.approx(error.square().mean().item(), rel=1e-5)
     assert made.states(batch.noise, [1.0, 0.5, 0.0], batch.labels).shape == (8, 3, 1, 8, 8)
     torch.testing.assert_close(
         made.states(batch.noise, [0.0], batch.labels)[:, 0] * IMAGES.sigma_data,

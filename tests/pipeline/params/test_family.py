@@ -1,14 +1,19 @@
 """Students of several kinds in params.yaml: what follows from the kind, and what is refused."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from kdm_core.errors import KDMError
+from kdm_core.networks import UNetConfig
 from kdm_core.samples import SampleSpec
 from kdm_core.students import DirectConfig, KDMConfig
+from kdm_core.teachers import DenoiserConfig, build_teacher, save_teacher
+from kdm_core.teachers.exact import fit_mixture
 from pipeline.kdm.checks.storage import models
-from pipeline.params.fitting import check_against
+from pipeline.params.fitting import check_against, check_source
 from pipeline.params.reading import ParamsError
 from pipeline.params.run import parse_params
 from tests.pipeline.params.test_params import preset
@@ -92,3 +97,19 @@ def test_a_network_that_does_not_fit_the_samples_is_named() -> None:
     with pytest.raises(ParamsError, match=r"students\.one\.model\..*divisible by 2"):
         check_against(parse_params(with_student(student)),
                       SampleSpec(kind="image", shape=[1, 7, 7]))
+
+
+def test_an_imported_teacher_is_what_a_student_of_it_needs(tmp_path: Path) -> None:
+    theirs = build_teacher(DenoiserConfig(kind="denoiser", network=UNetConfig(
+        kind="unet", channels=8, multipliers=[1], blocks=1, attention=[])), IMAGES)
+    save_teacher(tmp_path, theirs)
+    values = with_student({"model": {"kind": "hierarchical"}}) | {
+        "teacher": {"source": "folder", "folder": str(tmp_path)}}
+    params = parse_params(values)
+    check_against(params, IMAGES)  # nothing is known of it yet
+    check_source(params, IMAGES)
+    exact = fit_mixture(IMAGES, torch.randn(4, 1, 8, 8), torch.full((4,), -1))
+    save_teacher(tmp_path / "exact", exact)
+    values["teacher"]["folder"] = str(tmp_path / "exact")
+    with pytest.raises(KDMError, match=r"students\.one\.model\.denoiser: this teacher is a closed"):
+        check_source(parse_params(values), IMAGES)
