@@ -252,9 +252,9 @@ class Bench:
 
         def path(noise: Tensor, labels: Tensor | None) -> Tensor:
             if isinstance(student, Hierarchical):  # also one whose operator is none
-                return torch.stack([student.from_noise(
-                    noise, labels, torch.full((len(noise),), position)) / self.spec.sigma_data
-                    for position in positions], dim=1)
+                start = torch.ones(len(noise), device=noise.device)
+                return torch.stack([student.reach(noise, start, position * start, labels)
+                                    for position in positions], dim=1)
             return student.states(noise, positions, labels)
 
         with torch.inference_mode():

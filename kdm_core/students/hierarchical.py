@@ -6,7 +6,6 @@ second half makes the sample of that. With A = 0 and both halves told the same t
 teacher's denoiser. τ is the way that is left, in positions: 1 from noise to sample.
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import torch
@@ -109,34 +108,45 @@ class Hierarchical(DenoisingStudent):
 
     def carry(
         self, x: Tensor, time: Tensor, labels: Tensor | None, position: Tensor | float,
-        target: Tensor | None = None,
-        change: Callable[[list[Tensor]], list[Tensor]] = lambda levels: levels,
+        target: Tensor | None = None, levels: list[Tensor] | None = None,
     ) -> Tensor:
         """What the second half makes of a state, evolved to another position.
 
         Args:
             x, time, labels, position: as of `denoise`.
             target: positions (B,); None for samples.
-            change: what is done with the levels before they evolve.
+            levels: before they evolve; those of the state if None.
         """
 
         def halves(given: Tensor, told: Tensor, labels: Tensor | None) -> Tensor:
             network = self.network
             condition = network.condition(given, told, labels)
-            levels = change(network.encode(given, condition))
-            levels = self.operator(levels, position if target is None else position - target)
+            first = network.encode(given, condition) if levels is None else levels
+            evolved = self.operator(first, position if target is None else position - target)
             if self.config.decoder_time == "target":
                 condition = network.condition(given, self.told_at(target, given), labels)
-            return network.decode(levels, condition)
+            return network.decode(evolved, condition)
 
         return self.denoiser.denoise_by(halves, x, time, labels)
 
-    def from_noise(
-        self, noise: Tensor, labels: Tensor | None, target: Tensor | None = None,
-        change: Callable[[list[Tensor]], list[Tensor]] = lambda levels: levels,
+    def levels(self, noise: Tensor, labels: Tensor | None) -> list[Tensor]:
+        """The levels (B, C, …) of noise (B, *shape), before they evolve."""
+        found: list[Tensor] = []
+
+        def first_half(given: Tensor, told: Tensor, labels: Tensor | None) -> Tensor:
+            condition = self.network.condition(given, told, labels)
+            found.extend(self.network.encode(given, condition))
+            return given
+
+        self.denoiser.denoise_by(first_half, noise * self.start_scale, self.start, labels)
+        return found
+
+    def of_levels(
+        self, levels: list[Tensor], noise: Tensor, labels: Tensor | None
     ) -> Tensor:
-        """As `carry`, of noise (B, *shape); float32."""
-        return self.carry(noise * self.start_scale, self.start, labels, 1.0, target, change).to(
+        """Samples (B, *shape), float32, of levels, and of noise where those do not count: in what
+        the preconditioning adds to the network's output, which is linear in the noise."""
+        return self.carry(noise * self.start_scale, self.start, labels, 1.0, levels=levels).to(
             torch.float32)
 
     def told_at(self, position: Tensor | None, like: Tensor) -> Tensor:
@@ -152,7 +162,7 @@ class Hierarchical(DenoisingStudent):
     def terms(
         self, batch: "Batch", losses: "LossConfig", distance: Distance
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """As of its base, and with `trajectory` d(x_v, D(exp((u − v)A) E(x_u, u), v)), u > v."""
+        """As of its base, and with `trajectory` d(x_v, what x_u leads to at v), u > v."""
         terms, predicted = super().terms(batch, losses, distance)
         if losses.trajectory:
             assert batch.states is not None
@@ -161,12 +171,28 @@ class Hierarchical(DenoisingStudent):
 
     def trajectory(self, states: "States", labels: Tensor | None, distance: Distance) -> Tensor:
         """The distance of a state to what another one leads to, in the range of samples."""
-        time = self.time_at(states.start_position)
-        x = states.start * per_sample(self.scale(time), states.start)
-        reached = self.carry(x, time, labels, states.start_position, states.end_position).to(
-            torch.float32)
-        (term,) = distance(self.spec.sigma_data * states.end, [reached])
+        reached = self.reach(states.start, states.start_position, states.end_position, labels)
+        scale = self.spec.sigma_data
+        (term,) = distance(scale * states.end, [scale * reached])
         return term
+
+    def reach(
+        self, state: Tensor, position: Tensor, target: Tensor, labels: Tensor | None,
+        levels: list[Tensor] | None = None,
+    ) -> Tensor:
+        """The states at positions v (B,) to which states (B, *shape) at positions u (B,) lead.
+
+        Of unit variance, as those are: x_v = r x_u + (cos(πv/2) − r cos(πu/2)) g with
+        r = sin(πv/2) / sin(πu/2), a step of DDIM (arXiv:2010.02502, eq. 12) through what the second
+        half makes for v, g sigma_data. It is x_u itself for v = u, and g for v = 0.
+        """
+        time = self.time_at(position)
+        x = state * per_sample(self.scale(time), state)
+        g = self.carry(x, time, labels, position, target, levels).to(torch.float32)
+        g = g / self.spec.sigma_data
+        start, end = (per_sample(place, state) * (torch.pi / 2) for place in (position, target))
+        ratio = end.sin() / start.sin()
+        return ratio * state + (end.cos() - ratio * start.cos()) * g
 
     # What its modes are good for
 
@@ -176,9 +202,9 @@ class Hierarchical(DenoisingStudent):
     ) -> Tensor:
         given = self.known(labels, noise)
         self.require_modes("states")
-        return torch.stack([
-            self.from_noise(noise, given, torch.full((len(noise),), position, device=noise.device))
-            / self.spec.sigma_data for position in positions], dim=1)
+        start, levels = torch.ones(len(noise), device=noise.device), self.levels(noise, given)
+        return torch.stack([self.reach(noise, start, position * start, given, levels)
+                            for position in positions], dim=1)
 
     @torch.inference_mode()
     def edit(
@@ -198,27 +224,12 @@ class Hierarchical(DenoisingStudent):
             raise KDMError(f"band: {tuple(band)} is none; give decay or rotation, and two shares "
                            "with 0 ≤ first < last ≤ 1")
         given = self.known(labels, noise)
-        source = None if other is None else self.encoded(other, given)
-
-        def change(levels: list[Tensor]) -> list[Tensor]:
-            found = []
-            for number, (level, mask) in enumerate(zip(levels, self.masks(band), strict=True)):
-                replacement = torch.zeros_like(level) if source is None else source[number]
-                found.append(torch.where(mask, replacement, level))
-            return found
-
-        return self.from_noise(noise, given, change=change)
-
-    def encoded(self, noise: Tensor, labels: Tensor | None) -> list[Tensor]:
-        """The levels of a noise (B, *shape), before they evolve."""
-        found: list[Tensor] = []
-
-        def keep(levels: list[Tensor]) -> list[Tensor]:
-            found.extend(levels)
-            return levels
-
-        self.from_noise(noise, labels, change=keep)
-        return found
+        own = self.levels(noise, given)
+        others = [torch.zeros_like(level) for level in own] if other is None else self.levels(
+            other, given)
+        exchanged = [torch.where(mask, theirs, level) for mask, theirs, level in zip(
+            self.masks(band), others, own, strict=True)]
+        return self.of_levels(exchanged, noise, given)
 
     def masks(self, band: Band) -> list[Tensor]:
         """Which values (1, C, …) of each level are of the modes of a band."""
@@ -240,10 +251,8 @@ class Hierarchical(DenoisingStudent):
         self, start: Tensor, end: Tensor, weights: Tensor, labels: Tensor | None
     ) -> Tensor:
         levels = [torch.lerp(own, other, per_sample(weights, own)) for own, other in zip(
-            self.encoded(start, labels), self.encoded(end, labels), strict=True)]
-        # What the preconditioning adds to the network's output is linear in the noise.
-        noise = torch.lerp(start, end, per_sample(weights, start))
-        return self.from_noise(noise, labels, change=lambda _: levels)
+            self.levels(start, labels), self.levels(end, labels), strict=True)]
+        return self.of_levels(levels, torch.lerp(start, end, per_sample(weights, start)), labels)
 
     def require_modes(self, what: str) -> None:
         if not self.has_modes:
