@@ -1,7 +1,7 @@
 """The teacher and one student of a run, side by side, for the stages that compare them."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,11 +16,13 @@ from kdm_core.samples import Source
 from kdm_core.sharing.folder import load_student
 from kdm_core.solvers import Solution
 from kdm_core.students.base import Student
-from kdm_core.students.hierarchical import Band
 from kdm_core.teachers import Teacher, load_sampled
 from kdm_core.values import from_uint8, to_uint8
 from pipeline.runtime import paths
 from pipeline.runtime.runner import Stage
+
+if TYPE_CHECKING:
+    from kdm_core.students.hierarchical import Band
 
 
 class Models(NamedTuple):
@@ -101,7 +103,7 @@ class Models(NamedTuple):
 
         return self._joined(sample, noise, labels)
 
-    def edit(self, noise: Tensor, labels: Tensor, band: Band, other: Tensor) -> Tensor:
+    def edit(self, noise: Tensor, labels: Tensor, band: "Band", other: Tensor) -> Tensor:
         """The student's samples of noise whose modes in a band are another noise's."""
 
         def sample(noise: Tensor, labels: Tensor, other: Tensor) -> Tensor:
