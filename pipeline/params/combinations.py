@@ -1,13 +1,12 @@
 """What the sections of params.yaml require of one another, before any data are known."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kdm_core.datasets.checkerboard import CheckerboardConfig
 from kdm_core.errors import KDMError
 from kdm_core.importers import FolderSource
 from kdm_core.losses.distances import LPIPSConfig
 from kdm_core.networks import is_spatial
-from kdm_core.students.base import StudentKind
 from pipeline.params.teacher import ExactTeacher, TrainedTeacher
 
 if TYPE_CHECKING:
@@ -104,21 +103,18 @@ def require_states(params: "Params") -> None:
 
 
 def require_network(params: "Params") -> None:
-    """Students that leave their network to the teacher need one that has a network."""
+    """Students that leave their network, or their first weights, to the teacher need one that has
+    a network."""
+    if not isinstance(params.teacher, ExactTeacher):
+        return
     for name, student in params.students.items():
-        if isinstance(params.teacher, ExactTeacher):
-            with_place(f"students.{name}.model.", student.model, {})
-            if student.init == "teacher":
-                raise ValueError(f"students.{name}.init: this teacher is a closed form without a "
-                                 "network whose weights could be taken; use init: random")
-
-
-def with_place(place: str, model: StudentKind, teacher: dict[str, Any]) -> None:
-    """As `StudentKind.completed`; raises ValueError."""
-    try:
-        model.completed(teacher)
-    except KDMError as error:
-        raise ValueError(f"{place}{error}") from error
+        try:
+            student.model.completed({})
+        except KDMError as error:
+            raise ValueError(f"students.{name}.model.{error}") from error
+        if student.init == "teacher":
+            raise ValueError(f"students.{name}.init: this teacher is a closed form without a "
+                             "network whose weights could be taken; use init: random")
 
 
 def require_classifier(params: "Params") -> None:
