@@ -22,7 +22,7 @@ from kdm_core.training.config import TrainingConfig
 from kdm_core.training.loop import Record, fit
 from kdm_core.values import as_float
 from pipeline.params.fitting import check_against
-from pipeline.params.teacher import ExactTeacher, TrainedTeacher
+from pipeline.params.teacher import ExactTeacher, NoTeacher, TrainedTeacher
 from pipeline.runtime import paths
 from pipeline.runtime.curves import Curves
 from pipeline.runtime.progress import Progress
@@ -34,13 +34,14 @@ def main(stage: Stage) -> None:
     spec = dataset.info.samples
     check_against(stage.params, spec)
     config = stage.params.teacher
+    if isinstance(config, NoTeacher):
+        leave_out(stage)
+        return
     folder, key = stage.work_folder(mark, config.model_dump(), stage.device.type)
     if isinstance(config, TrainedTeacher):
         teacher, guide, figures = train_both(stage, config, dataset, folder, key)
     else:
-        # There are no curves, but DVC expects their folder.
-        shutil.rmtree(paths.CURVES / "teacher", ignore_errors=True)
-        (paths.CURVES / "teacher").mkdir(parents=True)
+        without_curves()
         figures = {}
         if isinstance(config, ExactTeacher):
             teacher, guide = fit_exact(config, dataset), None
@@ -59,6 +60,23 @@ def main(stage: Stage) -> None:
     write_json(paths.METRICS / "teacher.json", {**figures, "parameters": parameters})
     stage.write_timing()
     stage.say(f"teacher {fingerprint[:12]}, {parameters:,} parameters")
+
+
+def leave_out(stage: Stage) -> None:
+    """A result that says so: DVC expects its folder, and later stages look at the parameters."""
+    folder, _ = stage.work_folder(stage.params.teacher.model_dump())
+    write_json(folder / "result" / "none.json", {"teacher": None})
+    stage.finish(folder / "result", paths.TEACHER)
+    without_curves()
+    write_json(paths.METRICS / "teacher.json", {})
+    stage.write_timing()
+    stage.say("there is no teacher (teacher.source: none): students learn from its pairs alone")
+
+
+def without_curves() -> None:
+    """There are none of what is not trained here, but DVC expects their folder."""
+    shutil.rmtree(paths.CURVES / "teacher", ignore_errors=True)
+    (paths.CURVES / "teacher").mkdir(parents=True)
 
 
 def check(stage: Stage, teacher: Teacher, dataset: Dataset) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def distil(stage: Stage, name: str) -> None:
     spec = store.spec
     check_against(stage.params, spec.samples)
     with placed(f"students.{name}.model"):
-        model = config.model.completed(teacher_of(spec))
+        model = config.model.completed(teacher_of(stage, spec))
     with seeded(stage.seed("weights")):
         student = model.build(spec.samples)
     start, earlier = initialise(stage, student, config, spec)
@@ -257,9 +257,10 @@ class Training:
         return seen
 
 
-def teacher_of(spec: StoreSpec) -> dict[str, Any] | None:
-    """The configuration of the teacher that made the pairs; None where nobody knows which did."""
-    if spec.teacher is None:
+def teacher_of(stage: Stage, spec: StoreSpec) -> dict[str, Any] | None:
+    """The configuration of the teacher that made the pairs; None where it is not at hand or nobody
+    knows which did."""
+    if stage.params.source(spec) == "pairs":
         return None
     config: dict[str, Any] = read_json(paths.TEACHER / CONFIG)["teacher"]
     return config
@@ -274,7 +275,8 @@ def initialise(
         The fingerprint of their origin, and the phases that a student there had: what its losses
         saw, this one has seen.
     """
-    if config.init == "random" or (config.init == "auto" and spec.teacher is None):
+    unknown = stage.params.source(spec) == "pairs"
+    if config.init == "random" or (config.init == "auto" and unknown):
         return {}, []
     if config.init in ("auto", "teacher"):
         try:
@@ -315,8 +317,8 @@ def train(
             return
         shown = time.monotonic()
         made = best.generate(noise, best.spec.told(labels), plan[0].training.precision)
-        curves.picture("samples.png", render(comparison(best.spec, samples, made,
-                                                        training.store.spec.source)))
+        curves.picture("samples.png", render(comparison(
+            best.spec, samples, made, training.stage.params.source(training.store.spec))))
 
     with Progress(training.name, training.pairs(last), "pair") as progress:
 

@@ -10,13 +10,15 @@ from kdm_core.datasets.cifar10 import CLASSES, Cifar10Config, read_cifar10
 from kdm_core.datasets.digits import DigitsConfig, read_digits
 from kdm_core.datasets.edm_zip import EdmZipConfig, read_edm_zip
 from kdm_core.datasets.folder import FolderConfig, read_folder
+from kdm_core.datasets.none import NoDataConfig, samples_as_data
 from kdm_core.datasets.npz import NpzConfig, read_npz
 from kdm_core.datasets.splitting import split_rows
 from kdm_core.datasets.storage import open_dataset, save_dataset
 
 SplitSource = DigitsConfig | NpzConfig | FolderConfig | EdmZipConfig
 DataConfig = Annotated[
-    SplitSource | CheckerboardConfig | Cifar10Config, Field(discriminator="source")
+    SplitSource | CheckerboardConfig | Cifar10Config | NoDataConfig,
+    Field(discriminator="source"),
 ]
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "DigitsConfig",
     "EdmZipConfig",
     "FolderConfig",
+    "NoDataConfig",
     "NpzConfig",
     "load_dataset",
     "on_board",
@@ -37,16 +40,20 @@ __all__ = [
 ]
 
 
-def load_dataset(config: DataConfig, seed: int) -> Dataset:
+def load_dataset(config: DataConfig, seed: int, pairs: str | None = None) -> Dataset:
     """Read or draw the data set that a configuration describes.
 
     Args:
         config: where it comes from.
         seed: not negative; decides what is held out for testing, or which points are drawn.
+        pairs: where there are no data, the folder or URL of the pairs.
 
     Raises:
         DataError: a file is missing or damaged, or the data cannot be used.
     """
+    if isinstance(config, NoDataConfig):
+        assert pairs is not None, "the parameters are checked for that"
+        return samples_as_data(pairs)
     if isinstance(config, CheckerboardConfig):
         train, test = (sample_board(count, seed, stream)
                        for stream, count in enumerate((config.train, config.test)))

@@ -50,6 +50,10 @@ class LabelledImages(NamedTuple):
     class_names: list[str]
 
 
+NO_DATA = "none"
+"""The source of a data set in whose place the samples of pairs stand."""
+
+
 class DatasetInfo(Config):
     """What is known of a data set beside its arrays.
 
@@ -66,6 +70,11 @@ class DatasetInfo(Config):
     class_names: list[str]
     train: int = Field(ge=1)
     test: int = Field(ge=2)
+
+    @property
+    def real(self) -> bool:
+        """Whether these are data, and not the teacher's own samples in their place."""
+        return self.source != NO_DATA
 
 
 class Dataset(NamedTuple):

@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 from kdm_core.metrics.estimate import Estimate
 from kdm_core.samples import Source
 
-Word = Literal["failed", "poor", "close", "as good as its teacher", "better than its teacher",
-               "passed", "not judged"]
+Word = Literal["failed", "poor", "told apart", "close", "as good as its teacher",
+               "better than its teacher", "passed", "not judged"]
 Figures = Mapping[str, Estimate]
 OF: dict[Source, str] = {"teacher": "its teacher's", "pairs": "its pairs'"}
 
@@ -56,11 +56,14 @@ class Evidence(NamedTuple):
     Attributes:
         source: what `given` are the figures of.
         given, student: figures by name, at the same number of samples.
-        ratios: the student's distances over the teacher's.
+        ratios: the student's distances over those of what it learned from.
         given_at_n, real: figures by name, at the number of samples that held-out data have.
         distances, recalls: names of the figures that are such, one an extractor.
         classifier: how often the run's classifier is right about held-out real images.
         flattered: why a figure of the student flatters it, and what would not, by its name.
+        real_data: whether distances are to real samples, and not to others of the teacher's: beside
+            those the teacher itself has none but that of so many samples, so that a student is no
+            good or bad multiple of it, but one that can be told from its teacher or cannot.
     """
 
     source: Source
@@ -73,6 +76,7 @@ class Evidence(NamedTuple):
     recalls: Sequence[str]
     classifier: float | None
     flattered: Mapping[str, str] = {}
+    real_data: bool = True
 
 
 class Check(NamedTuple):
@@ -119,10 +123,10 @@ def compare(evidence: Evidence) -> tuple[Word, list[str], list[str]]:
     """The word that ratios of distances to real samples give, why, and what it is in want of."""
     ratios = {name: ratio for name in evidence.distances
               if (ratio := known(evidence.ratios, name)) is not None}
+    to = "real samples" if evidence.real_data else "other samples of its teacher"
+    whose = OF[evidence.source]
     if not ratios:
-        lack = ("nobody knows which teacher made its pairs" if evidence.source == "pairs" else
-                "not both have one")
-        return "not judged", [], [f"its distance to real samples beside a teacher's: {lack}"]
+        return "not judged", [], [f"its distance to {to} beside {whose}: not both have one"]
     flattered = evidence.flattered
     ratios = {name: ratio for name, ratio in ratios.items()
               if name not in flattered or ratio.value > CLOSE}
@@ -130,9 +134,9 @@ def compare(evidence: Evidence) -> tuple[Word, list[str], list[str]]:
         return "not judged", [], []
     text = " and ".join(f"{ratio.value:.2f} ({name}{within(ratio)})"
                         for name, ratio in ratios.items())
-    why = [f"its distance to real samples is {text} times its teacher's"]
+    why = [f"its distance to {to} is {text} times {whose}"]
     if max(ratio.value for ratio in ratios.values()) > CLOSE:
-        return "poor", why, []
+        return "poor" if evidence.real_data else "told apart", why, []
     bounds = [span for ratio in ratios.values() if (span := ratio.interval()) is not None]
     if len(bounds) < len([name for name in evidence.distances if name not in flattered]):
         return "close", why, ["whether it is as good as its teacher: not every distance has a "

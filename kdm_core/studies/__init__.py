@@ -66,12 +66,14 @@ class Study(NamedTuple):
     Attributes:
         kinds: of data that it is for.
         asks_teacher: whether it samples the teacher anew.
+        asks_data: whether it looks at real samples.
         needs: what a student must be able to do: the field of `Subject` that is not None then.
     """
 
     run: Callable[[Subject, Any], Finding]
     kinds: tuple[str, ...] = ("image", "points")
     asks_teacher: bool = False
+    asks_data: bool = False
     needs: str | None = None
 
     def applies(self, subject: Subject) -> bool:
@@ -85,12 +87,12 @@ STUDIES = {
     "semantics": Study(semantics.semantics),
     "vicinity": Study(vicinity.vicinity, asks_teacher=True),
     "interpolation": Study(interpolation.interpolation, asks_teacher=True),
-    "outliers": Study(outliers.outliers, ("points",)),
+    "outliers": Study(outliers.outliers, ("points",), asks_data=True),
     "steps": Study(steps.steps, asks_teacher=True, needs="sample_steps"),
     "path": Study(path.path, needs="sample_states"),
     "modes": Study(modes.modes, needs="edit"),
     "spectrum": Study(spectrum.spectrum),
-    "memorisation": Study(memorisation.memorisation, ("image",)),
+    "memorisation": Study(memorisation.memorisation, ("image",), asks_data=True),
 }
 """In the order in which they are shown."""
 
@@ -114,8 +116,12 @@ def run_studies(
         if settings is None or not study.applies(subject):
             continue
         if study.asks_teacher and subject.source == "pairs":
-            adapted("it samples the teacher, and nobody knows which one made these pairs; it was "
-                    "left out", field=name)
+            adapted("it samples the teacher, which is not at hand or not known; it was left out",
+                    field=name)
+            continue
+        if study.asks_data and not subject.real_data:
+            adapted("it looks at real samples, of which there are none; it was left out",
+                    field=name)
             continue
         say(f"study: {name}")
         try:

@@ -67,6 +67,7 @@ class Subject(NamedTuple):
             out.
         source: "pairs" where nobody knows which teacher made them: then `sample_teacher` is not to
             be asked.
+        real_data: whether the training and held-out samples are data, and not the teacher's own.
         shown_data: whether the student's losses took training samples as real.
         sample_steps: samples of the student in several steps, an evaluation each; None if it
             knows one step only.
@@ -97,6 +98,7 @@ class Subject(NamedTuple):
     name: str
     sample_latent: SampleLatent | None = None
     source: Source = "teacher"
+    real_data: bool = True
     shown_data: bool = False
     sample_steps: SampleSteps | None = None
     sample_teacher_steps: SolveSteps | None = None

@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from kdm_core.errors import Adapted, KDMError, naming, printable
+from pipeline.kdm.distil import distil
 from pipeline.kdm.doctor import doctor
 from pipeline.kdm.new import new
 from pipeline.kdm.pairs import app as pairs_app
@@ -100,6 +101,7 @@ app.add_typer(weights_app, name="weights")
 app.add_typer(study_app, name="study")
 app.add_typer(report_app, name="report")
 add_student_commands(app)
+app.command()(distil)
 app.command()(new)
 app.command()(status)
 app.command()(doctor)

@@ -2,12 +2,13 @@
 
 from typing import TYPE_CHECKING
 
+from kdm_core.datasets import NoDataConfig
 from kdm_core.datasets.checkerboard import CheckerboardConfig
 from kdm_core.errors import KDMError
 from kdm_core.importers import FolderSource
 from kdm_core.losses.distances import LPIPSConfig
 from kdm_core.networks import is_spatial
-from pipeline.params.teacher import ExactTeacher, TrainedTeacher
+from pipeline.params.teacher import ExactTeacher, NoTeacher, TrainedTeacher
 
 if TYPE_CHECKING:
     from pipeline.params.run import Params
@@ -19,6 +20,7 @@ def require_all(params: "Params") -> None:
     Raises:
         ValueError: some do not; the message names the parameter and the way out.
     """
+    require_pairs_alone(params)
     if isinstance(params.data, CheckerboardConfig):
         require_points(params)
     require_labels(params)
@@ -26,6 +28,40 @@ def require_all(params: "Params") -> None:
     require_states(params)
     require_network(params)
     require_classifier(params)
+
+
+def require_pairs_alone(params: "Params") -> None:
+    """Where there is no teacher, or there are no data, nothing may ask for them."""
+    problems = []
+    without_teacher = isinstance(params.teacher, NoTeacher)
+    if without_teacher and params.pairs.source != "store":
+        problems.append("teacher.source: without a teacher nothing can sample pairs: take over "
+                        "those that there are (pairs: {source: store, location: …})")
+    if isinstance(params.data, NoDataConfig):
+        if params.pairs.source != "store":
+            problems.append("data.source: without data the pairs must be there already (pairs: "
+                            "{source: store, location: …})")
+        if isinstance(params.teacher, TrainedTeacher | ExactTeacher):
+            problems.append(f"teacher.source: {params.teacher.source} takes data, and there are "
+                            "none; use none, or import one")
+        if params.evaluation.reference != "test":
+            problems.append("evaluation.reference: without data students are compared with samples "
+                            "of the teacher that none has learned from; set it to test")
+        if params.filter.copies:
+            problems.append("filter.copies: without data nothing is a copy of them; leave it out")
+    for name, student in params.students.items():
+        if without_teacher and student.init == "teacher":
+            problems.append(f"students.{name}.init: there is no teacher whose weights could be "
+                            "taken; use auto or random")
+        for where, losses in student.placed_losses():
+            place = f"students.{name}.{where}losses"
+            if without_teacher and "teacher" in losses.asked_networks:
+                problems.append(f"{place}: there is no teacher whose features could be used; use "
+                                "vgg16 or classifier")
+            if isinstance(params.data, NoDataConfig) and losses.takes_data:
+                problems.append(f"{place}: there are no data; set real to pairs")
+    if problems:
+        raise ValueError("\n  ".join(problems))
 
 
 def require_points(params: "Params") -> None:
@@ -105,11 +141,11 @@ def require_states(params: "Params") -> None:
 def require_network(params: "Params") -> None:
     """Students that leave their network, or their first weights, to the teacher need one that has
     a network."""
-    if not isinstance(params.teacher, ExactTeacher):
+    if not isinstance(params.teacher, ExactTeacher | NoTeacher):
         return
     for name, student in params.students.items():
         try:
-            student.model.completed({})
+            student.model.completed(None if isinstance(params.teacher, NoTeacher) else {})
         except KDMError as error:
             raise ValueError(f"students.{name}.model.{error}") from error
         if student.init == "teacher":

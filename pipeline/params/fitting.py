@@ -30,7 +30,7 @@ from kdm_core.training.distributed import check_batch
 from pipeline.params.execution import TorchrunTraining, TrainingEngine
 from pipeline.params.reading import FILE, ParamsError
 from pipeline.params.student import StudentParams
-from pipeline.params.teacher import ExactTeacher, TrainedTeacher
+from pipeline.params.teacher import ExactTeacher, NoTeacher, TrainedTeacher
 
 if TYPE_CHECKING:
     from pipeline.params.run import Params
@@ -168,7 +168,7 @@ def check_rules(params: "Params", spec: SampleSpec) -> None:
 def check_teacher(params: "Params", spec: SampleSpec) -> None:
     """Make sure that a teacher of others can be imported and sampled. Raises as
     `check_source`."""
-    if isinstance(params.teacher, TrainedTeacher | ExactTeacher):
+    if isinstance(params.teacher, TrainedTeacher | ExactTeacher | NoTeacher):
         return
     with placed("teacher"):
         teacher, guide = import_teacher(params.teacher, spec), import_guide(params.teacher, spec)
@@ -182,9 +182,14 @@ def check_teacher(params: "Params", spec: SampleSpec) -> None:
             check_plan(params.pairs, guided(teacher, guide, params.pairs.guidance))
 
 
-def check_stored(params: "Params", stored: StoreSpec, samples: SampleSpec) -> None:
+def check_stored(
+    params: "Params", stored: StoreSpec, samples: SampleSpec, others: str = "the teacher makes"
+) -> None:
     """Make sure that pairs that are taken over are such samples, and suffice for all that is
     wanted of them.
+
+    Args:
+        others: whose samples these are, with a verb.
 
     Raises:
         MismatchError: they are of others.
@@ -194,10 +199,12 @@ def check_stored(params: "Params", stored: StoreSpec, samples: SampleSpec) -> No
     for name in ("kind", "shape"):
         theirs, ours = getattr(stored.samples, name), getattr(samples, name)
         if theirs != ours:
-            raise MismatchError(f"{where} samples of {name} {theirs}, and the teacher of "
-                                f"{ours}: choose other pairs or another teacher")
-    require_order(stored.samples.label_names, samples.label_names,
-                  f"{FILE}: pairs.location", "the teacher")
+            raise MismatchError(f"{where} samples of {name} {theirs}, and {others} of {name} "
+                                f"{ours}: choose other pairs, or what goes with them")
+    # Of data the classes are matched by name wherever they are used.
+    if not isinstance(params.teacher, NoTeacher):
+        require_order(stored.samples.label_names, samples.label_names,
+                      f"{FILE}: pairs.location", "the teacher")
     needed: dict[Split, int] = {"test": 2, "validation": 2, "train": 1}
     for split, least in needed.items():
         if (count := stored.splits.get(split, 0)) < least:
@@ -209,7 +216,7 @@ def check_stored(params: "Params", stored: StoreSpec, samples: SampleSpec) -> No
         if terms and not stored.states:
             raise ParamsError(f"{where} no intermediate states, which students.{name}.{terms[0]} "
                               "needs: set that weight to 0, or choose another one")
-        if stored.teacher is None:
+        if params.source(stored) == "pairs":
             with placed(f"students.{name}.model"):
                 student.model.completed(None)
 

@@ -9,6 +9,8 @@ from pydantic import Field, field_validator, model_validator
 from kdm_core.config import Config
 from kdm_core.datasets import DataConfig
 from kdm_core.pairs.filtering.config import FilterConfig
+from kdm_core.pairs.spec import StoreSpec
+from kdm_core.samples import Source
 from kdm_core.studies import StudiesConfig
 from kdm_core.weights import WeightsSources
 from pipeline.params.combinations import require_all
@@ -20,7 +22,7 @@ from pipeline.params.reading import FILE, parse, read_values
 from pipeline.params.reference import ReferenceParams
 from pipeline.params.report import ReportParams
 from pipeline.params.student import StudentParams
-from pipeline.params.teacher import TeacherParams
+from pipeline.params.teacher import NoTeacher, TeacherParams
 
 STUDENT_NAME = re.compile(r"(?=.*[A-Za-z0-9])[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", re.ASCII)
 
@@ -67,6 +69,11 @@ class Params(Config):
     def _combinations(self) -> "Params":
         require_all(self)
         return self
+
+    def source(self, pairs: StoreSpec) -> Source:
+        """What students stand beside: the teacher, if it is there and known to have made the
+        pairs."""
+        return "pairs" if isinstance(self.teacher, NoTeacher) else pairs.source
 
     @property
     def trusts_code(self) -> bool:

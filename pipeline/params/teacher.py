@@ -66,8 +66,14 @@ class ExactTeacher(Config):
     kind: Literal["gaussian_mixture", "finite_data"]
 
 
+class NoTeacher(Config):
+    """No teacher is at hand: the pairs are all that is known of it."""
+
+    source: Literal["none"]
+
+
 SourceParams = Annotated[ForeignSource, Field(discriminator="source")]
 
 
-TeacherParams = Annotated[TrainedTeacher | ExactTeacher | ForeignSource,
+TeacherParams = Annotated[TrainedTeacher | ExactTeacher | NoTeacher | ForeignSource,
                           Field(discriminator="source")]

@@ -18,6 +18,7 @@ from kdm_core.solvers import Solution
 from kdm_core.students.base import Student
 from kdm_core.teachers import Teacher, load_sampled
 from kdm_core.values import from_uint8, to_uint8
+from pipeline.params.teacher import NoTeacher
 from pipeline.runtime import paths
 from pipeline.runtime.runner import Stage
 
@@ -29,28 +30,33 @@ class Models(NamedTuple):
     """Both models on the stage's device, and the unseen pairs.
 
     Attributes:
+        teacher: None where there is none.
         store: which the student was distilled from; it says how the teacher samples.
         test: the split that no training has seen.
+        source: whose samples the student's are measured beside.
         teacher_mark, student_mark: fingerprints.
     """
 
-    teacher: Teacher
+    teacher: Teacher | None
     student: Student
     store: StoreSpec
     test: Pairs
-    teacher_mark: str
+    source: Source
+    teacher_mark: str | None
     student_mark: str
 
     @property
-    def source(self) -> Source:
-        """Whose samples the student's are measured beside."""
-        return self.store.source
+    def known_teacher(self) -> Teacher:
+        """The teacher, for those who ask only where `source` says that it is known."""
+        assert self.teacher is not None
+        return self.teacher
 
     def sample_teacher(self, noise: Tensor, labels: Tensor) -> Tensor:
         """Samples (n, *shape) on the CPU of noise (n, *shape), as the pairs were made."""
         solver, precision, told = self.store.known_solver, self.store.precision, self.told
+        teacher = self.known_teacher
         return self._in_batches(
-            lambda x, y: self.teacher.sample(x, told(y), solver, precision).state, noise, labels)
+            lambda x, y: teacher.sample(x, told(y), solver, precision).state, noise, labels)
 
     def sample_student(self, noise: Tensor, labels: Tensor) -> Tensor:
         """As `sample_teacher`, in one evaluation."""
@@ -66,11 +72,12 @@ class Models(NamedTuple):
         """As `sample_teacher`, in another number of steps, and the evaluations that they took."""
         precision, told, nfe = self.store.precision, self.told, 0
         solver = self.store.known_solver.model_copy(update={"steps": steps})
-        times = self.teacher.times(solver)
+        teacher = self.known_teacher
+        times = teacher.times(solver)
 
         def sample(noise: Tensor, labels: Tensor) -> Tensor:
             nonlocal nfe
-            found = self.teacher.sample(noise, told(labels), solver, precision, times=times)
+            found = teacher.sample(noise, told(labels), solver, precision, times=times)
             nfe = found.nfe
             return found.state
 
@@ -138,14 +145,17 @@ def open_models(stage: Stage, name: str, states: bool = False) -> Models:
     """
     student, student_mark = load_student(paths.STUDENTS / name)
     store = PairStore.open(paths.PAIRS)
-    with placed("teacher"):
-        teacher, teacher_mark, _ = load_sampled(paths.TEACHER, store.spec.guidance,
-                                                stage.params.trusts_code, done=True)
+    teacher, teacher_mark = None, None
+    if not isinstance(stage.params.teacher, NoTeacher):
+        with placed("teacher"):
+            teacher, teacher_mark, _ = load_sampled(paths.TEACHER, store.spec.guidance,
+                                                    stage.params.trusts_code, done=True)
+        teacher.to(stage.device)
     require_order(student.spec.label_names, store.spec.samples.label_names,
                   str(paths.STUDENTS / name), str(paths.PAIRS))
     test = read_split(store, "test", torch.device("cpu"), states)
-    return Models(teacher.to(stage.device), student.to(stage.device), store.spec, test,
-                  teacher_mark, student_mark)
+    return Models(teacher, student.to(stage.device), store.spec, test,
+                  stage.params.source(store.spec), teacher_mark, student_mark)
 
 
 def as_at_rest(samples: Tensor, spec: StoreSpec) -> Tensor:

@@ -80,17 +80,20 @@ def measure_points(stage: Stage, results: Results, dataset: Dataset, samples: Sa
     """Distances to real points that no training has seen, and the share on the board."""
     config = stage.params.evaluation
     real = np.asarray(dataset.test_samples)
-    # As many as there are of the others, on which the figures depend.
-    others = np.asarray(dataset.train_samples[: len(samples.made)])
-    results.conditions |= {"reference": "test split", "reference_n": len(real),
-                           "projections": config.projections,
-                           "real": "train split", "real_n": len(others)}
-    sets = {results.source: samples.test.samples.numpy(), "student": samples.made.numpy(),
-            "real": others}
+    results.conditions |= {"reference": results.reference("test"), "reference_n": len(real),
+                           "projections": config.projections}
+    sets: dict[Who, Any] = {results.source: samples.test.samples.numpy(),
+                            "student": samples.made.numpy()}
+    if results.real_data:
+        # As many as there are of the others, on which the figures depend.
+        sets["real"] = np.asarray(dataset.train_samples[: len(samples.made)])
+        results.conditions |= {"real": "train split", "real_n": len(sets["real"])}
+    # Of others' points nobody knows where they may lie.
+    support = on_board if dataset.info.source == "checkerboard" else None
 
     def measure(who: Who, counts: Counts) -> dict[str, Estimate]:
         return compare_points(sets[who][: counts.shape[1]], real, counts,
-                              stage.shared_seed("projections"), config.projections, on_board)
+                              stage.shared_seed("projections"), config.projections, support)
 
     measure_beside_real(stage, results, samples, measure)
     results.compare("sliced_wasserstein")
@@ -100,7 +103,7 @@ def measure_beside_real(
     stage: Stage, results: Results, samples: Samples,
     measure: Callable[[Who, Counts], dict[str, Estimate]],
 ) -> None:
-    """Note the figures of the sets of both models and of other real samples.
+    """Note the figures of the sets of both models and, where there are data, of other real samples.
 
     Of real samples there may be fewer, and figures of sets of different size cannot be compared:
     then all are measured once more, of as many samples as there are real ones.
@@ -108,10 +111,12 @@ def measure_beside_real(
     Args:
         measure: the figures of the first n samples of a set, given counts (B, n).
     """
-    n, n_real = len(samples.made), results.conditions["real_n"]
     models: tuple[Who, ...] = (results.source, "student")
     for who in models:
         results.figures[who] |= measure(who, samples.counts)
+    if not results.real_data:
+        return
+    n, n_real = len(samples.made), results.conditions["real_n"]
     beside = results.figures
     if 2 <= n_real < n:
         shared = resampling(n_real, len(samples.counts), stage.shared_seed("pairs"))
@@ -159,11 +164,12 @@ def measure_images(
     splits = {"train": dataset.train_samples, "test": dataset.test_samples}
     held_out = "test" if config.reference == "train" else "train"
     reference = torch.from_numpy(np.array(splits[config.reference]))
-    # Of the real images no more than of the others: the figures depend on how many there are.
-    real = torch.from_numpy(np.array(splits[held_out][: len(samples.made)]))
-    results.conditions |= {"real": f"{held_out} split", "real_n": len(real)}
     sets: dict[Who, Tensor] = {results.source: to_uint8(samples.test.samples),
-                               "student": to_uint8(samples.made), "real": real}
+                               "student": to_uint8(samples.made)}
+    if results.real_data:
+        # No more than of the others: the figures depend on how many there are.
+        sets["real"] = torch.from_numpy(np.array(splits[held_out][: len(samples.made)]))
+        results.conditions |= {"real": f"{held_out} split", "real_n": len(sets["real"])}
     cache = FeatureCache(paths.FEATURES)
     folder = Folder(paths.REFERENCE) if stage.params.reference.classifier is not None else None
     for extractor_config in config.extractors:
@@ -235,7 +241,8 @@ def reference_for(
         known["reference_sha256"] = file_sha256(path)
     else:
         features = source(images, "reference").features
-        reference = reference_of(features, f"{config.reference} split", stage.shared_seed("subset"),
+        reference = reference_of(features, results.reference(config.reference),
+                                 stage.shared_seed("subset"),
                                  stage.device)
     names = extractor.metric_names
     results.mark_network(extractor.name, *names.values())

@@ -28,8 +28,9 @@ class Results:
         figures: by whom, by the figure's name; all of sets of one size, but for `lpips_…`.
         at_equal_n: those that depend on the number of samples once more, of as many samples as
             there are real ones; empty where there are as many, and `figures` has theirs, too.
-        ratios: of distances, the student's over the teacher's; none without a known teacher.
-        distances: names of the figures that are distances to real samples.
+        ratios: of distances, the student's over those of what it learned from.
+        distances: names of the figures that are distances to real samples, or
+        real_data: where that is false, to samples of the teacher in their place.
         classifier: how often the run's classifier is right about held-out real images.
         extractors: what is known of each extractor, by its name.
         seen: by the student's losses.
@@ -41,8 +42,11 @@ class Results:
         conditions: of all figures.
     """
 
-    def __init__(self, conditions: dict[str, Any], source: Source, seen: Seen = NOTHING) -> None:
-        self.source = source
+    def __init__(
+        self, conditions: dict[str, Any], source: Source, seen: Seen = NOTHING,
+        real_data: bool = True,
+    ) -> None:
+        self.source, self.real_data = source, real_data
         self.figures: dict[Who, Figures] = {source: {}, "student": {}, "real": {}}
         self.at_equal_n: dict[Who, Figures] = {}
         self.ratios: Figures = {}
@@ -61,12 +65,15 @@ class Results:
         """Note a figure that does not come from samples."""
         self.figures[who][name] = certain(value)
 
+    def reference(self, split: str) -> str:
+        """What a split of the data is, with which all are compared."""
+        return f"{split} split" if self.real_data else "samples of the validation pairs"
+
     def compare(self, name: str) -> None:
-        """Note a distance, and the ratio of student and teacher in it, where there is one."""
+        """Note a distance, and the ratio of the student and what it learned from, if there is one.
+        """
         self.distances.append(name)
-        if self.source == "pairs":
-            return
-        found = ratio(self.figures["student"][name], self.figures["teacher"][name])
+        found = ratio(self.figures["student"][name], self.figures[self.source][name])
         if found is not None:
             self.ratios[name] = found
 
@@ -116,7 +123,7 @@ class Results:
             source=self.source, given=self.figures[self.source], student=self.figures["student"],
             ratios=self.ratios, given_at_n=self.beside_real(self.source),
             real=self.beside_real("real"), distances=self.distances, recalls=recalls,
-            classifier=self.classifier, flattered=self.flattered()))
+            classifier=self.classifier, flattered=self.flattered(), real_data=self.real_data))
 
     def document(self) -> dict[str, Any]:
         """Everything, as JSON can hold it."""

@@ -28,7 +28,7 @@ def measure_speed(models: Models, images: int) -> dict[Literal["teacher", "stude
     Args:
         images: how many both sample, in batches of one size.
     """
-    teacher, student, store, test = models.teacher, models.student, models.store, models.test
+    student, store, test = models.student, models.store, models.test
     device = next(student.parameters()).device
     n = at_most("evaluation.timing_images", images, len(test.noise), "test pairs")
     batch = min(n, store.compute_batch)
@@ -51,7 +51,7 @@ def measure_speed(models: Models, images: int) -> dict[Literal["teacher", "stude
     own = Speed(1, rate(lambda: student.generate(noise, labels, precision)))
     if models.source == "pairs":
         return {"student": own}
-    solver = store.known_solver
+    solver, teacher = store.known_solver, models.known_teacher
     # Counted, since it is planned for fixed steps only.
     nfe = teacher.sample(noise, labels, solver, precision).nfe
     return {"teacher": Speed(nfe, rate(lambda: teacher.sample(noise, labels, solver, precision))),

@@ -59,8 +59,8 @@ def evaluate(stage: Stage, name: str, workers: Engine) -> None:
         "pairs": models.store.fingerprint, "device": str(stage.device),
         "precision": models.store.precision, "seed": stage.params.seed,
         "bootstrap": config.bootstrap,
-    }, models.source, seen(models.student.provenance))
-    note_source(results, models)
+    }, models.source, seen(models.student.provenance), dataset.info.real)
+    note_source(stage, results, models)
     # Before the work, so that the time of a run that does not come to its end counts.
     folder, _ = stage.work_folder(results.conditions, config.model_dump())
     measure_pairs(results, samples)
@@ -69,21 +69,31 @@ def evaluate(stage: Stage, name: str, workers: Engine) -> None:
         measure_lpips(stage, results, samples)
     else:
         measure_points(stage, results, dataset, samples)
-    compare_labels(stage, results, dataset, models)
+    if dataset.info.real:
+        compare_labels(stage, results, dataset, models)
     warn_of_flattery(stage, results)
     note_costs(stage, results, models)
     write_results(stage, name, folder / "result", results, models, made)
 
 
-def note_source(results: Results, models: Models) -> None:
-    """Which teacher the student is measured beside, or why there is none."""
+def note_source(stage: Stage, results: Results, models: Models) -> None:
+    """Which teacher and data the student is measured beside, or why there are none."""
     if models.source == "teacher":
         results.conditions["teacher"] = models.teacher_mark
-        return
-    results.absent.append(
-        "nobody wrote down which teacher made these pairs, so the student is measured beside their "
-        "samples alone: evaluations, speed and size of a teacher, and ratios to its figures, are "
-        "left out. `kdm pairs import --teacher DIR --solver KIND` checks a teacher and notes it")
+    elif models.teacher is None:
+        results.absent.append(
+            "there is no teacher (teacher.source: none), so the student is measured beside the "
+            "pairs' samples: a teacher's evaluations, speed and size are left out")
+    else:
+        results.absent.append(
+            "nobody wrote down which teacher made these pairs, so the student is measured beside "
+            "their samples: a teacher's evaluations, speed and size are left out. `kdm pairs "
+            "import --teacher DIR --solver KIND` checks a teacher and notes it")
+    if not results.real_data:
+        results.absent.append(
+            "there are no data (data.source: none), so distances are to samples of the teacher "
+            "that no student learned from, those of the validation pairs: how far the teacher "
+            "itself is from the data nobody knows")
 
 
 def require_same_samples(real: SampleSpec, made: SampleSpec) -> None:
@@ -113,9 +123,8 @@ def as_in_data(pairs: Pairs, made: SampleSpec, data: DatasetInfo) -> Pairs:
 def note_costs(stage: Stage, results: Results, models: Models) -> None:
     """Evaluations, speed and size of both models, as far as both are known."""
     speeds = measure_speed(models, stage.params.evaluation.timing_images)
-    of: dict[str, torch.nn.Module] = {"teacher": models.teacher, "student": models.student}
     for who, speed in speeds.items():
-        model = of[who]
+        model = models.student if who == "student" else models.known_teacher
         results.cost(who, "nfe", speed.nfe)
         results.cost(who, "images_per_s", speed.images_per_s)
         results.cost(who, "parameters", sum(p.numel() for p in model.parameters()))

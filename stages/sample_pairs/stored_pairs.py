@@ -2,6 +2,7 @@
 
 import shutil
 
+from kdm_core.datasets import open_dataset
 from kdm_core.errors import DataError, MismatchError
 from kdm_core.pairs.copying import copy_store
 from kdm_core.pairs.opening import open_unfinished
@@ -11,6 +12,7 @@ from kdm_core.serialization import write_json
 from kdm_core.teachers import load_sampled
 from pipeline.params.fitting import check_against, check_stored
 from pipeline.params.pairs import StoredPairs
+from pipeline.params.teacher import NoTeacher
 from pipeline.runtime import paths
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.runner import Stage
@@ -66,13 +68,19 @@ def require_complete(source: PairStore) -> None:
 
 
 def require_teacher(stage: Stage, source: PairStore) -> None:
-    """Make sure that the pairs are those of the teacher in data/teacher, or might be, and suffice.
+    """Make sure that the pairs are those of the teacher in data/teacher, or might be, or that none
+    is asked for, and that they suffice.
 
     Raises:
         MismatchError: they are not, or nobody knows how that teacher was solved.
         ParamsError: they are not what the students of params.yaml need.
     """
     spec = source.spec
+    if isinstance(stage.params.teacher, NoTeacher):
+        samples = open_dataset(paths.DATASET)[0].info.samples
+        check_against(stage.params, spec.samples)
+        check_stored(stage.params, spec, samples, "the data are")
+        return
     teacher, mark, guide = load_sampled(paths.TEACHER, spec.guidance, stage.params.trusts_code,
                                         done=True)
     check_against(stage.params, teacher.spec)

@@ -13,6 +13,7 @@ from kdm_core.datasets import (
     DatasetInfo,
     DigitsConfig,
     FolderConfig,
+    NoDataConfig,
     NpzConfig,
     load_dataset,
 )
@@ -47,6 +48,8 @@ def check_fit(params: Params) -> list[Finding]:
     trusted. Missing files are for `check_sources` to name.
     """
     absent = {name for name, path in sources(params) if path is None or not path.exists()}
+    if isinstance(params.data, NoDataConfig) and "pairs.location" in absent:
+        return []
     if "data.path" in absent and not isinstance(params.data, Cifar10Config):
         return []
     try:
@@ -158,6 +161,11 @@ def look(params: Params) -> DatasetInfo | None:
         DataError: they cannot be read or used.
     """
     config = params.data
+    if isinstance(config, NoDataConfig):
+        store = PairStore.open(params.pairs.location).spec
+        return DatasetInfo(source=config.source, samples=store.samples,
+                           class_names=store.samples.label_names, train=store.splits["train"],
+                           test=store.splits["validation"])
     if isinstance(config, CheckerboardConfig):
         return DatasetInfo(source=config.source, samples=SampleSpec(kind="points", shape=[2]),
                            class_names=[], train=config.train, test=config.test)
