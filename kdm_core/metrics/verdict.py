@@ -135,14 +135,16 @@ def compare(evidence: Evidence) -> tuple[Word, list[str], list[str]]:
     text = " and ".join(f"{ratio.value:.2f} ({name}{within(ratio)})"
                         for name, ratio in ratios.items())
     why = [f"its distance to {to} is {text} times {whose}"]
+    bounds = [span for ratio in ratios.values() if (span := ratio.interval()) is not None]
+    if any(low <= CLOSE and high > FAR for low, high in bounds):
+        return "not judged", [], [f"{why[0]}: too few samples to tell"]
     if max(ratio.value for ratio in ratios.values()) > CLOSE:
         return "poor" if evidence.real_data else "told apart", why, []
-    bounds = [span for ratio in ratios.values() if (span := ratio.interval()) is not None]
     if len(bounds) < len([name for name in evidence.distances if name not in flattered]):
         return "close", why, ["whether it is as good as its teacher: not every distance has a "
                               "ratio with an interval (bootstrap makes them)"]
     if all(low <= 1 and high <= AS_GOOD for low, high in bounds):
-        better = all(high < 1 for _, high in bounds)
+        better = evidence.real_data and all(high < 1 for _, high in bounds)
         return "better than its teacher" if better else "as good as its teacher", why, []
     return "close", why, []
 

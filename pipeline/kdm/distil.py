@@ -27,6 +27,7 @@ def distil(
 ) -> None:
     """Distil a student from pairs alone: no teacher, no data, no project needed. Stopped, it goes
     on when it is run again."""
+    from kdm_core.serialization import read_json
     from kdm_core.sharing.folder import load_student
     from pipeline.kdm.student import card_of_run
     from pipeline.project import distil as work
@@ -42,7 +43,9 @@ def distil(
             return card_of_run(*load_student(found.student), work.STUDENT, None, None)
 
     work.deliver(found, card)
-    typer.echo(f"\nthe student  {found.out}\n"
+    word = read_json(found.evaluation)["verdicts"]["student"]["word"]
+    typer.echo(f"\nthe verdict  {word}; the report says why\n"
+               f"the student  {found.out}\n"
                f"the report   {found.report}\n"
                f"the project  {found.project}  (its params.yaml can be changed; `dvc repro` there "
                "runs it)\n"
@@ -65,7 +68,6 @@ def store_of(pairs: str, project: Path) -> tuple[str, "StoreSpec"]:
     source = open_source(path)
     held_out = max(2, min(MOST_HELD_OUT, source.count // 10))
     store = project / IMPORTED
-    store.parent.mkdir(parents=True, exist_ok=True)
     run_import(source, str(store), ImportConfig(test=held_out, validation=held_out), path.name,
                None, "auto", trust_code=False)
     return IMPORTED, PairStore.open(store).spec

@@ -41,6 +41,10 @@ class Places(NamedTuple):
         return self.project / paths.STUDENTS / STUDENT
 
     @property
+    def evaluation(self) -> Path:
+        return self.project / paths.EVALUATION / STUDENT / "evaluation.json"
+
+    @property
     def report(self) -> Path:
         return self.project / paths.REPORTS / "report.html"
 

@@ -17,6 +17,7 @@ from kdm_core.compute import seeded
 from kdm_core.datasets import Dataset, open_dataset, save_dataset
 from kdm_core.datasets.base import assemble, unlabelled
 from kdm_core.datasets.checkerboard import sample_board
+from kdm_core.datasets.none import samples_as_data
 from kdm_core.errors import Adapted, DataError, DivergedError, KDMError, MismatchError
 from kdm_core.metrics.classifier import (
     Classifier,
@@ -25,7 +26,8 @@ from kdm_core.metrics.classifier import (
     load_classifier,
     save_classifier,
 )
-from kdm_core.metrics.estimate import Estimate, certain
+from kdm_core.metrics.compare import compare_points
+from kdm_core.metrics.estimate import Estimate, certain, resampling
 from kdm_core.metrics.features import FeatureCache, extract
 from kdm_core.metrics.frechet import fit_gaussian, frechet_distance
 from kdm_core.metrics.verdict import Verdict
@@ -53,6 +55,7 @@ from stages import study
 from stages.evaluate import stage as evaluate
 from stages.evaluate.results import Results
 from stages.evaluate.speed import measure_speed
+from tests.support.project import edit
 
 CPU = torch.device("cpu")
 NETWORK = {"kind": "mlp", "width": 16, "blocks": 1}
@@ -211,7 +214,10 @@ def test_of_pairs_of_unknown_origin_nothing_is_told_of_a_teacher(kind: str) -> N
     write_run(kind, known=False)
     found = run_evaluation()
     assert "teacher" not in found and "teacher" not in found["conditions"]
-    assert found["ratios"] == {} and "teacher" not in found["at_equal_n"]
+    assert "teacher" not in found["at_equal_n"]
+    name = "fd_classifier" if kind == "image" else "sliced_wasserstein"
+    assert found["ratios"][name]["value"] == pytest.approx(
+        found["student"][name]["value"] / found["pairs"][name]["value"])
     assert not {"nfe", "images_per_s", "parameters"} & set(found["pairs"])
     assert found["student"]["nfe"]["value"] == 1 and found["student"]["images_per_s"]["value"] > 0
     [line] = [line for line in found["absent"] if "which teacher made these pairs" in line]
@@ -220,6 +226,49 @@ def test_of_pairs_of_unknown_origin_nothing_is_told_of_a_teacher(kind: str) -> N
     assert "teacher" not in " ".join(found["verdicts"]["student"]["why"])
     flat = read_json(paths.METRICS / "evaluate" / "kdm.json")
     assert "teacher" not in flat and "teacher" not in flat["verdicts"]
+
+
+def write_pairs_alone(kind: str) -> None:
+    """What the stages before leave where there are neither a teacher nor data: their places are
+    taken by nothing and by the pairs' own samples."""
+    write_run(kind)
+    shutil.rmtree(paths.TEACHER)
+    save_dataset(paths.DATASET, samples_as_data(str(paths.PAIRS)))
+    edit(Path(), lambda values: values.update(
+        data={"source": "none"}, teacher={"source": "none"},
+        pairs={"source": "store", "location": str(paths.PAIRS)}))
+    edit(Path(), lambda values: values["evaluation"].update(reference="test"))
+
+
+@pytest.mark.parametrize("kind", ["image", "points"])
+def test_of_pairs_alone_figures_are_beside_other_samples_of_the_teacher(kind: str) -> None:
+    write_pairs_alone(kind)
+    found = run_evaluation()
+    assert found["real"] == {} and found["at_equal_n"] == {} and "teacher" not in found
+    assert "real_n" not in found["conditions"] and "on_support" not in found["student"]
+    validation, test = (read_split(PairStore.open(paths.PAIRS), split, CPU).samples
+                        for split in ("validation", "test"))
+    if kind == "image":
+        features = FeatureCache(paths.FEATURES)
+        classifier = ClassifierExtractor(*load_classifier(paths.REFERENCE))
+        others, made = (features.get(classifier, to_uint8(images)).features
+                        for images in (validation, test))
+        assert found["pairs"]["fd_classifier"]["value"] == pytest.approx(
+            frechet_distance(fit_gaussian(made), fit_gaussian(others)))
+        assert found["extractors"]["classifier"]["reference"] == "samples of the validation pairs"
+    else:
+        assert found["pairs"]["sliced_wasserstein"]["value"] == pytest.approx(
+            compare_points(test.numpy(), validation.numpy(), resampling(len(test), 0, 0),
+                           Stage("evaluate").shared_seed("projections"), 8)
+            ["sliced_wasserstein"].value)
+    assert [line.partition(":")[0] for line in found["absent"] if "source: none" in line] == [
+        "there is no teacher (teacher.source", "there are no data (data.source"]
+    assert found["verdicts"]["pairs"]["word"] == "not judged"
+    stage = Stage("study@kdm")
+    with stage.noting():
+        study.main(stage, "kdm")
+    assert {note.split(":")[0] for note in stage.notes if "left out" in note} >= {
+        "studies.vicinity", "studies.memorisation" if kind == "image" else "studies.outliers"}
 
 
 def test_studies_of_pairs_of_unknown_origin_do_not_ask_a_teacher() -> None:
@@ -233,7 +282,7 @@ def test_studies_of_pairs_of_unknown_origin_do_not_ask_a_teacher() -> None:
                                                             "memorisation"]
     for one in studies["kdm"]:
         assert "eacher" not in json.dumps(one.finding.model_dump()), one.finding.name
-    left_out = [note.split(":")[0] for note in stage.notes if "nobody knows" in note]
+    left_out = [note.split(":")[0] for note in stage.notes if "samples the teacher" in note]
     assert left_out == ["studies.vicinity", "studies.interpolation"]
 
 

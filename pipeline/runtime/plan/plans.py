@@ -29,7 +29,7 @@ def write_plans(root: Path = Path()) -> list[str]:
     """Write the plans of the project in a folder; what stays the same is left alone.
 
     Returns:
-        The stages that have another plan than before.
+        The stages that had another plan before.
 
     Raises:
         ParamsError: params.yaml cannot be used.
@@ -44,11 +44,12 @@ def write_plans(root: Path = Path()) -> list[str]:
     for path in (root / FOLDER).iterdir():
         if path.suffix != ".json" or path.stem not in plans:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    changed = [stage for stage, plan in plans.items() if written(stage, root) != plan]
+    before = {stage: written(stage, root) for stage in plans}
+    changed = [stage for stage, plan in plans.items() if before[stage] != plan]
     for stage in changed:
         write_atomic(root / FOLDER / f"{stage}.json", plans[stage])
     write_atomic(root / STATE, json.dumps(state(root, own)).encode())
-    return changed
+    return [stage for stage in changed if before[stage] is not None]
 
 
 def current_plans(root: Path = Path()) -> dict[str, bytes]:

@@ -44,6 +44,7 @@ class Case:
     recalls: list[str] = field(default_factory=lambda: ["recall_vgg16"])
     classifier: float | None = 0.98
     flattered: dict[str, str] = field(default_factory=dict)
+    real_data: bool = True
 
     def judged(self) -> dict[str, Verdict]:
         return judge(Evidence(**vars(self)))
@@ -215,12 +216,29 @@ def test_without_real_data_to_compare_the_teacher_is_not_judged() -> None:
     assert "whether its teacher is any good" in found["student"].unknown
 
 
-def test_pairs_of_unknown_origin_have_no_ratio_and_no_teacher() -> None:
-    found = Case(source="pairs", ratios={}).judged()
-    assert found["pairs"].word == "passed" and found["student"].word == "not judged"
-    assert any("nobody knows which teacher made its pairs" in line
-               for line in found["student"].unknown)
+def test_of_pairs_of_unknown_origin_no_teacher_is_named() -> None:
+    found = Case(source="pairs").judged()
+    assert found["pairs"].word == "passed" and found["student"].word == "as good as its teacher"
     assert not any("teacher" in line for line in found["student"].why)
+    assert Case(source="pairs", ratios={}).student_word == "not judged"
+
+
+@pytest.mark.parametrize(("ratio", "word"), [
+    (figure(0.8, 0.7, 0.9), "as good as its teacher"),
+    (figure(1.0, 0.9, 1.1), "as good as its teacher"),
+    (figure(1.3, 1.2, 1.4), "close"),
+    (figure(1.6, 1.5, 1.7), "told apart"),
+    (figure(40.0, 38.0, 42.0), "told apart"),
+    (figure(1.2, 0.8, 17.0), "not judged"),               # so few samples tell nothing
+])
+def test_beside_its_teachers_own_samples_a_student_is_told_apart_or_not(
+    ratio: Estimate, word: str
+) -> None:
+    """There a teacher has the distance of so many samples alone, so no multiple of it is poor."""
+    found = Case(source="pairs", real={}, real_data=False,
+                 ratios={"fd_vgg16": ratio}).judged()["student"]
+    assert found.word == word
+    assert any("other samples of its teacher" in line for line in (*found.why, *found.unknown))
 
 
 def test_one_class_tells_nothing_of_classes() -> None:

@@ -220,6 +220,29 @@ def test_impossible_combinations_for_points(key: str, value: Any, expected: str)
     assert expected in problem(key, value, "checkerboard")
 
 
+SAMPLED = {"source": "sample", "solver": {"kind": "heun", "steps": 2}, "train": 8,
+           "validation": 2, "test": 2}
+EXACT = {"source": "exact", "kind": "finite_data"}
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), [
+    ("pairs", SAMPLED, "teacher.source: without a teacher nothing can sample pairs"),
+    ("pairs", SAMPLED, "data.source: without data the pairs must be there already"),
+    ("teacher", EXACT, "teacher.source: exact takes data"),
+    ("evaluation.reference", "train", "evaluation.reference: without data"),
+    ("filter.copies", [{"threshold": 1.0}], "filter.copies: without data"),
+    ("students.student.init", "teacher", "students.student.init: there is no teacher"),
+    ("students.student.losses", {"adversarial": 0.1, "adversary": {"real": "data"}},
+     "students.student.losses: there are no data; set real to pairs"),
+    ("students.student.losses", {"adversarial": 0.1, "adversary": {
+        "real": "pairs", "network": "features", "features": [{"kind": "teacher"}]}},
+     "students.student.losses: there is no teacher"),
+    ("students.student.model", {"kind": "direct"}, "students.student.model.denoiser: "),
+])
+def test_what_pairs_alone_do_not_give(key: str, value: Any, expected: str) -> None:
+    assert expected in problem(key, value, "pairs")
+
+
 @pytest.mark.parametrize(("key", "value", "expected"), [
     ("students.kdm.init", "teacher", "model.timed: true"),
     ("students.kdm.losses.trajectory", 1.0, "model.encoders: shared"),

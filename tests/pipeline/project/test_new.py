@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from prefect.exceptions import ObjectNotFound
 from ruamel.yaml import YAML
@@ -391,6 +392,18 @@ def test_an_installation(installed: Installed, folder: Path) -> None:
         assert "plan" in run(["python", "-m", "dvc", "stage", "list", "--name-only"],
                              folder / name).split()
     assert Path(run([kdm, "preset", "path", "table5"], folder).strip()).is_file()
+
+
+def test_pairs_are_distilled_by_an_installation(installed: Installed, folder: Path) -> None:
+    """From an .npz in an empty folder to samples of a student, in two commands."""
+    noise = np.random.default_rng(0).standard_normal((60, 1, 8, 8), dtype=np.float32)
+    np.savez("pairs.npz", noise=noise, samples=(np.tanh(noise) * 127 + 128).astype(np.uint8))
+    kdm = installed.bin / "kdm"
+    said = installed.run([kdm, "distil", "pairs.npz", "--out", "student", "--steps", "5"], folder)
+    report = folder / "student-project/reports/report.html"
+    assert str(report) in said and report.stat().st_size > 10_000
+    installed.run([kdm, "sample", "student", "--n", "4", "--out", "samples.png"], folder)
+    assert (folder / "samples.png").stat().st_size > 500
 
 
 @pytest.mark.slow
