@@ -95,6 +95,7 @@ def parameters(location: str, spec: StoreSpec, steps: int | None) -> str:
         ParamsError: nothing does; the message says what.
     """
     yaml = YAML()
+    yaml.width = 1000  # a long path stays on its line
     values: Any = yaml.load(preset_path(PRESET).read_text(encoding="utf-8"))
     samples = spec.samples
     classes = samples.num_classes if samples.kind == "image" else 0

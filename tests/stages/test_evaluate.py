@@ -259,11 +259,12 @@ def test_of_pairs_alone_figures_are_beside_other_samples_of_the_teacher(kind: st
     else:
         assert found["pairs"]["sliced_wasserstein"]["value"] == pytest.approx(
             compare_points(test.numpy(), validation.numpy(), resampling(len(test), 0, 0),
-                           Stage("evaluate").shared_seed("projections"), 8)
+                           Stage("evaluate@kdm").shared_seed("projections"), 8)
             ["sliced_wasserstein"].value)
     assert [line.partition(":")[0] for line in found["absent"] if "source: none" in line] == [
         "there is no teacher (teacher.source", "there are no data (data.source"]
-    assert found["verdicts"]["pairs"]["word"] == "not judged"
+    # A classifier that was not trained sees no classes in them.
+    assert found["verdicts"]["pairs"]["word"] == ("failed" if kind == "image" else "not judged")
     stage = Stage("study@kdm")
     with stage.noting():
         study.main(stage, "kdm")
@@ -511,8 +512,8 @@ def test_a_hierarchical_student_is_studied_on_its_way(kind: str) -> None:
     found = {one.finding.name: one.finding.numbers for one in studies["kdm"]}
     assert {"steps", "path", "modes"} <= set(found)
     assert found["steps"]["student_nfe"] == found["steps"]["teacher_nfe"] == [1, 3, 7]
-    # The teacher in the pairs' own two steps makes the pairs.
-    assert found["steps"]["teacher_mse"][1] == 0
+    # The teacher in the pairs' own two steps makes the pairs, but for the rounding of batches.
+    assert found["steps"]["teacher_mse"][1] < 1e-7
     assert len(found["path"]["positions"]) == 3 and found["path"]["trained"] == 0
     models = open_models(stage, "kdm", states=True)
     made = models.sample_states(models.test.noise, models.test.labels, [0.0])[:, 0]

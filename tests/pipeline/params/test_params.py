@@ -231,13 +231,16 @@ EXACT = {"source": "exact", "kind": "finite_data"}
     ("teacher", EXACT, "teacher.source: exact takes data"),
     ("evaluation.reference", "train", "evaluation.reference: without data"),
     ("filter.copies", [{"threshold": 1.0}], "filter.copies: without data"),
-    ("students.student.init", "teacher", "students.student.init: there is no teacher"),
+    ("students.student", {"init": "teacher", "training": {"steps": 1, "batch": 1}, "model": {
+        "encoder": {"kind": "mlp"}, "decoder": {"kind": "mlp"}, "latent": 8, "timed": True,
+        "operator": {"kind": "dense"}}}, "students.student.init: there is no teacher"),
     ("students.student.losses", {"adversarial": 0.1, "adversary": {"real": "data"}},
      "students.student.losses: there are no data; set real to pairs"),
     ("students.student.losses", {"adversarial": 0.1, "adversary": {
         "real": "pairs", "network": "features", "features": [{"kind": "teacher"}]}},
      "students.student.losses: there is no teacher"),
-    ("students.student.model", {"kind": "direct"}, "students.student.model.denoiser: "),
+    ("students.student", {"model": {"kind": "direct"}, "training": {"steps": 1, "batch": 1}},
+     "students.student.model.denoiser: "),
 ])
 def test_what_pairs_alone_do_not_give(key: str, value: Any, expected: str) -> None:
     assert expected in problem(key, value, "pairs")
