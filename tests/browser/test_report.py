@@ -55,7 +55,8 @@ def test_page_loads_and_shows_its_pictures(
     show(browser, finished[kind])
     assert browser.get_log("browser") == []
     images = browser.find_elements("tag name", "img")
-    assert len(images) == {"image": 8, "points": 7}[kind]
+    assert len(images) == {"image": 9, "points": 8}[kind]
+    unfold(browser)
     for width, dark in ((1200, False), (390, False), (390, True), (1200, True)):
         emulate(browser, width, 800, dark)
         for image in images:
