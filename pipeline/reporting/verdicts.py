@@ -48,9 +48,9 @@ def verdicts(document: Document) -> list[Shown]:
     """On what was learned from, then on the students."""
     source = getattr(document.verdicts, document.source)
     found = [] if source is None else [show(SOURCE_NAMES[document.source], document.source, source)]
-    places = list(document.students)
-    return found + [show(name, f"student-{places.index(name) % len(STUDENTS)}", one)
-                    for name, one in document.verdicts.students.items()]
+    words = document.verdicts.students
+    return found + [show(name, f"student-{place % len(STUDENTS)}", words[name])
+                    for place, name in enumerate(document.students) if name in words]
 
 
 def show(name: str, colour: str, verdict: VerdictRecord) -> Shown:
@@ -62,7 +62,8 @@ def show(name: str, colour: str, verdict: VerdictRecord) -> Shown:
 
 def sentence(document: Document) -> str:
     """The verdict on the run: what became of its students, the best first."""
-    words = {name: one.word for name, one in document.verdicts.students.items()}
+    words = {name: document.verdicts.students[name].word for name in document.students
+             if name in document.verdicts.students}
     ranked = sorted(set(words.values()), key=lambda word: (
         list(PHRASES).index(word) if word in PHRASES else -1, word))
     clauses = [clause([name for name, own in words.items() if own == word], word)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.colors import to_rgba
 from PIL import Image
 
 from kdm_core.datasets import on_board
@@ -19,13 +20,16 @@ from kdm_core.errors import DataError, MismatchError
 from kdm_core.figures import files as figures
 from kdm_core.figures.extrapolation import Extrapolated, extrapolation
 from kdm_core.figures.scatter import OFF, cell_colours
+from kdm_core.figures.style import STUDENTS as STUDENT_COLOURS
 from kdm_core.metrics.denoising.record import DenoisingCheck, LevelCheck
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import read_json, write_json
-from pipeline.reporting import conditions, metrics, pictures, table, text
+from pipeline.reporting import conditions, metrics, pictures, table, text, verdicts
 from pipeline.reporting.document import Document, models
 from pipeline.reporting.headlines import Headline
+from pipeline.reporting.publishing import preview
 from pipeline.reporting.records import ExtractorRecord
+from stages import report
 from tests.support.report_project import (
     FEATURES,
     FINDINGS,
@@ -163,8 +167,8 @@ def test_page_stands_alone(kind: str, made: dict[str, Made]) -> None:
     assert len(tags.all("script")) == 1 and not tags.all("script")[0]
     assert [link["href"] for link in tags.all("link")] == ["data:,"]
     images = tags.all("img")
-    own = {"curves.png", "terms.png", "spectrum.png", "samples.png" if kind == "image" else "scatter.png",
-           *({"extrapolation.png"} if kind == "image" else {})}
+    own = {"curves.png", "terms.png", "spectrum.png",
+           "samples.png" if kind == "image" else "scatter.png", *({"extrapolation.png"} if kind == "image" else {})}
     assert len(images) == len(own) + len(STUDENTS) * len(FINDINGS)
     assert all(image["alt"] and (image["src"] or "").startswith("data:image/") for image in images)
     assert {path.name for path in (folder / "reports/figures").iterdir()} == own
@@ -182,8 +186,8 @@ def test_policy_allows_what_the_page_holds_and_nothing_else(made: dict[str, Made
 
 def test_page_tells_figures_with_intervals_and_proportions(made: dict[str, Made]) -> None:
     page = made["image"].page
-    for told in ("instead of 35", "30×", "1.25×", "[4.80, 5.20]", "1.25× [1.19, 1.31]", "10.0 % of 0.500",
-                 "5.0 % of 0.400", "98.0 %", "n = 200", "98.5 % of 360 held-out images",
+    for told in ("instead of 35", "30×", "1.25×", "[4.80, 5.20]", "1.25× [1.19, 1.31]",
+                 "10.0 % of 0.500", "5.0 % of 0.400", "98.0 %", "n = 200", "98.5 % of 360 held-out images",
                  "500 samples of each model were compared with 1,437 real ones"):
         assert told in page, told
     for line in (*IMAGE["warnings"], "No FID", "<code>kdm weights fetch inception</code>"):
@@ -369,6 +373,114 @@ def test_of_pairs_of_unknown_origin_nothing_is_told_of_a_teacher(kind: str) -> N
     assert "teacher" not in document["verdicts"] and "teacher" not in document["conditions"]
     assert document["pairs"].keys() == of_unknown_origin(RESULTS[kind])["pairs"].keys()
     assert not any("speedup" in one for one in document["students"].values())
+
+
+def test_pairs_alone_make_a_page() -> None:
+    """Neither teacher nor real data, features or studies: distances lead to held-out pairs."""
+    unknown = of_unknown_origin(IMAGE)
+    for who in ("pairs", "student"):
+        unknown[who] = {key: one for key, one in unknown[who].items()
+                        if not key.endswith(("_vgg16", "_classifier"))}
+    write_project("image", unknown | {"at_equal_n": {}, "extractors": {}, "extrapolation": {}},
+                  studies=False)
+    speed, faithfulness = tiles(make_report())
+    assert speed.number == "1,500" and speed.text == "samples a second, for kdm, with 1 network " \
+        "evaluation each."
+    assert faithfulness.number == "5.0 %"
+    extractor = {**IMAGE["extractors"]["vgg16"], "reference": "held-out pairs"}
+    write_evaluations(of_unknown_origin(IMAGE) | {"at_equal_n": {},
+                                                  "extractors": {"vgg16": extractor}})
+    distance, *_ = tiles(make_report())
+    assert distance.number == "5" and distance.text == (
+        "for kdm: Fréchet distance (fd_vgg16) to held-out samples of the pairs; stored pairs: 4. "
+        "Lower is better.")
+
+
+def write_evaluations(results: dict[str, Any]) -> None:
+    """Other figures in the place of those of all students."""
+    for name in STUDENTS:
+        path = Path("data/evaluation") / name / "evaluation.json"
+        known = read_json(path)
+        write_json(path, {**results, "conditions": known["conditions"]})
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (("close", "close"), "kdm and kdm-f come close to their teacher."),
+    (("poor", "better than its teacher"),
+     "kdm-f is better than its teacher and kdm is far behind its teacher."),
+    (("failed", "as good as its teacher"), "kdm-f is as good as its teacher and kdm failed."),
+    (("of a later kind", "not judged"), "kdm is of a later kind and kdm-f cannot be judged."),
+])
+def test_the_verdict_is_a_sentence(
+    words: tuple[str, str], said: str, made: dict[str, Made]
+) -> None:
+    given = {name: {"word": word} for name, word in zip(STUDENTS, words, strict=True)}
+    document = made["image"].json
+    told = verdicts.sentence(Document.model_validate(
+        document | {"verdicts": {"teacher": {"word": "passed"}, "students": given}}, strict=False))
+    assert told == f"With 1 network evaluation a sample instead of 35, {said}"
+    told = verdicts.sentence(Document.model_validate(
+        document | {"verdicts": {"teacher": {"word": "failed"}, "students": {}}}, strict=False))
+    assert "What they learned from, the teacher, failed itself." in told
+
+
+def test_the_picture_has_a_column_for_each_class() -> None:
+    labels = np.array([2, 0, 1, 0, 2, 1, 0, 2, 1, 1])
+    columns, names = pictures.choose(labels, ["a", "b", "c"], 2)
+    assert "".join(names) == "aaabbbccc" and columns.shape == (9, 1)
+    assert labels[columns].ravel().tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    many = np.arange(100).repeat(2)
+    columns, names = pictures.choose(many, [f"c{i}" for i in range(100)], 2)
+    assert columns.shape == (10, 2) and names[0] == "c0" and names[-1] == "c99"
+    assert (many[columns[:, 0]] == many[columns[:, 1]]).all()
+    columns, names = pictures.choose(np.full(64, -1), [], 2)
+    assert names == [] and columns.T.ravel().tolist() == list(range(20))
+
+
+def test_a_student_keeps_its_colour_where_others_are_left_out() -> None:
+    """The first one has no operator, and no line that leads to infinitely many samples."""
+    write_project("image")
+    path = Path("data/evaluation/kdm/samples.npz")
+    with np.load(path) as stored:
+        np.savez(path, **{**stored, "eigenvalues": np.zeros((0, 2))})
+    known = read_json(Path("data/evaluation/kdm/evaluation.json"))["extrapolation"]
+    change_evaluation("kdm", extrapolation={name: {"teacher": one["teacher"]}
+                                            for name, one in known.items()})
+    drawn: dict[str, pictures.Picture] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "illustrate", lambda found, *rest: drawn.update(
+            {one.name: one for one in found}) or {
+                "first": None, "pictures": {}, "studies": None, "filtered": None,
+                "near_copies": []})
+        make_report()
+    own = to_rgba(STUDENT_COLOURS[1])
+    [operator] = drawn["spectrum"].figure.axes
+    assert tuple(operator.collections[0].get_facecolor()[0][:3]) == own[:3]
+    lines = {to_rgba(line.get_color()) for line in drawn["extrapolation"].figure.axes[0].lines}
+    assert own in lines and to_rgba(STUDENT_COLOURS[0]) not in lines
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_preview_has_a_picture_where_it_has_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    assert preview("gs://b/r/", "samples") == (
+        "https://storage.googleapis.com/b/r/figures/samples.png")
+    assert preview("s3://b/r", "samples") == "https://b.s3.amazonaws.com/r/figures/samples.png"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://localhost:9000")
+    assert preview("s3://b/r", "samples") is None
+    assert preview("/shared/r", "samples") is None and preview(None, "samples") is None
+    write_project("points", title='A "title"')
+    meta = {one.get("property"): one.get("content") for one in Tags(make_report()).all("meta")}
+    assert meta["og:title"] == 'A "title"' and "og:image" not in meta
+    assert meta["og:description"] == ("With 1 network evaluation a sample instead of 20, kdm and "
+                                      "kdm-f come close to their teacher.")
+
+
+def test_long_captions_are_shortened_by_sentences() -> None:
+    assert text.shortened("One two. Three four.") == ("One two. Three four.", "")
+    assert text.shortened("One 2.5 two. Three. Four", 4) == ("One 2.5 two. Three.", "Four")
+    assert text.shortened("One two three. Four", 2) == ("One two …", "One two three. Four")
 
 
 @pytest.mark.usefixtures("undrawn")
