@@ -147,7 +147,6 @@ def content(
         "preview": preview(stage.params.report.publish, "samples" if document.kind == "image"
                            else "scatter"),
         "command": "dvc repro report",
-        "colours": {name.text: name.colour for name in table.names(models(document))},
         "lead": lead(info, stage.params.students, document),
         "headlines": headlines(document),
         "verdicts": verdicts(document),

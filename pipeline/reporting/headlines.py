@@ -14,8 +14,8 @@ from pipeline.reporting.text import number, percent, times
 DISTANCE = "Distance to the data"
 NO_DISTANCES = ("mse", "lpips_vgg", "nfe")
 """Of what is better the lower it is, what is no distance to the data."""
-SHARES = (("coverage", "Variety", "of the real samples have one of {}’s nearby"),
-          ("recall", "Variety", "of the real samples lie among {}’s"),
+SHARES = (("recall", "Variety", "of the real samples lie among {}’s"),
+          ("coverage", "Variety", "of the real samples have one of {}’s nearby"),
           ("on_support", "On the board", "of {}’s points lie on the board’s dark cells"))
 """Shares that say what distances hide: (metric, title, text about a student)."""
 
@@ -60,7 +60,7 @@ def headlines(document: Document) -> list[Headline]:
     distance = chief_distance(document.extractors, [document.students[name] for name in sound],
                               flattering)
     name = best(document, sound, distance)
-    return [*nearness(document, name, distance), *speed(document, name),
+    return [*nearness(document, name, distance, flattering), *speed(document, name),
             *(variety(document, name, flattering) or fidelity(document, name))]
 
 
@@ -79,16 +79,27 @@ def best(document: Document, names: list[str], distance: Metric | None) -> str:
     return min(names, key=lambda name: document.students[name].get(key, inf))
 
 
-def nearness(document: Document, name: str, distance: Metric | None) -> list[Headline]:
+def nearness(
+    document: Document, name: str, distance: Metric | None, flattering: Set[str]
+) -> list[Headline]:
     """How far from the data, beside what it learned from."""
     if distance is None:
         return []
     own, text = document.students[name], f"for {name}: {named(distance)} to {yardstick(document)}"
     if (ratio := document.ratios.get(name, {}).get(distance.key)) is not None:
         return [Headline(DISTANCE, times(ratio),
-                         f"its teacher’s, {text}. Below 1 is closer than the teacher.")]
+                         f"its teacher’s, {text}{elsewhere(document, name, distance, flattering)}. "
+                         "Below 1 is closer than the teacher.")]
     return [Headline(DISTANCE, number(own[distance.key]),
                      f"{text}{beside(document, distance.key, number)}. Lower is better.")]
+
+
+def elsewhere(document: Document, name: str, distance: Metric, flattering: Set[str]) -> str:
+    """The same ratio in features of other extractors: they need not agree."""
+    ratios = document.ratios[name]
+    keys = [one.metrics.get("fd", "") for one in document.extractors.values()]
+    return "".join(f"; {key}: {times(ratios[key])}" for key in keys
+                   if key in ratios and key != distance.key and key not in flattering)
 
 
 def beside(document: Document, key: str, write: Callable[[float], str]) -> str:
