@@ -55,7 +55,7 @@ def headlines(document: Document) -> list[Headline]:
     if not sound:
         return [Headline("Result", "failed", "all students, for the reasons above; how fast they "
                          "are says nothing then.")]
-    flattering = {key for name in sound for key in document.students[name]
+    flattering = {key for name in document.students for key in document.students[name]
                   if seen_by(document, name).flatters(key)}
     distance = chief_distance(document.extractors, [document.students[name] for name in sound],
                               flattering)

@@ -93,6 +93,9 @@ def choose(
     Returns:
         (columns, rows) places in `labels`, and the class of each column.
     """
+    # Pairs without classes are labelled -1, whatever classes the data have.
+    if len(np.unique(labels)) < 2:
+        names = []
     found = np.unique(labels) if names else np.zeros(1, int)
     # Of more classes than columns some, evenly over their order.
     shown = found[np.linspace(0, len(found) - 1, min(len(found), COLUMNS)).astype(int)]

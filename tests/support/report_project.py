@@ -184,7 +184,7 @@ def write_evaluation(name: str, kind: str, dataset: str, results: Mapping[str, A
     angle = generator.uniform(0, 2 * np.pi, 32)
     given = {"teacher" if "teacher" in results else "pairs": teacher}
     np.savez(folder / "samples.npz", noise=noise, student=0.9 * teacher, **given,
-             labels=np.zeros(len(noise), np.int64),
+             labels=np.arange(len(noise)) % 2,
              eigenvalues=0.9 * np.stack([np.cos(angle), np.sin(angle)], axis=1))
 
 
@@ -208,7 +208,7 @@ def write_studies(
         for finding, numbers in findings.items()])
     for finding in findings:
         figure, (axis,) = panels(1, 1, 6.4, 2)
-        axis.plot([0, 1, 0.5])
+        axis.plot([0, len(name), len(finding)])
         save_figure(folder / "pictures" / f"{finding}.png", figure)
 
 

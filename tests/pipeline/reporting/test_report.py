@@ -434,7 +434,8 @@ def test_the_picture_has_a_column_for_each_class() -> None:
     columns, names = pictures.choose(many, [f"c{i}" for i in range(100)], 2)
     assert columns.shape == (10, 2) and names[0] == "c0" and names[-1] == "c99"
     assert (many[columns[:, 0]] == many[columns[:, 1]]).all()
-    columns, names = pictures.choose(np.full(64, -1), [], 2)
+    # Data with classes, pairs without.
+    columns, names = pictures.choose(np.zeros(64, int), ["a", "b"], 2)
     assert names == [] and columns.T.ravel().tolist() == list(range(20))
 
 
