@@ -9,18 +9,20 @@ from ruamel.yaml import YAML
 
 from kdm_core.datasets import DatasetInfo, open_dataset
 from kdm_core.figures.files import render as render_figure
+from kdm_core.figures.style import student_colours
 from kdm_core.serialization import write_atomic, write_json
 from pipeline.reporting import conditions, filtered, pictures, reading, table
 from pipeline.reporting.document import Document, Model, merge, models, of_evaluations
-from pipeline.reporting.durations import durations, wall_s
+from pipeline.reporting.durations import day, durations, wall_s
 from pipeline.reporting.filtered import Filtered
 from pipeline.reporting.headlines import headlines, lead
 from pipeline.reporting.metrics import by_rank
 from pipeline.reporting.page import render
 from pipeline.reporting.pictures import Embedded, Picture
-from pipeline.reporting.publishing import publish
+from pipeline.reporting.publishing import preview, publish
 from pipeline.reporting.records import PICTURES, FindingRecord, Timing
-from pipeline.reporting.verdicts import verdicts
+from pipeline.reporting.text import shortened
+from pipeline.reporting.verdicts import sentence, verdicts
 from pipeline.runtime import paths
 from pipeline.runtime.runner import Stage, run
 
@@ -67,16 +69,18 @@ def draw(
 ) -> list[Picture]:
     """The run's own figures, in the order in which they are shown."""
     curves = {name: reading.read_curves(name, f"train_student@{name}") for name in samples}
-    drawn = [pictures.samples(info, samples),
-             # Of pairs of unknown origin the teacher here may be any.
-             pictures.curves(reading.read_teacher_curves() if document.source == "teacher" else {},
-                             curves)]
+    colours = student_colours(samples)
+    # Of pairs of unknown origin the teacher here may be any.
+    teacher = reading.read_teacher_curves() if document.source == "teacher" else {}
+    drawn = [pictures.samples(info, samples), pictures.curves(curves)]
+    if (terms := pictures.terms(teacher, curves)) is not None:
+        drawn.append(terms)
     if operators := {name: one for name, one in samples.items() if len(one.eigenvalues)}:
-        drawn.append(pictures.eigenvalues(operators))
+        drawn.append(pictures.eigenvalues(operators, colours))
     limits = {name: document.extrapolation[name] for name in by_rank(document.extractors)
               if name in document.extrapolation}
     if limits:
-        drawn.append(pictures.limits(limits, document.source))
+        drawn.append(pictures.limits(limits, colours, document.source))
     return drawn
 
 
@@ -87,8 +91,9 @@ def illustrate(
     """Figures as files, and they and those of the stages before for the page.
 
     Returns:
-        `pictures`; `studies`: the findings of one name together, one a student; and `filtered`:
-        which pairs were left out, and its findings as `near_copies`.
+        `first`, the picture that opens the page, and `pictures`, the others by their names;
+        `studies`: the findings of one name together, one a student; and `filtered`: which pairs
+        were left out, and its findings as `near_copies`.
     """
     pngs = {paths.FIGURES / f"{picture.name}.png": render_figure(picture.figure)
             for picture in drawn}
@@ -104,8 +109,9 @@ def illustrate(
         for one in own:
             together.setdefault(one.finding.name, []).append(
                 {"student": name, **shown(one.finding, embedded[study_file(name, one)])})
-    return {"pictures": [(picture, embedded[paths.FIGURES / f"{picture.name}.png"])
-                         for picture in drawn],
+    by_name = {picture.name: (picture, embedded[paths.FIGURES / f"{picture.name}.png"])
+               for picture in drawn}
+    return {"first": by_name.pop(drawn[0].name) if drawn else None, "pictures": by_name,
             "studies": None if studies is None else list(together.values()),
             "filtered": left_out,
             "near_copies": [shown(one, embedded[filtered_file(one.name)])
@@ -114,7 +120,9 @@ def illustrate(
 
 def shown(finding: FindingRecord, image: Embedded) -> dict[str, Any]:
     """A finding as the page shows it."""
-    return {"finding": finding, "image": image, "numbers": table.numbers(finding.numbers)}
+    caption, more = shortened(finding.caption)
+    return {"finding": finding, "image": image, "caption": caption, "more": more,
+            "numbers": table.numbers(finding.numbers)}
 
 
 def filtered_file(name: str) -> Path:
@@ -133,6 +141,12 @@ def content(
     marks = {name: one.fingerprint for name, one in document.extractors.items()}
     return {
         "document": document,
+        "day": day(timings),
+        "title": document.title,
+        "description": sentence(document),
+        "preview": preview(stage.params.report.publish, "samples" if document.kind == "image"
+                           else "scatter"),
+        "command": "dvc repro report",
         "lead": lead(info, stage.params.students, document),
         "headlines": headlines(document),
         "verdicts": verdicts(document),

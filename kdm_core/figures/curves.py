@@ -23,9 +23,15 @@ class Curve(NamedTuple):
 Curves = Mapping[str, Curve]
 """The curves of one training, by the names that its records have."""
 
-TITLES = {
+COURSE = {
     "validation_mse_ratio": "held-out MSE / permuted",
     "loss": "students: total loss",
+    "validation_distance": "held-out energy distance",
+    "validation_recall": "held-out recall, in pixels",
+}
+"""How a training went: what is minimised, and how good students become on pairs that they do not
+learn from."""
+TERMS = {
     "reconstruction": "reconstruction (eq. 5)",
     "latent": "latent dynamics (eq. 6)",
     "prediction": "prediction (eq. 7)",
@@ -34,23 +40,32 @@ TITLES = {
     "adversarial": "adversarial (eq. 8)",
     "discriminator": "discriminator",
     "drift_force": "drifting: force",
-    "validation_distance": "held-out energy distance",
-    "validation_recall": "held-out recall, in pixels",
     "operator": "learned inverse (KDM-F)",
 }
+"""The parts of what is minimised."""
 
 
-def training_curves(teacher: Curves, students: Mapping[str, Curves]) -> "Figure":
+def shown_in(
+    titles: Mapping[str, str], students: Mapping[str, Curves]
+) -> dict[str, dict[str, Curve]]:
+    """By the titles' keys, the students' curves that are not all zero, where there are any."""
+    found = {term: {name: curves[term] for name, curves in students.items()
+                    if term in curves and curves[term].values.any()} for term in titles}
+    return {term: curves for term, curves in found.items() if curves}
+
+
+def training_curves(
+    teacher: Curves, students: Mapping[str, Curves], titles: Mapping[str, str]
+) -> "Figure":
     """One panel for the teacher's loss and one for every curve that a student has.
 
     Args:
-        teacher: curves with "loss"; empty for a teacher that was not trained here.
-        students: by name, curves of which those in `TITLES` are drawn, in that order.
+        teacher: curves with "loss"; empty where that is not to be shown.
+        students: by name, curves of which those in `titles` are drawn, in that order.
+        titles: of the panels; there must be a curve for one, or the teacher's.
     """
     colours = student_colours(students)
-    shown = {term: {name: curves[term] for name, curves in students.items()
-                    if term in curves and curves[term].values.any()} for term in TITLES}
-    shown = {term: curves for term, curves in shown.items() if curves}
+    shown = shown_in(titles, students)
     first = 1 if teacher else 0
     figure, axes = panels(first + len(shown), 2, WIDTH, 1.9)
     with styled():
@@ -60,7 +75,7 @@ def training_curves(teacher: Curves, students: Mapping[str, Curves]) -> "Figure"
         for axis, (term, curves) in zip(axes[first:], shown.items(), strict=True):
             for name, curve in curves.items():
                 _draw(axis, curve, colours[name])
-            _dress(axis, TITLES[term], list(curves.values()))
+            _dress(axis, titles[term], list(curves.values()))
         # The legend names all students, also those that a panel has no curve of.
         handles = [axes[0].plot([], [], color=colours[name], label=short(name, 20))[0]
                    for name in students]

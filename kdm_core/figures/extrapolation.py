@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kdm_core.figures.style import TEACHER, WIDTH, panels, short, student_colours, styled
+from kdm_core.figures.style import TEACHER, WIDTH, panels, short, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,17 +23,16 @@ class Extrapolated(NamedTuple):
 
 def extrapolation(
     extractors: Mapping[str, tuple[Extrapolated, Mapping[str, Extrapolated]]],
-    source: str = "teacher",
+    colours: Mapping[str, str], source: str = "teacher",
 ) -> "Figure":
     """One panel an extractor: distance over 1/n, which is nearly linear (Chong and Forsyth, 2020).
 
     Args:
-        extractors: by name, the teacher's distances and those of students by name, which are the
-            same students everywhere.
+        extractors: by name, the teacher's distances and those of students by name.
+        colours: by the student's name.
         source: what the teacher's line is called.
     """
-    students = dict.fromkeys(name for _, found in extractors.values() for name in found)
-    colours = student_colours(students)
+    students = {name: colours[name] for _, found in extractors.values() for name in found}
     columns = 2 if len(extractors) > 1 else 1
     figure, axes = panels(len(extractors), columns, WIDTH, WIDTH / 2.2)
     with styled():
@@ -45,7 +44,7 @@ def extrapolation(
             _count_samples(axis, [teacher, *found.values()])
         handles = [axes[0].plot([], [], color=colour, marker="o", markersize=4,
                                 label=short(name, 20))[0]
-                   for name, colour in [(source, TEACHER), *colours.items()]]
+                   for name, colour in [(source, TEACHER), *students.items()]]
         figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 4))
         figure.supxlabel("samples n, on a scale of 1/n", fontsize="medium")
         figure.supylabel("Fréchet distance", fontsize="medium")
@@ -60,8 +59,7 @@ def _line(axis: "Axes", measured: Extrapolated, colour: str) -> None:
     ends = np.array([0.0, inverse.max()])
     axis.plot(ends, measured.infinite + slope * ends, color=colour, linewidth=1.2, alpha=0.7)
     axis.plot(inverse, measured.fd, "o", color=colour, markersize=4)
-    axis.plot(0, measured.infinite, "D", color=colour, markersize=6, markerfacecolor="white",
-              markeredgewidth=1.6, zorder=4, clip_on=False)
+    axis.plot(0, measured.infinite, "D", color=colour, markersize=7, zorder=4, clip_on=False)
 
 
 def _count_samples(axis: "Axes", lines: list[Extrapolated]) -> None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kdm_core.figures.style import STUDENTS, TEACHER, WIDTH, short, student_colours, styled
-from kdm_core.figures.tiles import Images, mosaic
+from kdm_core.figures.style import INK, STUDENTS, TEACHER, WIDTH, short, student_colours, styled
+from kdm_core.figures.tiles import EMPTY, Images, mosaic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +32,8 @@ Blocks = Sequence[Sequence[Row]]
 
 
 def teacher_student_grid(
-    teacher: Images, students: Mapping[str, Images], columns: int = 10, source: str = "teacher"
+    teacher: Images, students: Mapping[str, Images], columns: int = 10, source: str = "teacher",
+    classes: Sequence[str] = (),
 ) -> "Figure":
     """Blocks of rows, the teacher's on top and each student's below; a column is one noise.
 
@@ -41,6 +42,7 @@ def teacher_student_grid(
         students: by name, images (n, C, H, W) of the same noise in the same order.
         columns: images a row.
         source: what the teacher's rows are called.
+        classes: a name for each column, the same in all blocks; none where there are none.
     """
     from matplotlib.figure import Figure
 
@@ -53,11 +55,11 @@ def teacher_student_grid(
     # as high as that makes the picture.
     left = 0.15 + LETTER * max(len(row.name) for row in rows)
     height = picture_height(blocks, WIDTH - left)
+    whole = height + 0.1 + (TITLE - 0.05 if classes else 0)
     with styled():
-        figure = Figure(figsize=(WIDTH, height + 0.1))
-        axis = figure.add_axes((left / WIDTH, 0.05 / (height + 0.1), 1 - left / WIDTH,
-                                height / (height + 0.1)))
-        draw_rows(axis, blocks)
+        figure = Figure(figsize=(WIDTH, whole))
+        axis = figure.add_axes((left / WIDTH, 0.05 / whole, 1 - left / WIDTH, height / whole))
+        draw_rows(axis, blocks, [short(name, 8) for name in classes])
     return figure
 
 
@@ -82,7 +84,7 @@ def side_by_side(
     from matplotlib.figure import Figure
 
     names = [short(label, 12) for label in classes] or [""] * len(teacher)
-    sides = [[[Row(label, "#444444", images) for label, images in zip(shown, rows, strict=True)]]
+    sides = [[[Row(label, INK, images) for label, images in zip(shown, rows, strict=True)]]
              for shown, rows in ((names, teacher), ([""] * len(student), student))]
     left = LETTER * max(map(len, names))
     with styled():
@@ -150,10 +152,10 @@ def picture_height(blocks: Blocks, width: float) -> float:
 
 
 def _arrange(blocks: Blocks) -> tuple[NDArray[np.uint8], list[float]]:
-    """All blocks as one picture, with white between the images and more between blocks.
+    """All blocks as one picture, with room between the images and more between blocks.
 
     Returns:
-        RGB (height, width, 3), and the vertical centre of each row in it.
+        RGBA (height, width, 4), and the vertical centre of each row in it.
     """
     shapes = [row.images.shape for block in blocks for row in block]
     columns, (height, width) = max(shape[0] for shape in shapes), shapes[0][2:]
@@ -166,6 +168,6 @@ def _arrange(blocks: Blocks) -> tuple[NDArray[np.uint8], list[float]]:
             parts.append(mosaic(row.images, columns, gap))
             centres.append(top + (height - 1) / 2)
             top += height + gap
-        parts.append(np.full((2 * gap, columns * (width + gap), 3), 255, np.uint8))
+        parts.append(np.full((2 * gap, columns * (width + gap), 4), EMPTY, np.uint8))
         top += 2 * gap
     return np.concatenate(parts[:-1]), centres

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdm_core.figures.grid import PLOT, PLOT_LABELS, Row, above_plots, draw_rows
-from kdm_core.figures.style import STUDENTS, WIDTH, styled
+from kdm_core.figures.style import INK, STUDENTS, WIDTH, styled
 from kdm_core.figures.vicinity import plane
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ Samples = Mapping[str, NDArray[np.float32]]
 Measures = Mapping[str, Mapping[str, float | None]]
 """By band: change, low and to_other, as `kdm_core.studies.modes.Exchange` has them."""
 COLOURS = {"own": STUDENTS[0], "other": STUDENTS[1]}
-EXCHANGED = "#444444"
+EXCHANGED = INK
 BARS = {"change": ("change ÷ exchange of all", STUDENTS[0]),
         "low": ("coarse share of the change", STUDENTS[2]),
         "to_other": ("difference to the other ÷ before", STUDENTS[1])}

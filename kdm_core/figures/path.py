@@ -77,7 +77,7 @@ def _cloud(axis: "Axes", points: NDArray[np.float32], colours: NDArray[np.str_])
              xticks=[], yticks=[])
     axis.grid(False)
     axis.spines[:].set_visible(True)
-    axis.spines[:].set_color("#dddddd")
+    axis.spines[:].set_color("#80808080")
 
 
 def _errors(axis: "Axes", positions: list[float], share: list[float]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdm_core.figures.style import WIDTH, panels, short, styled
+from kdm_core.figures.style import FAINT, WIDTH, panels, short, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,10 +18,10 @@ Points = NDArray[np.floating[Any]]
 CELLS, SIDE, REACH = 4, 2.0, 4.0
 """Cells a side, a cell's width, and the board's: [-REACH, REACH]²."""
 LIMIT, NOISE_LIMIT = 5.0, 3.6
-# Tol's "muted" colours, safe for colour-blind eyes, for the 8 dark cells; in this order cells that
-# share a corner differ much.
-DARK = ("#332288", "#ddaa33", "#44aa99", "#cc6677", "#117733", "#882255", "#88ccee", "#999933")
-OFF = "#bbbbbb"
+# Tol's "muted" colours, safe for colour-blind eyes, for the 8 dark cells, the darkest three lighter
+# so that they are seen on black; in this order cells that share a corner differ much.
+DARK = ("#6355c8", "#ddaa33", "#44aa99", "#cc6677", "#1f8a45", "#b03080", "#88ccee", "#999933")
+OFF = "#a0a0a0"
 
 
 def noise_map(
@@ -43,7 +43,8 @@ def noise_map(
     clouds = [(source, teacher), *students.items()]
     extra = 0 if noise is None else 1
     count = len(clouds) + extra
-    columns = 2 if count in (2, 4) else 3
+    # In one row as long as a panel can still be read on a phone.
+    columns = count if count <= 4 else 3
     figure, axes = panels(count, columns, WIDTH, WIDTH / columns + 0.25)
     colours = cell_colours(teacher)
     with styled():
@@ -52,6 +53,8 @@ def noise_map(
         for axis, (name, points) in zip(axes[extra:], clouds, strict=True):
             board(axis)
             cloud(axis, name, points, colours, LIMIT)
+        for axis in axes:  # what there is to see, the board shows
+            axis.set(xticks=(), yticks=())
     return figure
 
 
@@ -72,9 +75,9 @@ def board(axis: "Axes") -> None:
     for column in range(CELLS):
         for row in range(column % 2, CELLS, 2):
             corner = (column * SIDE - REACH, row * SIDE - REACH)
-            axis.add_patch(Rectangle(corner, SIDE, SIDE, facecolor="#f0f0f0", zorder=0))
+            axis.add_patch(Rectangle(corner, SIDE, SIDE, facecolor=FAINT, linewidth=0, zorder=0))
     axis.add_patch(Rectangle((-REACH, -REACH), 2 * REACH, 2 * REACH, fill=False,
-                             edgecolor="#cccccc", linewidth=0.8, zorder=0))
+                             edgecolor="#80808080", linewidth=0.8, zorder=0))
 
 
 def cloud(
@@ -96,4 +99,4 @@ def cloud(
     axis.set_yticks(ticks)
     axis.grid(False)
     axis.spines[:].set_visible(True)
-    axis.spines[:].set_color("#dddddd")
+    axis.spines[:].set_color("#80808080")

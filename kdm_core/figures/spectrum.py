@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from kdm_core.figures.style import STUDENTS, WIDTH, panels, short, student_colours, styled
+from kdm_core.figures.style import STUDENTS, WIDTH, panels, short, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,20 +19,20 @@ Eigenvalues = NDArray[np.complexfloating]
 """(d,)."""
 
 
-def spectrum(eigenvalues: Mapping[str, Eigenvalues]) -> "Figure":
+def spectrum(eigenvalues: Mapping[str, Eigenvalues], colours: Mapping[str, str]) -> "Figure":
     """One panel a student, all on the same scale, with the unit circle.
 
     Modes inside the circle shrink, modes on it keep their size and turn, modes outside grow.
 
     Args:
         eigenvalues: by the student's name, complex (d,).
+        colours: by the student's name.
     """
     columns = 2 if len(eigenvalues) in (1, 2, 4) else 3
     # A single panel need not be as wide as the page.
     figure, axes = panels(len(eigenvalues), columns, WIDTH if len(eigenvalues) > 1 else 0.6 * WIDTH,
                           WIDTH / columns + 0.1)
     limit = 1.1 * max(1.0, *(float(np.abs(values).max()) for values in eigenvalues.values()))
-    colours = student_colours(eigenvalues)
     with styled():
         for axis, (name, values) in zip(axes, eigenvalues.items(), strict=True):
             _plane(axis, values, colours[name], limit)
@@ -52,8 +52,8 @@ def spectrum_and_moduli(eigenvalues: Eigenvalues) -> "Figure":
     with styled():
         _plane(plane, eigenvalues, STUDENTS[0], limit)
         plane.set_title("eigenvalues λ")
-        histogram.bar(edges[:-1], counts, BIN, align="edge", color=STUDENTS[0], edgecolor="white",
-                      linewidth=0.5, zorder=2)
+        histogram.bar(edges[:-1], counts, BIN, align="edge", color=STUDENTS[0], linewidth=0,
+                      zorder=2)
         histogram.axvline(1, color="#777777", linewidth=1, zorder=3)
         histogram.set(title="their moduli", xlabel="|λ|", ylabel="eigenvalues", xlim=(0, limit))
         histogram.yaxis.set_major_locator(MaxNLocator(integer=True))

@@ -11,10 +11,13 @@ if TYPE_CHECKING:
 WIDTH = 6.4
 """Inches. With 11-point type, a figure as wide as a phone's screen can still be read."""
 
-TEACHER = "#444444"
-# Okabe and Ito's colours, which people with any common colour blindness can tell apart, without
-# those that are too pale for thin lines on white.
-STUDENTS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+# Figures have no ground of their own, so that they stand on light pages and on dark ones. What is
+# written or drawn in them can be told from both.
+INK, FAINT = "#767676", "#80808038"
+TEACHER = "#808080"
+# Okabe and Ito's colours, which people with any common colour blindness can tell apart, the blue
+# lighter so that it is seen on black, without those that are too pale for thin lines on white.
+STUDENTS = ("#1180c4", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
 def styled() -> AbstractContextManager[None]:
@@ -22,7 +25,8 @@ def styled() -> AbstractContextManager[None]:
     from matplotlib import rc_context
 
     return rc_context({
-        "figure.facecolor": "white",
+        "figure.facecolor": "none",
+        "axes.facecolor": "none",
         "figure.dpi": 200,
         "savefig.dpi": "figure",
         "font.family": "DejaVu Sans",  # comes with matplotlib: the same figures everywhere
@@ -33,15 +37,15 @@ def styled() -> AbstractContextManager[None]:
         "ytick.labelsize": 9,
         "legend.fontsize": 10,
         "legend.frameon": False,
-        "axes.edgecolor": "#999999",
-        "axes.labelcolor": "#333333",
-        "text.color": "#222222",
-        "xtick.color": "#444444",
-        "ytick.color": "#444444",
+        "axes.edgecolor": "#8c8c8c",
+        "axes.labelcolor": INK,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,
-        "grid.color": "#e4e4e4",
+        "grid.color": FAINT,
         "lines.linewidth": 1.6,
         "text.parse_math": False,  # names of students are not formulas
     })

@@ -99,7 +99,7 @@ def plane(axis: "Axes", title: str, real: NDArray[np.float32] | None) -> None:
     """An empty panel: of noise, or of samples over the real points (m, 2), drawn faintly."""
     limit = NOISE_LIMIT if real is None else 1.15 * float(np.abs(real).max())
     if real is not None:
-        axis.scatter(real[:, 0], real[:, 1], s=1, color="#e4e4e4", linewidths=0, zorder=1)
+        axis.scatter(real[:, 0], real[:, 1], s=1, color="#80808060", linewidths=0, zorder=1)
     axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
     axis.set_title(title)
     axis.grid(False)

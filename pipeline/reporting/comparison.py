@@ -10,11 +10,14 @@ from pydantic import ValidationError
 from kdm_core.errors import DataError
 from pipeline.reporting.conditions import LABELS, parts
 from pipeline.reporting.document import Document, merge, models
+from pipeline.reporting.headlines import Headline
+from pipeline.reporting.leaders import leaders, ranking
 from pipeline.reporting.page import render
 from pipeline.reporting.pictures import Embedded, embed
 from pipeline.reporting.reading import first_problem
 from pipeline.reporting.records import ExtractorRecord
 from pipeline.reporting.table import Overview, overviews
+from pipeline.reporting.verdicts import Shown, sentence, verdicts
 
 SAMPLES = ("samples.png", "scatter.png")
 """Of these two, a run has the one that fits its data."""
@@ -46,18 +49,22 @@ class Group(NamedTuple):
     """The runs on one data set that were compared with the same real samples.
 
     Attributes:
+        sentence: whose students are nearest to the data, or what became of each run.
+        headlines: the best figures, as far as figures can be compared.
         conditions: (label, one text a run), those that differ first.
-        pictures: (run, embedded picture).
+        pictures: (run, embedded picture, verdicts on its models).
     """
 
     title: str
+    sentence: str
+    headlines: list[Headline]
     runs: list[str]
     overviews: list[Overview]
     concerns: list[str]
     warnings: list[str]
     absent: list[str]
     conditions: list[tuple[str, list[str]]]
-    pictures: list[tuple[str, Embedded]]
+    pictures: list[tuple[str, Embedded, list[Shown]]]
 
 
 Read = Callable[[str], bytes | None]
@@ -79,7 +86,9 @@ def compare(names: Sequence[str]) -> str:
         by_data.setdefault((run.document.conditions.get("dataset"), real_samples(run.document)),
                            []).append(run)
     groups = [describe(found, images) for found in by_data.values()]
-    return render("comparison.html.j2", runs=list(names), groups=groups)
+    return render("comparison.html.j2", title="Runs side by side", runs=list(names), groups=groups,
+                  description=" ".join(group.sentence for group in groups), preview=None,
+                  command=f"kdm report compare {' '.join(names)} --out page.html")
 
 
 def real_samples(document: Document) -> frozenset[tuple[Any, Any]]:
@@ -154,18 +163,23 @@ def describe(runs: list[Run], images: Mapping[Path, Embedded]) -> Group:
     for run in runs:
         extractors = run.document.extractors | extractors
     told = [(run.name, run.document) for run in runs]
+    documents = dict(told)
     document, mark = runs[0].document, runs[0].document.conditions.get("dataset")
     beside = ", ".join(sorted(str(name) for name, _ in real_samples(document) if name))
     return Group(
         title=f"{document.dataset}{f' ({short(mark)})' if mark else ''}"
               f"{f', beside its {beside}' if beside else ''}",
+        sentence=ranking(documents) or " ".join(
+            f"{name}: {sentence(document)}" for name, document in told),
+        headlines=leaders(documents),
         runs=[run.name for run in runs],
         overviews=overviews([(name, models(document)) for name, document in told], extractors),
         concerns=differences(runs),
         warnings=merge({name: document.warnings for name, document in told}),
         absent=merge({name: document.absent for name, document in told}),
         conditions=tabulate(runs),
-        pictures=[(run.name, images[run.samples[0]]) for run in runs if run.samples is not None])
+        pictures=[(run.name, images[run.samples[0]], verdicts(run.document))
+                  for run in runs if run.samples is not None])
 
 
 def differences(runs: list[Run]) -> list[str]:

@@ -56,6 +56,12 @@ def line(stage: str, timing: Timing) -> Line:
         f"{timing.device} ({timing.hardware})" if timing.hardware else timing.device)
 
 
+def day(timings: Mapping[str, Timing]) -> str:
+    """The day on which the latest result was ready; empty where nobody noted it."""
+    ends = [when(timing) for timing in timings.values() if timing.finished]
+    return f"{max(ends):%d %B %Y}".lstrip("0") if ends else ""
+
+
 def wall_s(timings: Mapping[str, Timing]) -> float:
     """Seconds in which any of the stages was at work: students may be trained side by side.
 

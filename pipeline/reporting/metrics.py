@@ -106,11 +106,11 @@ SECTIONS = {
 }
 """The tables of what is not measured in an extractor's features."""
 
-# Before the chief table's two columns of cost, those of these that there are, at most SIX.
+# Around the chief table's two columns of cost, those of these that there are, at most SIX.
 CHIEF_IN_FEATURES = ("fd", "fd_infinity", "kd")
 CHIEF_PLAIN = ("on_support", "sliced_wasserstein", "energy_distance", "lpips_vgg", "mse")
 CHIEF_LAST = ("precision", "recall", "coverage", "is")
-CHIEF_COST = ("nfe", "images_per_s")
+CHIEF_COST = ("images_per_s", "nfe")
 SIX = 6
 
 # Those best known in the literature first; the classifier of the run itself last.
@@ -158,7 +158,8 @@ def unknown(key: str) -> Metric:
 def chief(
     extractors: Extractors, present: Set[str], flattering: Set[str] = frozenset()
 ) -> list[Metric]:
-    """The metrics by which models are compared at a glance, eight at most.
+    """The metrics by which models are compared at a glance, eight at most: first how good and how
+    fast they are.
 
     Args:
         present: keys of the figures that there are.
@@ -173,4 +174,4 @@ def chief(
     if "lpips_vgg" in present - flattering:
         quality = [metric for metric in quality if metric.key != "mse"]
     cost = [PLAIN[key] for key in CHIEF_COST if key in present]
-    return quality[:SIX] + cost
+    return quality[:1] + cost + quality[1:SIX]

@@ -26,7 +26,7 @@ def render(template: str, **content: Any) -> str:
     environment.filters["code"] = code
     environment.filters["figure"] = number
     style = Markup(environment.get_template("page.css").render(colours=STUDENTS))
-    script = Markup(environment.get_template("sort.js").render())
+    script = Markup(environment.get_template("page.js").render())
     policy = (f"default-src 'none'; img-src data:; style-src {source(style)}; "
               f"script-src {source(script)}; base-uri 'none'; form-action 'none'")
     return environment.get_template(template).render(style=style, script=script, policy=policy,

@@ -2,17 +2,18 @@
 
 import base64
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image
 
 from kdm_core.datasets import DatasetInfo
 from kdm_core.errors import DataError
-from kdm_core.figures.curves import Curve, training_curves
+from kdm_core.figures.curves import COURSE, TERMS, Curve, shown_in, training_curves
 from kdm_core.figures.extrapolation import Extrapolated, extrapolation
 from kdm_core.figures.grid import teacher_student_grid
 from kdm_core.figures.scatter import noise_map
@@ -22,20 +23,24 @@ from pipeline.reporting.document import Extrapolations
 from pipeline.reporting.reading import Samples
 from pipeline.reporting.records import Extrapolation
 
-GRID_IMAGES = 30
+COLUMNS, LINES = 10, 6
+"""Noises beside one another in the picture of samples, and lines of images: of few models each has
+two. More would not fit on a screen together with the verdict."""
 PAGE_BYTES = 2_600_000
 """Of all pictures on a page together, before base64 makes a third more of them."""
 QUALITIES = (90, 75, 50)
 
 
 class Picture(NamedTuple):
-    """A figure for the page; `alt` says what is to be seen, `caption` what to look at."""
+    """A figure for the page; `alt` says what is to be seen, `caption` what to look at and, where it
+    is unfolded, `more`."""
 
     name: str
     title: str
     alt: str
     caption: str
     figure: Figure
+    more: str = ""
 
 
 class Embedded(NamedTuple):
@@ -49,60 +54,108 @@ class Embedded(NamedTuple):
 def samples(info: DatasetInfo, drawn: Mapping[str, Samples]) -> Picture:
     """What fits the data: pictures of images, maps of points."""
     first = next(iter(drawn.values()))
-    made = {name: one.student for name, one in drawn.items()}
     students, source = " and ".join(drawn), SOURCE_NAMES[first.source]
     if info.samples.kind == "image":
+        columns, classes = choose(first.labels, info.class_names if info.samples.num_classes
+                                  else [], 2 if 2 * (1 + len(drawn)) <= LINES else 1)
+        chosen = columns.T.ravel()
         return Picture(
-            "samples", "Samples", f"Rows of images of the {source} and, below, of {students}.",
+            "samples", "The same noise",
+            f"Rows of images of the {source} and, below, of {students}"
+            f"{', a column for each class' if classes else ''}.",
             "A column is one noise, which none was trained on: each student’s image should be the "
-            "one at the top. The images are the first ones, not chosen.",
-            teacher_student_grid(first.given[:GRID_IMAGES],
-                                 {name: images[:GRID_IMAGES] for name, images in made.items()},
-                                 source=source))
+            "one at the top.",
+            teacher_student_grid(first.given[chosen],
+                                 {name: one.student[chosen] for name, one in drawn.items()},
+                                 len(columns), source, classes),
+            f"The images are the first ones{' of their classes' if classes else ''}, not chosen.")
     return Picture(
         "scatter", "Where noise goes", f"Points of the noise, the {source} and {students}, "
         "coloured by cell.",
-        "Every point has the colour of the cell in which the sample of that noise lies in the "
-        f"panel “{source}” (gray: off the dark cells). The noise panel shows which region of noise "
-        "becomes which cell; a student that makes the same map has the same colours in the same "
-        "cells.",
-        noise_map(first.given, made, first.noise, source))
+        f"Every noise has the colour of the cell in which the {source} puts it, in all panels. A "
+        "student that makes the same map has the same colours in the same cells.",
+        noise_map(first.given, {name: one.student for name, one in drawn.items()}, first.noise,
+                  source),
+        f"Gray are noises that the {source} puts off the dark cells. The noise panel shows which "
+        "region of noise becomes which cell.")
 
 
-def curves(teacher: Mapping[str, Curve], students: Mapping[str, Mapping[str, Curve]]) -> Picture:
-    """The course of all trainings."""
-    trained = [*(["the teacher"] if teacher else []), *students]
+def choose(
+    labels: NDArray[np.integer], names: Sequence[str], most: int
+) -> tuple[NDArray[np.intp], list[str]]:
+    """Which noises are shown: the first ones of each class, or of all where there are none.
+
+    Args:
+        labels: (n,), the places of their classes in `names`.
+        names: of the classes; empty where there are none.
+        most: rows.
+
+    Returns:
+        (columns, rows) places in `labels`, and the class of each column.
+    """
+    # Pairs without classes are labelled -1, whatever classes the data have.
+    if len(np.unique(labels)) < 2:
+        names = []
+    found = np.unique(labels) if names else np.zeros(1, int)
+    # Of more classes than columns some, evenly over their order.
+    shown = found[np.linspace(0, len(found) - 1, min(len(found), COLUMNS)).astype(int)]
+    places = [np.flatnonzero(labels == label) if names else np.arange(len(labels))
+              for label in shown]
+    least = min(map(len, places))
+    wide = min(COLUMNS // len(shown), least)
+    rows = min(most, least // wide)
+    columns = np.concatenate([own[:wide * rows].reshape(rows, wide).T for own in places])
+    return columns, [names[label] for label in shown for _ in range(wide)] if names else []
+
+
+def curves(students: Mapping[str, Mapping[str, Curve]]) -> Picture:
+    """How the students' training went."""
     return Picture(
-        "curves", "Training",
-        f"Curves of the losses of {' and '.join(trained)} over steps.",
+        "curves", "Training", f"Curves of the training of {' and '.join(students)} over steps.",
         "Held-out MSE is measured on pairs that were not trained on, as a share of the MSE when "
         "noises are mixed up: 1 is no better than any other sample, 0 is the same sample.",
-        training_curves(teacher, students))
+        training_curves({}, students, COURSE))
 
 
-def eigenvalues(drawn: Mapping[str, Samples]) -> Picture:
+def terms(
+    teacher: Mapping[str, Curve], students: Mapping[str, Mapping[str, Curve]]
+) -> Picture | None:
+    """The parts of the students' losses, and the teacher's; None where there are none."""
+    if not teacher and not shown_in(TERMS, students):
+        return None
+    trained = [*(["the teacher"] if teacher else []), *students]
+    return Picture(
+        "terms", "Losses", f"Curves of the losses of {' and '.join(trained)} over steps.",
+        "What the students’ losses are made of; of a term that a student lacks it has no curve.",
+        training_curves(teacher, students, TERMS))
+
+
+def eigenvalues(drawn: Mapping[str, Samples], colours: Mapping[str, str]) -> Picture:
     """The spectra of the students' operators."""
     return Picture(
-        "spectrum", "Eigenvalues of the Koopman operator",
+        "spectrum", "Eigenvalues of the students’ operators",
         f"Eigenvalues of {' and '.join(drawn)} in the complex plane with the unit circle.",
         "Each eigenvalue is one mode of the latent: inside the unit circle the operator shrinks "
         "it, on the circle it only turns it, outside it enlarges it.",
-        spectrum({name: one.eigenvalues for name, one in drawn.items()}))
+        spectrum({name: one.eigenvalues for name, one in drawn.items()}, colours))
 
 
-def limits(extractors: Mapping[str, Extrapolations], source: Source) -> Picture:
+def limits(
+    extractors: Mapping[str, Extrapolations], colours: Mapping[str, str], source: Source
+) -> Picture:
     """Fréchet distances over the number of samples."""
     return Picture(
         "extrapolation", "Fréchet distance without the bias of few samples",
         f"Fréchet distances of the {SOURCE_NAMES[source]} and the students over one divided by the "
         "number of samples, with lines that lead to infinitely many samples.",
-        "Few samples make a Fréchet distance too large, by about the same for every model and "
-        "nearly in proportion to 1/n. Where a line meets the left edge (diamond) is its estimate "
-        "for infinitely many samples.",
+        "Few samples make a Fréchet distance too large, by about the same for every model. Where a "
+        "line meets the left edge (diamond) is its estimate for infinitely many samples.",
         extrapolation({name: (as_arrays(line), {student: as_arrays(own)
                                                 for student, own in one.students.items()})
                        for name, one in extractors.items()
-                       if (line := getattr(one, source)) is not None}, SOURCE_NAMES[source]))
+                       if (line := getattr(one, source)) is not None}, colours,
+                      SOURCE_NAMES[source]),
+        "What is too much is nearly in proportion to 1/n, the scale of the figure.")
 
 
 def as_arrays(line: Extrapolation) -> Extrapolated:
@@ -138,7 +191,7 @@ def decode(path: Path, png: bytes) -> Image.Image:
     """
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as opened:
-            return opened.convert("RGB")
+            return opened.convert("RGBA")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is damaged ({error}): delete it and make it again") from error
 

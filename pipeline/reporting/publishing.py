@@ -1,6 +1,8 @@
 """The report, copied to where others look for it: another folder, or a bucket."""
 
+import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from kdm_core.errors import DataError, KDMError
 from kdm_core.pairs.location import failures, local_path, options, usable
@@ -13,6 +15,23 @@ def published_files() -> dict[str, Path]:
     figures = sorted(paths.FIGURES.glob("*.png"))
     return {**{f"{paths.FIGURES.name}/{file.name}": file for file in figures},
             **{name: paths.REPORTS / name for name in ("report.json", "report.html")}}
+
+
+def preview(target: str | None, picture: str) -> str | None:
+    """The address of a published picture for those who show a preview of the page.
+
+    They want a whole address, which of all targets only the two large clouds' buckets have; whether
+    others may read there, the bucket's owner decides. None where there is no such address.
+    """
+    bucket = urlsplit(target or "")
+    if bucket.scheme in ("gs", "gcs"):
+        host = f"storage.googleapis.com/{bucket.netloc}"
+    elif bucket.scheme in ("s3", "s3a") and not os.environ.keys() & {"AWS_ENDPOINT_URL",
+                                                                     "AWS_ENDPOINT_URL_S3"}:
+        host = f"{bucket.netloc}.s3.amazonaws.com"
+    else:
+        return None
+    return f"https://{host}{bucket.path.rstrip('/')}/{paths.FIGURES.name}/{picture}.png"
 
 
 def publish(target: str) -> None:

@@ -29,11 +29,13 @@ ORDER = ("prepare_data", "reference", "teacher", "sample_pairs", "filter_pairs",
 
 
 class Samples(NamedTuple):
-    """Some noises (n, *shape), samples of the teacher, or of the pairs where nobody knows it, and
-    of the student of them, and the operator's eigenvalues (d,), none where it has no operator."""
+    """Some noises (n, *shape) and labels (n,), -1 where there are none; samples of the teacher, or
+    of the pairs where nobody knows it, and of the student of them; and the operator's eigenvalues
+    (d,), none where it has no operator."""
 
     source: Source
     noise: NDArray[Any]
+    labels: NDArray[np.integer]
     given: NDArray[Any]
     student: NDArray[Any]
     eigenvalues: NDArray[np.complexfloating]
@@ -102,9 +104,9 @@ def read_samples(name: str) -> Samples:
     try:
         with np.load(path, allow_pickle=False) as stored:
             source: Source = "pairs" if "pairs" in stored else "teacher"
-            noise, given, student, values = (
-                stored[key] for key in ("noise", source, "student", "eigenvalues"))
-        return Samples(source, noise, given, student, values[:, 0] + 1j * values[:, 1])
+            noise, labels, given, student, values = (
+                stored[key] for key in ("noise", "labels", source, "student", "eigenvalues"))
+        return Samples(source, noise, labels, given, student, values[:, 0] + 1j * values[:, 1])
     except (KeyError, IndexError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise damaged(path, stage, error) from error
 

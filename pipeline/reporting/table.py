@@ -50,9 +50,11 @@ class Line(NamedTuple):
 
 
 class Overview(NamedTuple):
-    """A chief table: models are rows, metrics columns; its title tells it from others."""
+    """A chief table: models are rows, metrics columns; its title tells it from others, and `aside`
+    those whose models are measured at the number of samples that other real data have."""
 
     title: str
+    aside: bool
     metrics: list[Metric]
     lines: list[Line]
 
@@ -92,11 +94,12 @@ def overviews(
     Figures that depend on the number of samples stand in one column only where that is the same.
     """
     sizes = dict.fromkeys(model.n for _, found in runs for model in found)
+    own_sizes = {found[0].n for _, found in runs}
     tables = []
     for n in sizes:
         own = [(run, at) for run, found in runs if (at := [one for one in found if one.n == n])]
         title = about(n, [model for _, found in own for model in found]) if len(sizes) > 1 else ""
-        tables.append(overview(title, own, extractors))
+        tables.append(overview(title, n not in own_sizes, own, extractors))
     return tables
 
 
@@ -110,14 +113,14 @@ def about(n: int, found: Sequence[Model]) -> str:
 
 
 def overview(
-    title: str, runs: Sequence[tuple[str, list[Model]]], extractors: Extractors
+    title: str, aside: bool, runs: Sequence[tuple[str, list[Model]]], extractors: Extractors
 ) -> Overview:
     """One chief table."""
     present = {key for _, found in runs for model in found for key in model.figures}
     flattering = {key for _, found in runs for model in found for key in present
                   if model.seen.flatters(key)}
     metrics = chief(extractors, present, flattering)
-    return Overview(title, metrics, [
+    return Overview(title, aside, metrics, [
         Line(run, name, [cell(metric, model) for metric in metrics])
         for run, found in runs for name, model in zip(names(found), found, strict=True)])
 

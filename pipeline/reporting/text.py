@@ -1,5 +1,7 @@
 """How the report writes numbers."""
 
+import re
+from itertools import accumulate
 from math import floor, log10
 
 
@@ -25,6 +27,16 @@ def interval(low: float, high: float) -> str:
     width = high - low
     digits = min(max(0, 1 - floor(log10(width))), 9) if width > 0 else 3
     return minus(f"[{low:,.{digits}f}, {high:,.{digits}f}]")
+
+
+def shortened(text: str, words: int = 40) -> tuple[str, str]:
+    """Its first sentences, of so many words at most, and the rest."""
+    sentences = re.split(r"(?<=[.!?…]) +(?=[A-ZÀ-Þ])", text)
+    lengths = list(accumulate(len(sentence.split()) for sentence in sentences))
+    kept = sum(length <= words for length in lengths)
+    if not kept:
+        return " ".join(text.split()[:words]) + " …", text
+    return " ".join(sentences[:kept]), " ".join(sentences[kept:])
 
 
 def minus(text: str) -> str:

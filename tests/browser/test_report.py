@@ -35,6 +35,11 @@ def show(browser: Chrome, folder: Path, width: int = 1200) -> None:
     browser.get((folder / "reports/report.html").as_uri())
 
 
+def unfold(browser: Chrome) -> None:
+    browser.execute_script(
+        "for (const fold of document.querySelectorAll('details')) fold.open = true")
+
+
 def order(browser: Chrome, table: int = 0) -> list[str]:
     """The models as a chief table lists them."""
     found = browser.find_elements("css selector", "table.sortable")[table]
@@ -55,7 +60,8 @@ def test_page_loads_and_shows_its_pictures(
     show(browser, finished[kind])
     assert browser.get_log("browser") == []
     images = browser.find_elements("tag name", "img")
-    assert len(images) == {"image": 8, "points": 7}[kind]
+    assert len(images) == {"image": 9, "points": 8}[kind]
+    unfold(browser)
     for width, dark in ((1200, False), (390, False), (390, True), (1200, True)):
         emulate(browser, width, 800, dark)
         for image in images:
@@ -77,6 +83,7 @@ def test_table_sorts_by_click_and_keyboard(folder: Path, browser: Chrome) -> Non
     make_report()
     show(browser, folder)
     kdm, kdm_f, real = *STUDENTS, "held-out real data"
+    unfold(browser)
     assert order(browser) == ["teacher", kdm, kdm_f]
     assert order(browser, 1) == ["teacher", kdm, kdm_f, real]
     distance = heading(browser, "fd_vgg16")
@@ -120,12 +127,69 @@ def test_verdicts_are_seen_first(finished: dict[str, Path], browser: Chrome) -> 
         show(browser, finished["image"], width)
         found = browser.find_elements("css selector", ".verdicts .verdict")
         assert [one.text for one in found] == ["passed", "close", "close"]
-        top = browser.find_element("css selector", ".headlines").rect["y"]
+        top = browser.find_element("tag name", "img").rect["y"]
         assert all(one.is_displayed() and one.rect["y"] < top for one in found)
-        folded = browser.find_elements("css selector", ".verdicts details small")
-        assert folded and not folded[0].is_displayed()
-        browser.find_element("css selector", ".verdicts summary").click()
-        assert folded[0].is_displayed()
+        for kind, count in (("why", ""), ("warnings", "2 warnings"),
+                            ("absent", "1 thing not measured")):
+            summary = browser.find_element("css selector", f"details.{kind} summary")
+            top = browser.find_element("tag name", "img").rect["y"]
+            assert summary.is_displayed() and summary.rect["y"] < top and count in summary.text
+            line = browser.find_element("css selector", f"details.{kind} li")
+            assert not line.is_displayed()
+            summary.click()
+            assert line.is_displayed()
+
+
+@pytest.mark.parametrize("kind", ["image", "points"])
+def test_page_opens_with_verdict_picture_and_figures(
+    kind: str, finished: dict[str, Path], browser: Chrome
+) -> None:
+    emulate(browser, 1280, 800, dark=False)
+    browser.get((finished[kind] / "reports/report.html").as_uri())
+    shown = [browser.find_element("css selector", selector) for selector in
+             ("h1", ".sentence", ".verdicts", ".first img", ".headlines", ".overview")]
+    tops, ends = ([one.rect["y"] + one.rect["height"] * part for one in shown] for part in (0, 1))
+    assert tops == sorted(tops) and ends[3] < 800  # the picture's lower edge
+    assert browser.execute_script("return document.documentElement.scrollHeight") < 3000
+
+
+@pytest.mark.parametrize("kind", ["image", "points"])
+def test_a_phone_shows_the_chief_figures_beside_the_names(
+    kind: str, finished: dict[str, Path], browser: Chrome
+) -> None:
+    show(browser, finished[kind], width=390)
+    cells = browser.find_elements("css selector", ".overview tbody tr:first-child td")
+    assert all(cell.rect["x"] + cell.rect["width"] < 390 for cell in cells[:2])
+    assert cells[0].text and cells[1].text  # how good, how fast
+
+
+@pytest.mark.parametrize("kind", ["image", "points"])
+def test_pictures_are_shown_once_with_few_words(
+    kind: str, finished: dict[str, Path], browser: Chrome
+) -> None:
+    show(browser, finished[kind])
+    shown = [image.get_attribute("src") for image in browser.find_elements("tag name", "img")]
+    assert len(set(shown)) == len(shown) > 7
+    words = browser.execute_script(
+        "return [...document.querySelectorAll('figcaption')].map((caption) => "
+        "[...caption.querySelectorAll(':scope > p')].map((text) => text.textContent).join(' '))")
+    assert words and all(0 < len(text.split()) <= 40 for text in words)
+
+
+def test_pictures_have_no_ground_of_their_own(
+    finished: dict[str, Path], browser: Chrome
+) -> None:
+    for kind in ("image", "points"):
+        show(browser, finished[kind])
+        unfold(browser)
+        corners = browser.execute_script("""
+            return [...document.images].map((image) => {
+              const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight);
+              const context = canvas.getContext("2d");
+              context.drawImage(image, 0, 0);
+              return context.getImageData(0, 0, 1, 1).data[3];
+            })""")
+        assert corners and not any(corners)
 
 
 def test_page_is_whole_without_its_script(

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 
 from kdm_core.datasets.base import assemble, unlabelled
 from kdm_core.datasets.checkerboard import sample_board
 from kdm_core.datasets.storage import save_dataset
 from kdm_core.figures.files import save_figure
+from kdm_core.figures.style import panels
 from kdm_core.serialization import read_json, write_json
 from pipeline.runtime.runner import Stage
 from stages import report
@@ -184,7 +184,7 @@ def write_evaluation(name: str, kind: str, dataset: str, results: Mapping[str, A
     angle = generator.uniform(0, 2 * np.pi, 32)
     given = {"teacher" if "teacher" in results else "pairs": teacher}
     np.savez(folder / "samples.npz", noise=noise, student=0.9 * teacher, **given,
-             labels=np.zeros(len(noise), np.int64),
+             labels=np.arange(len(noise)) % 2,
              eigenvalues=0.9 * np.stack([np.cos(angle), np.sin(angle)], axis=1))
 
 
@@ -207,8 +207,8 @@ def write_studies(
          "warnings": list(warnings)}
         for finding, numbers in findings.items()])
     for finding in findings:
-        figure = Figure(figsize=(6.4, 2), dpi=200)
-        figure.add_subplot().plot([0, 1, 0.5])
+        figure, (axis,) = panels(1, 1, 6.4, 2)
+        axis.plot([0, len(name), len(finding)])
         save_figure(folder / "pictures" / f"{finding}.png", figure)
 
 

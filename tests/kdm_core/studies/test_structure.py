@@ -354,7 +354,8 @@ def test_the_histogram_holds_all_moduli_and_parts_them_at_one() -> None:
 
 
 def test_the_panels_of_several_students_are_on_one_scale() -> None:
-    figure = spectrum_panels({"a": np.array([0.5 + 0j]), "b": np.array([2j])})
+    figure = spectrum_panels({"a": np.array([0.5 + 0j]), "b": np.array([2j])},
+                             {"a": "#ff0000", "b": "#00ff00"})
     assert [axis.get_xlim() for axis in figure.axes] == [(-2.2, 2.2)] * 2
     assert [axis.get_title() for axis in figure.axes] == ["a: largest |λ| 0.500",
                                                           "b: largest |λ| 2.000"]

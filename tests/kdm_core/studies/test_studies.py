@@ -414,13 +414,15 @@ def test_studies_refuse_samples_that_are_none() -> None:
             found(subject._replace(**part), config)
 
 
-def test_mosaic_is_exact_and_leaves_missing_places_white() -> None:
+def test_mosaic_is_exact_and_leaves_missing_places_empty() -> None:
     images = np.stack([np.full((1, 2, 3), value) for value in (-1.0, 0.0, 1.0)])
     picture = mosaic(images, 2, 1)
-    assert picture.shape == (6, 8, 3)
-    assert (picture[:2, :3] == 0).all() and (picture[:2, 4:7] == 128).all()
-    assert (picture[2] == 255).all() and (picture[:, 3] == 255).all()
-    assert (picture[3:, 4:] == 255).all()
+    assert picture.shape == (6, 8, 4)
+    assert (picture[:2, :3] == (0, 0, 0, 255)).all()
+    assert (picture[:2, 4:7] == (128, 128, 128, 255)).all()
+    empty = (255, 255, 255, 0)
+    assert (picture[2] == empty).all() and (picture[:, 3] == empty).all()
+    assert (picture[3:, 4:] == empty).all()
     assert tiles(images).shape == (2 * 64 + 2, 2 * 96 + 2, 3)
 
 

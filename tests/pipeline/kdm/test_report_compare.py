@@ -55,7 +55,7 @@ def test_runs_of_folders_and_files(finished: dict[str, Path]) -> None:
     assert told.count('scope="row" class="name"') == 3 + 2 + 4 + 4
     assert told.count("<small>close</small>") == 3 and told.count("<small>passed</small>") == 2
     assert told.count("<img") == 2 and "b/reports/report.json" in told
-    assert "The runs differ" not in told
+    assert "conditions differ" not in told and "condition differs" not in told
     assert len(told) < 4e6
 
 
@@ -85,9 +85,11 @@ def test_conditions_that_differ_are_warned_of(finished: dict[str, Path]) -> None
     assert "compared with its own teacher" in told
     # Nor do figures of 500 and of 400 samples stand in one column.
     titles = re.findall("<h3>(.*?)</h3>", told)
-    assert titles[:3] == ["500 samples of each",
-                          "360 samples of each, as many as there are other real ones",
-                          "400 samples of each"]
+    assert titles == ["500 samples of each", "400 samples of each",
+                      "360 samples of each, as many as there are other real ones"]
+    # Nor does anything lead by them.
+    assert "the nearest is" not in told and "<dl" not in told
+    assert '"sentence">a: With 1 network evaluation a sample instead of 35' in told
     assert "figures in features of classifier cannot be compared" in told
     assert "figures in features of vgg16 cannot" not in told
 
@@ -113,7 +115,7 @@ def test_distances_to_other_real_samples_stand_apart(finished: dict[str, Path]) 
     place(finished["image"], "a")
     place(finished["image"], "b", change)
     assert compare("a", "b").exit_code == 0
-    titles = re.findall("<h2>(.*?)</h2>", page())
+    titles = [title for title in re.findall("<h2>(.*?)</h2>", page()) if title[:3] == "On "]
     assert [title.split(", ")[-1] for title in titles] == ["beside its train split",
                                                            "beside its test split"]
 
@@ -187,14 +189,55 @@ def test_revisions_and_experiments(finished: dict[str, Path]) -> None:
     assert result.exit_code == 1 and "nor a git revision or DVC experiment" in result.stderr
 
 
+def test_the_nearest_students_open_the_page(finished: dict[str, Path]) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["students"]["kdm"] |= {"fd_vgg16": 1.0, "images_per_s": 2000.0}
+        document["students"]["kdm-f"] |= {"fd_vgg16": 0.5, "recall_vgg16": 0.9}
+        document["verdicts"]["students"]["kdm-f"]["word"] = "failed"
+        document["extractors"]["classifier"]["fingerprint"] = "another"
+
+    place(finished["image"], "a")
+    place(finished["image"], "b", change)
+    assert compare("a", "b").exit_code == 0
+    told = page()
+    assert ("By Fréchet distance (fd_vgg16) to real data, the nearest is kdm of b at 1 [4.80, 5.20]"
+            ", then kdm of a at 5 [4.80, 5.20], then kdm-f of a at 5 [4.80, 5.20]. Lower is better."
+            ) in told
+    # What failed leads in nothing.
+    assert re.findall("<dt>(.*?)</dt><dd><strong>(.*?)</strong>", told) == [
+        ("Distance to the data", "1"), ("Speed", "2,000"), ("Variety", "70.0 %")]
+    assert "samples a second, for kdm of b. Next is kdm of a with 1,500." in told
+    Path("page.html").unlink()
+    place(finished["image"], "c", lambda document: document["conditions"].update(threads=8))
+    assert compare("a", "c").exit_code == 0
+    assert "samples a second, for" not in page() and "1 condition differs" in page()
+
+
+def test_names_in_a_report_are_no_templates(finished: dict[str, Path]) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["students"] = {"{0.__class__}": document["students"]["kdm"], "{}": {
+            **document["students"]["kdm"]}}
+
+    place(finished["points"], "a", change)
+    assert compare("a").exit_code == 0
+    assert "for {0.__class__} of a: Sliced Wasserstein" in page()
+
+
 def test_page_in_a_browser(finished: dict[str, Path], folder: Path, browser: Chrome) -> None:
     place(finished["image"], "a")
     place(finished["image"], "b", lambda document: document["students"]["kdm"].update(fd_vgg16=1.0))
     assert compare("a", "b").exit_code == 0
+    emulate(browser, 1280, 800, dark=False)
+    browser.get((folder / "page.html").as_uri())
+    pictures = browser.find_elements("tag name", "img")
+    assert browser.find_element("css selector", ".sentence").rect["y"] < pictures[0].rect["y"]
+    assert all(one.rect["y"] + one.rect["height"] < 800 for one in pictures)
+    assert browser.execute_script("return document.documentElement.scrollHeight") < 3000
     emulate(browser, 390, 800, dark=True)
     browser.get((folder / "page.html").as_uri())
     assert browser.get_log("browser") == []
-    browser.find_element("xpath", "//th[.//code[text()='fd_vgg16']]//button").click()
+    button = browser.find_element("xpath", "//th[.//code[text()='fd_vgg16']]//button")
+    button.click()
     rows = browser.find_elements("css selector", "table.sortable tbody tr")
     assert rows[0].find_element("tag name", "th").text == "kdm\nclose"
     assert rows[0].find_element("tag name", "td").text == "b"

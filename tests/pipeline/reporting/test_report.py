@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.colors import to_rgba
 from PIL import Image
 
 from kdm_core.datasets import on_board
@@ -19,12 +20,16 @@ from kdm_core.errors import DataError, MismatchError
 from kdm_core.figures import files as figures
 from kdm_core.figures.extrapolation import Extrapolated, extrapolation
 from kdm_core.figures.scatter import OFF, cell_colours
+from kdm_core.figures.style import STUDENTS as STUDENT_COLOURS
 from kdm_core.metrics.denoising.record import DenoisingCheck, LevelCheck
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import read_json, write_json
-from pipeline.reporting import conditions, metrics, pictures, table, text
+from pipeline.reporting import conditions, metrics, pictures, table, text, verdicts
 from pipeline.reporting.document import Document, models
+from pipeline.reporting.headlines import Headline
+from pipeline.reporting.publishing import preview
 from pipeline.reporting.records import ExtractorRecord
+from stages import report
 from tests.support.report_project import (
     FEATURES,
     FINDINGS,
@@ -162,8 +167,8 @@ def test_page_stands_alone(kind: str, made: dict[str, Made]) -> None:
     assert len(tags.all("script")) == 1 and not tags.all("script")[0]
     assert [link["href"] for link in tags.all("link")] == ["data:,"]
     images = tags.all("img")
-    own = {"curves.png", "spectrum.png", "samples.png" if kind == "image" else "scatter.png",
-           *({"extrapolation.png"} if kind == "image" else {})}
+    own = {"curves.png", "terms.png", "spectrum.png", *(
+        {"samples.png", "extrapolation.png"} if kind == "image" else {"scatter.png"})}
     assert len(images) == len(own) + len(STUDENTS) * len(FINDINGS)
     assert all(image["alt"] and (image["src"] or "").startswith("data:image/") for image in images)
     assert {path.name for path in (folder / "reports/figures").iterdir()} == own
@@ -181,8 +186,9 @@ def test_policy_allows_what_the_page_holds_and_nothing_else(made: dict[str, Made
 
 def test_page_tells_figures_with_intervals_and_proportions(made: dict[str, Made]) -> None:
     page = made["image"].page
-    for told in ("35 → 1", "30×", "1.25×", "[4.80, 5.20]", "1.25× [1.19, 1.31]", "10.0 % of 0.500",
-                 "5.0 % of 0.400", "98.0 %", "n = 200", "98.5 % of 360 held-out images",
+    for told in ("instead of 35", "30×", "1.25×", "[4.80, 5.20]", "1.25× [1.19, 1.31]",
+                 "10.0 % of 0.500", "5.0 % of 0.400", "98.0 %", "n = 200",
+                 "98.5 % of 360 held-out images",
                  "500 samples of each model were compared with 1,437 real ones"):
         assert told in page, told
     for line in (*IMAGE["warnings"], "No FID", "<code>kdm weights fetch inception</code>"):
@@ -211,10 +217,10 @@ def test_real_samples_stand_beside_as_many_of_each_model(made: dict[str, Made]) 
     assert found.title == "500 samples of each"
     assert beside.title == "360 samples of each, as many as there are other real ones"
     assert [metric.key for metric in found.metrics] == [
-        "fd_vgg16", "fd_infinity_vgg16", "kd_vgg16", "lpips_vgg", "precision_vgg16",
-        "recall_vgg16", "nfe", "images_per_s"]
+        "fd_vgg16", "images_per_s", "nfe", "fd_infinity_vgg16", "kd_vgg16", "lpips_vgg",
+        "precision_vgg16", "recall_vgg16"]
     orders = {line.model.text: [cell.order for cell in line.cells] for line in found.lines}
-    assert orders["kdm"][0] == 5.0 and orders["teacher"][3] is None
+    assert orders["kdm"][0] == 5.0 and orders["teacher"][5] is None
     assert [line.cells[0].order for line in beside.lines] == [5.1, 6.1, 6.1, 3.1]
     for one in table.sections(document):
         assert ("held-out real data" in [model.text for model in one.models]) == (
@@ -257,8 +263,8 @@ def failed(results: dict[str, Any]) -> dict[str, Any]:
 def test_verdicts_open_the_page(kind: str) -> None:
     write_project(kind)
     page = make_report()
-    head = page[page.index("<h1>"):page.index("class=\"lead\"")]
-    assert head.count("<li>") == 1 + len(STUDENTS)
+    head = page[page.index("<h1>"):page.index("</header>")]
+    assert "instead of" in head and "kdm and kdm-f come close to their teacher." in head
     assert re.findall(r'class="verdict (\w+)">([^<]+)<', head) == [
         ("good", "passed"), *[("good", "close")] * 2]
     for line in RESULTS[kind]["verdicts"]["student"]["why"]:
@@ -272,10 +278,12 @@ def test_of_students_that_failed_no_ratio_is_shown(kind: str) -> None:
     write_project(kind, failed(RESULTS[kind]))
     page = make_report()
     assert "30×" not in page and "12×" not in page and not re.search(r"\d×", page)
-    head = page[page.index("<h1>"):page.index("<h2")]
-    assert "was to be distilled into 2 students" in head and "dimensions, failed)" in head
-    assert head.count('class="verdict bad">failed') == 2 and "its recall is gone" in head
-    assert re.findall("<dd>(.*?)</dd>", head) == ["failed"]
+    assert "was to be distilled into 2 students" in page and "dimensions, failed)" in page
+    head = page[page.index("<h1>"):page.index("</header>")]
+    assert '"sentence">kdm and kdm-f failed.<' in head
+    seen = head[:head.index("<details")]
+    assert seen.count('class="verdict bad">failed') == 2 and "its recall is gone" in seen
+    assert [one.number for one in tiles(page)] == ["failed"]
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -284,24 +292,27 @@ def test_a_student_that_failed_leaves_the_others_their_ratios() -> None:
     change_evaluation("kdm-f", verdicts__student=failed(IMAGE)["verdicts"]["student"],
                       ratios__fd_vgg16=measured(0.5, 0.05), student__images_per_s=measured(9e9))
     page = make_report()
-    head = page[page.index("<h1>"):page.index("<h2")]
-    assert re.findall("<dd>(.*?)</dd>", head) == ["35 → 1", "30×", "1.25×"]
-    assert head.count("; without kdm-f, which failed") == 2 and "0.50×" not in page
-    assert "was distilled into 2 students" in head
+    assert [one.number for one in tiles(page)] == ["1.25×", "30×", "70.0 %"]
+    assert all("kdm’s" in one.text or "for kdm:" in one.text for one in tiles(page))
+    assert "kdm comes close to its teacher and kdm-f failed." in page and "0.50×" not in page
+    assert "was distilled into 2 students" in page
 
 
-def tiles(page: str) -> list[str]:
-    return re.findall("<dt>(.*?)</dt>", page)
+def tiles(page: str) -> list[Headline]:
+    return [Headline(*found) for found in re.findall(
+        "<dt>(.*?)</dt><dd><strong>(.*?)</strong> (.*?)</dd>", page)]
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_figure_that_a_loss_has_seen_is_marked_and_no_headline() -> None:
     """VGG16's distance leads both without: now the classifier's does, where nobody is flattered."""
     write_project("image")
-    assert "(fd_vgg16)" in tiles(make_report())[2]
+    assert "(fd_vgg16) to real data; fd_classifier: 1.50×. Below 1" in tiles(make_report())[0].text
     change_evaluation("kdm-f", seen=SEEN)
     page = make_report()
-    assert "(fd_classifier)" in tiles(page)[2] and "1.50×" in page
+    distance, _, share = tiles(page)
+    assert "(fd_classifier)" in distance.text and distance.number == "1.50×"
+    assert "(recall_classifier" in share.text and share.number == "69.0 %"
     document = Document.model_validate_json(Path("reports/report.json").read_bytes())
     [found, _] = table.overviews([("", models(document))], document.extractors)
     assert found.metrics[0].key == "fd_classifier"
@@ -327,7 +338,9 @@ def test_where_every_distance_flatters_none_is_a_headline() -> None:
               for metric in FEATURES if metric != "is"}
     change_evaluation("kdm", seen={"network": {}, "images": images})
     page = make_report()
-    assert tiles(page)[2].startswith("of the MSE with mixed-up noises")
+    speed, faithfulness = tiles(page)
+    assert speed.title == "Speed"
+    assert faithfulness.text.startswith("of the MSE with mixed-up noises")
     assert "‡ the loss took as real the images that this compares with: the figure" in page
     assert "† the loss" not in page
     assert read_json(Path("reports/report.json"))["seen"] == {
@@ -351,7 +364,7 @@ def test_of_pairs_of_unknown_origin_nothing_is_told_of_a_teacher(kind: str) -> N
     write_json(Path("reports/metrics/teacher.json"),
                {"check": DenoisingCheck(n=20, levels=[worse]).model_dump(mode="json")})
     page = make_report()
-    visible = page[page.index("<h1>"):page.index("<h2 id=\"conditions\"")]
+    visible = page[page.index("<h1>"):page.index("<h2>Conditions")]
     texts = re.sub(r'src="data:[^"]*"', "", visible)
     assert [line for line in texts.splitlines() if "eacher" in line] == []
     assert "Pairs of noise and" in visible and "of which nobody wrote down who made them" in visible
@@ -361,6 +374,115 @@ def test_of_pairs_of_unknown_origin_nothing_is_told_of_a_teacher(kind: str) -> N
     assert "teacher" not in document["verdicts"] and "teacher" not in document["conditions"]
     assert document["pairs"].keys() == of_unknown_origin(RESULTS[kind])["pairs"].keys()
     assert not any("speedup" in one for one in document["students"].values())
+
+
+def test_pairs_alone_make_a_page() -> None:
+    """Neither teacher nor real data, features or studies: distances lead to held-out pairs."""
+    unknown = of_unknown_origin(IMAGE)
+    for who in ("pairs", "student"):
+        unknown[who] = {key: one for key, one in unknown[who].items()
+                        if not key.endswith(("_vgg16", "_classifier"))}
+    write_project("image", unknown | {"at_equal_n": {}, "extractors": {}, "extrapolation": {}},
+                  studies=False)
+    speed, faithfulness = tiles(make_report())
+    assert speed.number == "1,500" and speed.text == "samples a second, for kdm, with 1 network " \
+        "evaluation each."
+    assert faithfulness.number == "5.0 %"
+    extractor = {**IMAGE["extractors"]["vgg16"], "reference": "held-out pairs"}
+    write_evaluations(of_unknown_origin(IMAGE) | {"at_equal_n": {},
+                                                  "extractors": {"vgg16": extractor}})
+    distance, *_ = tiles(make_report())
+    assert distance.number == "5" and distance.text == (
+        "for kdm: Fréchet distance (fd_vgg16) to held-out samples of the pairs; stored pairs: 4. "
+        "Lower is better.")
+
+
+def write_evaluations(results: dict[str, Any]) -> None:
+    """Other figures in the place of those of all students."""
+    for name in STUDENTS:
+        path = Path("data/evaluation") / name / "evaluation.json"
+        known = read_json(path)
+        write_json(path, {**results, "conditions": known["conditions"]})
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (("close", "close"), "kdm and kdm-f come close to their teacher."),
+    (("poor", "better than its teacher"),
+     "kdm-f is better than its teacher and kdm is far behind its teacher."),
+    (("failed", "as good as its teacher"), "kdm-f is as good as its teacher and kdm failed."),
+    (("of a later kind", "not judged"), "kdm is of a later kind and kdm-f cannot be judged."),
+])
+def test_the_verdict_is_a_sentence(
+    words: tuple[str, str], said: str, made: dict[str, Made]
+) -> None:
+    given = {name: {"word": word} for name, word in zip(STUDENTS, words, strict=True)}
+    document = made["image"].json
+    told = verdicts.sentence(Document.model_validate(
+        document | {"verdicts": {"teacher": {"word": "passed"}, "students": given}}, strict=False))
+    assert told == f"With 1 network evaluation a sample instead of 35, {said}"
+    told = verdicts.sentence(Document.model_validate(
+        document | {"verdicts": {"teacher": {"word": "failed"}, "students": {}}}, strict=False))
+    assert "What they learned from, the teacher, failed itself." in told
+
+
+def test_the_picture_has_a_column_for_each_class() -> None:
+    labels = np.array([2, 0, 1, 0, 2, 1, 0, 2, 1, 1])
+    columns, names = pictures.choose(labels, ["a", "b", "c"], 2)
+    assert "".join(names) == "aaabbbccc" and columns.shape == (9, 1)
+    assert labels[columns].ravel().tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    many = np.arange(100).repeat(2)
+    columns, names = pictures.choose(many, [f"c{i}" for i in range(100)], 2)
+    assert columns.shape == (10, 2) and names[0] == "c0" and names[-1] == "c99"
+    assert (many[columns[:, 0]] == many[columns[:, 1]]).all()
+    # Data with classes, pairs without.
+    columns, names = pictures.choose(np.zeros(64, int), ["a", "b"], 2)
+    assert names == [] and columns.T.ravel().tolist() == list(range(20))
+
+
+def test_a_student_keeps_its_colour_where_others_are_left_out() -> None:
+    """The first one has no operator, and no line that leads to infinitely many samples."""
+    write_project("image")
+    path = Path("data/evaluation/kdm/samples.npz")
+    with np.load(path) as stored:
+        np.savez(path, **{**stored, "eigenvalues": np.zeros((0, 2))})
+    known = read_json(Path("data/evaluation/kdm/evaluation.json"))["extrapolation"]
+    change_evaluation("kdm", extrapolation={name: {"teacher": one["teacher"]}
+                                            for name, one in known.items()})
+    drawn: dict[str, pictures.Picture] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "illustrate", lambda found, *rest: drawn.update(
+            {one.name: one for one in found}) or {
+                "first": None, "pictures": {}, "studies": None, "filtered": None,
+                "near_copies": []})
+        make_report()
+    own = to_rgba(STUDENT_COLOURS[1])
+    [operator] = drawn["spectrum"].figure.axes
+    assert tuple(operator.collections[0].get_facecolor()[0][:3]) == own[:3]
+    lines = {to_rgba(line.get_color()) for line in drawn["extrapolation"].figure.axes[0].lines}
+    assert own in lines and to_rgba(STUDENT_COLOURS[0]) not in lines
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_preview_has_a_picture_where_it_has_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    assert preview("gs://b/r/", "samples") == (
+        "https://storage.googleapis.com/b/r/figures/samples.png")
+    assert preview("s3://b/r", "samples") == "https://b.s3.amazonaws.com/r/figures/samples.png"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://localhost:9000")
+    assert preview("s3://b/r", "samples") is None
+    assert preview("/shared/r", "samples") is None and preview(None, "samples") is None
+    write_project("points", title='A "title"')
+    meta = {one.get("property"): one.get("content") for one in Tags(make_report()).all("meta")}
+    assert meta["og:title"] == 'A "title"' and "og:image" not in meta
+    assert meta["og:description"] == ("With 1 network evaluation a sample instead of 20, kdm and "
+                                      "kdm-f come close to their teacher.")
+
+
+def test_long_captions_are_shortened_by_sentences() -> None:
+    assert text.shortened("One two. Three four.") == ("One two. Three four.", "")
+    assert text.shortened("One 2.5 two. Three. Four", 4) == ("One 2.5 two. Three.", "Four")
+    assert text.shortened("One two three. Four", 2) == ("One two …", "One two three. Four")
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -548,7 +670,7 @@ def test_pictures_share_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_extrapolated_line_ends_where_the_extrapolation_does() -> None:
     n = np.array([100.0, 200.0, 500.0])
     found = {"vgg16": (Extrapolated(n, 2 + 30 / n, 2.0), {"kdm": Extrapolated(n, 3 + 30 / n, 3.0)})}
-    [axis] = extrapolation(found).axes
+    [axis] = extrapolation(found, {"kdm": "#1180c4"}).axes
     teacher, *_ = axis.get_lines()
     np.testing.assert_allclose(teacher.get_xydata(), [[0, 2], [0.01, 2.3]])
     assert [label.get_text() for label in axis.get_xticklabels()] == ["∞", "500", "200", "100"]

@@ -31,3 +31,8 @@ for (const table of document.querySelectorAll("table.sortable")) {
     button.addEventListener("click", () => sort(head, column));
   });
 }
+
+// What is folded is printed, too.
+addEventListener("beforeprint", () => {
+  for (const fold of document.querySelectorAll("details")) fold.open = true;
+});
