@@ -150,6 +150,6 @@ def told(plan: Sequence[Phase], reports: Reports | None) -> Reports:
     progress = Progress(sum(phase.training.steps for phase in plan))
 
     def on_record(record: Record) -> None:
-        progress.note = f"held-out MSE {record['validation_mse_ratio']:.3f} of permuted"
+        progress.note(f"held-out MSE {record['validation_mse_ratio']:.3f} of permuted")
 
     return Reports(progress.reach, on_record, say=adapted, warn=adapted, on_start=progress.start)

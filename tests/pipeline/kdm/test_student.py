@@ -46,7 +46,7 @@ def done(*arguments: str) -> str:
 def test_info() -> None:
     shown = done("student", "info", "mine")
     assert "dense Koopman operator on 64 dimensions, eigenvalues of modulus" in shown
-    assert "image of shape (1, 8, 8), 3 labels" in shown
+    assert "image samples of shape (1, 8, 8)" in shown and "3 classes: [a, b, c]" in shown
     assert f"pairs: {'p' * 64}" in shown and "kind: mlp" in shown
     assert json.loads(Path("mine/config.json").read_text())["fingerprint"] in shown
 
