@@ -20,7 +20,7 @@ from kdm_core.classes import shown
 from kdm_core.errors import KDMError, adapted
 
 Label = str | int
-# A single one is that of all samples.
+# A single one, also in a list, is that of all samples.
 Labels = Label | Sequence[Label] | NDArray[Any] | Tensor
 INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16,
             torch.uint32, torch.uint64}
@@ -30,8 +30,8 @@ def as_labels(labels: Labels | None, names: Sequence[str], n: int, who: str) -> 
     """One label for each of n samples, (n,) int64, where it was given.
 
     Args:
-        labels: a name or an integer for all samples, or a list, array or tensor with one for each;
-            None is for models without classes alone.
+        labels: a name or an integer for all samples; or a list, array or tensor with one for each,
+            or with a single one for all. None is for models without classes alone.
         names: of the model's classes; empty if it takes none.
         who: what takes them, for messages, such as "student".
 
@@ -49,7 +49,7 @@ def as_labels(labels: Labels | None, names: Sequence[str], n: int, who: str) -> 
         raise KDMError(f"labels: this {who} needs them: give one for each sample, or one for all, "
                        f"as labels={names[0]!r}; its classes are {shown(names)}")
     numbers = as_numbers(labels, names)
-    if numbers.shape not in ((), (n,)):
+    if numbers.shape not in ((), (1,), (n,)):
         raise KDMError(f"labels: {tuple(numbers.shape)} were given for {n} samples; give one for "
                        "each, or a single one for all")
     if n and numbers.numel():

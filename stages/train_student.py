@@ -3,7 +3,8 @@
 import os
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,6 @@ from kdm_core.figures.files import comparison, render
 from kdm_core.losses.features import Frozen
 from kdm_core.metrics.classifier import Classifier, load_classifier
 from kdm_core.pairs.keep import KeepMask
-from kdm_core.pairs.reading.batches import PairReader
-from kdm_core.pairs.reading.order import pair_order
-from kdm_core.pairs.reading.readers import open_reader
-from kdm_core.pairs.reading.resident import ResidentReader
-from kdm_core.pairs.reading.whole import read_split
 from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import PairStore
 from kdm_core.samples import SampleSpec
@@ -31,11 +27,11 @@ from kdm_core.serialization import CONFIG, read_json, read_model, write_json
 from kdm_core.sharing.folder import save_student
 from kdm_core.sharing.hub import from_pretrained
 from kdm_core.students.base import Student
+from kdm_core.students.distil import Distillation, Reading
 from kdm_core.students.given import Given, RealSamples
 from kdm_core.students.initialise import start_at_student, start_at_teacher
-from kdm_core.students.phases import Phase, Reports, fit_phases
+from kdm_core.students.phases import Phase, Reports
 from kdm_core.students.seen import recorded_phases
-from kdm_core.students.training import StudentTask
 from kdm_core.teachers import Teacher, load_teacher
 from kdm_core.training.distributed import (
     check_batch,
@@ -48,7 +44,6 @@ from kdm_core.training.distributed import (
 from kdm_core.training.launcher import launch
 from kdm_core.training.loop import Record
 from kdm_core.training.meeting import Machines
-from kdm_core.training.waiting import Waiting
 from pipeline.params.execution import TorchrunTraining
 from pipeline.params.fitting import check_against
 from pipeline.params.student import StudentParams
@@ -142,18 +137,20 @@ def distil(stage: Stage, name: str) -> None:
         parameters = sum(p.numel() for p in student.parameters())
         stage.say(f"{model.describe()}, {parameters:,} parameters, "
                   f"on {world_size()} × {stage.device.type}")
-    with ExitStack() as opened, placed(f"students.{name}"):
-        training = Training(stage, name, store, plan, given, opened)
-        best, last = train(stage, training, student.to(stage.device),
+    with placed(f"students.{name}"):
+        training = Distillation(
+            store, plan, stage.device,
+            lambda number: stage.seed(f"training, phase {number}" if number else "training"),
+            given, config.shuffle_buffer, reading(name))
+        stored = len(spec.split_range("train"))
+        if is_main() and training.count < stored:
+            stage.say(f"reads {training.count:,} of {stored:,} pairs")
+        best, last = train(stage, training, name, student.to(stage.device),
                            folder / "checkpoint.safetensors", key)
     if not is_main():
         return
-    law = {} if spec.label_weights is None else {"label_weights": spec.label_weights}
-    dumps = [{"losses": phase.losses.model_dump(), "training": phase.training.model_dump()}
-             for phase in plan]
-    fingerprint = save_student(folder / "result", best, {
-        "pairs": spec.fingerprint, "pairs_read": training.count, "teacher": spec.teacher,
-        **dumps[0], "phases": [*earlier, *dumps], **law, **start, **marks})
+    fingerprint = save_student(folder / "result", best,
+                               training.provenance({**start, **marks}, earlier))
     stage.finish(folder / "result", paths.STUDENTS / name)
     write_json(paths.METRICS / "train_student" / f"{name}.json",
                {key: value for key, value in last.items() if key != "step"})
@@ -206,55 +203,23 @@ def real_samples(dataset: Dataset, spec: SampleSpec, device: torch.device) -> Re
     return RealSamples(samples, labels, spec.num_classes)
 
 
-class Training:
-    """What the phases of a training share.
+def reading(name: str) -> Reading:
+    """Shows how reading the pairs into memory gets on."""
+    @contextmanager
+    def shown(pairs: int) -> Iterator[Callable[[int], None]]:
+        with Progress(f"{name}, pairs", pairs, "pair") as progress:
+            yield progress.update if is_main() else lambda pairs: None
 
-    Attributes:
-        count: pairs that it reads.
-    """
+    return shown
 
-    def __init__(
-        self, stage: Stage, name: str, store: PairStore, plan: list[Phase], given: Given,
-        opened: ExitStack,
-    ) -> None:
-        """`opened`: what is to be closed when the training is over."""
-        self.stage, self.name, self.store, self.plan = stage, name, store, plan
-        self.given, self.opened = given, opened
-        self.waiting = Waiting(stage.device)
-        self.validation = read_split(store, "validation", stage.device)
-        self.count = len(store.kept_rows("train"))
-        self.reader: PairReader | None = None
 
-    def task(self, student: Student, phase: Phase, number: int) -> StudentTask:
-        """The task of a phase, numbered from 0."""
-        seed = self.stage.seed("training" if not number else f"training, phase {number}")
-        self.reader = self.open(phase, seed)
-        return StudentTask(student, phase.losses, phase.training, self.reader, self.validation,
-                           seed, self.given)
-
-    def open(self, phase: Phase, seed: int) -> PairReader:
-        """Batches for a phase; shows how reading the pairs into memory gets on."""
-        batch, device = phase.training.batch, self.stage.device
-        if isinstance(self.reader, ResidentReader):  # which has them all
-            return ResidentReader(self.reader.pairs,
-                                  pair_order(self.store, "train", batch, seed, device=device))
-        stored = len(self.store.spec.split_range("train"))
-        if is_main() and self.count < stored and self.reader is None:
-            self.stage.say(f"reads {self.count:,} of {stored:,} pairs")
-        with Progress(f"{self.name}, pairs", self.count, "pair") as progress:
-            return self.opened.enter_context(open_reader(
-                self.store, "train", batch, seed, device,
-                self.stage.params.students[self.name].shuffle_buffer,
-                any(one.losses.takes_states for one in self.plan),
-                progress.update if is_main() else lambda pairs: None))
-
-    def pairs(self, step: int) -> int:
-        """How many pairs have been seen after so many steps of all phases."""
-        seen = 0
-        for phase in self.plan:
-            seen += min(step, phase.training.steps) * min(phase.training.batch, self.count)
-            step = max(0, step - phase.training.steps)
-        return seen
+def pairs_seen(training: Distillation, step: int) -> int:
+    """How many pairs have been seen after so many steps of all phases."""
+    seen = 0
+    for phase in training.plan:
+        seen += min(step, phase.training.steps) * min(phase.training.batch, training.count)
+        step = max(0, step - phase.training.steps)
+    return seen
 
 
 def teacher_of(stage: Stage, spec: StoreSpec) -> dict[str, Any] | None:
@@ -275,8 +240,12 @@ def initialise(
         The fingerprint of their origin, and the phases that a student there had: what its losses
         saw, this one has seen.
     """
-    unknown = stage.params.source(spec) == "pairs"
-    if config.init == "random" or (config.init == "auto" and unknown):
+    if config.init == "random":
+        return {}, []
+    if config.init == "auto" and stage.params.source(spec) == "pairs":
+        if is_main():
+            stage.say("starts at random weights, since nobody knows the teacher of these pairs "
+                      "or it is not here")
         return {}, []
     if config.init in ("auto", "teacher"):
         try:
@@ -296,18 +265,17 @@ def initialise(
 
 
 def train(
-    stage: Stage, training: Training, student: Student, checkpoint: Path, key: str
+    stage: Stage, training: Distillation, name: str, student: Student, checkpoint: Path, key: str
 ) -> tuple[Student, Record]:
     """Run all phases with progress, curves and, now and then, a grid of held-out samples.
 
     Returns:
         The student, and the last point of the curves.
     """
-    plan, waiting = training.plan, training.waiting
     if not is_main():
-        return fit_phases(student, plan, training.task, checkpoint, key, Reports(), waiting)
-    curves = Curves(training.name)
-    last = sum(phase.training.steps for phase in plan)
+        return training.run(student, checkpoint, key, Reports())
+    curves = Curves(name)
+    last = sum(phase.training.steps for phase in training.plan)
     noise, samples, labels = (part[:64] for part in training.validation[:3])
     shown = time.monotonic()
 
@@ -316,23 +284,23 @@ def train(
         if step < last and time.monotonic() - shown < PICTURE_EVERY_S:
             return
         shown = time.monotonic()
-        made = best.generate(noise, best.spec.told(labels), plan[0].training.precision)
-        curves.picture("samples.png", render(comparison(
-            best.spec, samples, made, training.stage.params.source(training.store.spec))))
+        made = best.generate(noise, best.spec.told(labels), training.plan[0].training.precision)
+        curves.picture("samples.png", render(comparison(best.spec, samples, made,
+                                                        stage.params.source(training.store.spec))))
 
-    with Progress(training.name, training.pairs(last), "pair") as progress:
+    with Progress(name, pairs_seen(training, last), "pair") as progress:
 
         def on_start(step: int) -> None:
-            if training.pairs(step) > progress.done or not step:
-                progress.resume(training.pairs(step))
+            if pairs_seen(training, step) > progress.done or not step:
+                progress.resume(pairs_seen(training, step))
 
         def on_record(record: Record) -> None:
             progress.note = f"held-out MSE {record['validation_mse_ratio']:.3f} of permuted"
             curves(record)
 
-        best, record = fit_phases(student, plan, training.task, checkpoint, key, Reports(
-            lambda step: progress.reach(training.pairs(step)), on_record, show_samples, stage.say,
-            stage.note, on_start), waiting)
+        best, record = training.run(student, checkpoint, key, Reports(
+            lambda step: progress.reach(pairs_seen(training, step)), on_record, show_samples,
+            stage.say, stage.note, on_start))
     show_samples(best, last)
     curves.end()
     return best, record

@@ -26,7 +26,7 @@ def options(command: Any) -> set[str]:
 
 OPTIONS = options(typer.main.get_command(app))
 NAMES = re.compile("|".join((
-    rf"(?<![\w.])(?:{'|'.join(Params.model_fields)})\.(?!(?:json|npz|safetensors)\b)\w",
+    rf"(?<![\w.])(?:{'|'.join(Params.model_fields)})\.(?!(?:json|npz|safetensors|zarr)\b)\w",
     rf"(?:{'|'.join(sorted(OPTIONS))})(?![\w-])",
     r"params\.yaml", r"\bkdm [a-z]", r"(?i:\bdvc\b|\bprefect\b)", r"\bdocs/",
     r"(?<!`)\bstages?\b(?!`)")))

@@ -27,9 +27,10 @@ class Network(nn.Module):
     def forward(
         self, x: Tensor, time: Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:
-        raise NotImplementedError
+        condition = self.condition(x, time, labels)
+        return self.decode(self.encode(x, condition), condition)
 
-    # A network that can be cut in two is decode(encode(x, c), c), c = condition(x, time, labels).
+    # A network that cannot be cut in two has a `forward` of its own.
 
     def condition(self, x: Tensor, time: Tensor | None, labels: Tensor | None) -> Any:
         """What the blocks of both halves are told of time and labels; arguments as of `forward`.

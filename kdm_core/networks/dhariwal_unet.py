@@ -11,10 +11,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdm_core.compute import full_precision
 from kdm_core.config import Config
-from kdm_core.networks.base import Network, one_hot
+from kdm_core.networks.base import one_hot
 from kdm_core.networks.edm_blocks import (
+    AugmentedUNet,
     BlockStyle,
     Init,
     PositionalEmbedding,
@@ -57,7 +57,7 @@ class DhariwalUNetConfig(Config):
     augment_dim: int = Field(0, ge=0, le=2**14)
 
 
-class DhariwalUNet(Network):
+class DhariwalUNet(AugmentedUNet):
     """See `DhariwalUNetConfig`. Maps (B, C, R, R) to (B, C', R, R)."""
 
     def __init__(
@@ -167,25 +167,6 @@ class DhariwalUNet(Network):
         if self.num_classes:
             parts.append(self.map_label(one_hot(labels, self.num_classes, batch, weight)))
         return F.silu(torch.stack(parts).sum(dim=0))
-
-    def forward(
-        self,
-        x: Tensor,
-        time: Tensor | None = None,
-        labels: Tensor | None = None,
-        augment: Tensor | None = None,
-    ) -> Tensor:
-        condition = self.condition(x, time, labels, augment)
-        return self.decode(self.encode(x, condition), condition)
-
-    def condition(
-        self, x: Tensor, time: Tensor | None, labels: Tensor | None, augment: Tensor | None = None
-    ) -> Tensor | None:
-        if not self.conditioned:
-            return None
-        # Times reach 999, of which half precision keeps two or three digits.
-        with full_precision(x.device):
-            return self.embed(x.shape[0], time, labels, augment)
 
     def encode(self, x: Tensor, condition: Tensor | None) -> list[Tensor]:
         # Convolutions are faster in this layout on CPUs and on tensor cores.

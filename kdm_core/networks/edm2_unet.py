@@ -310,12 +310,6 @@ class EDM2UNet(Network):
                 return mp_silu(part)
         return None
 
-    def forward(
-        self, x: Tensor, time: Tensor | None = None, labels: Tensor | None = None
-    ) -> Tensor:
-        condition = self.condition(x, time, labels)
-        return self.decode(self.encode(x, condition), condition)
-
     def condition(self, x: Tensor, time: Tensor | None, labels: Tensor | None) -> Tensor | None:
         with full_precision(x.device):
             return self.embed(x.shape[0], time, labels)

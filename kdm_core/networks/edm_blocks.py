@@ -1,4 +1,4 @@
-"""What EDM's two U-Nets share: blocks, resampling, embeddings of time, initial weights.
+"""What EDM's two U-Nets share: conditions, blocks, resampling, embeddings of time, initial weights.
 
 Written after appendix F of Karras et al. 2022 (arXiv:2206.00364) and the papers named there. The
 parameters have the names that published checkpoints give them.
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdm_core.compute import full_precision
 from kdm_core.errors import KDMError
-from kdm_core.networks.base import GroupNorm, attention, dropout
+from kdm_core.networks.base import GroupNorm, Network, attention, dropout
 
 Filter = Literal["box", "binomial"]
 Direction = Literal["up", "down"]
@@ -269,6 +270,41 @@ class FourierEmbedding(nn.Module):
 
 
 # Layers
+
+
+class AugmentedUNet(Network):
+    """A network that takes augmentation labels beside time and labels.
+
+    Attributes:
+        conditioned: whether it takes any of them.
+    """
+
+    conditioned: bool
+
+    def embed(
+        self, batch: int, time: Tensor | None, labels: Tensor | None, augment: Tensor | None
+    ) -> Tensor:
+        """The condition (B, width) of all blocks."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor | None = None,
+        labels: Tensor | None = None,
+        augment: Tensor | None = None,
+    ) -> Tensor:
+        condition = self.condition(x, time, labels, augment)
+        return self.decode(self.encode(x, condition), condition)
+
+    def condition(
+        self, x: Tensor, time: Tensor | None, labels: Tensor | None, augment: Tensor | None = None
+    ) -> Tensor | None:
+        if not self.conditioned:
+            return None
+        # Times reach 999, of which half precision keeps two or three digits.
+        with full_precision(x.device):
+            return self.embed(x.shape[0], time, labels, augment)
 
 
 def last_blocks(encoder: nn.ModuleDict, blocks: int) -> list[nn.Module]:

@@ -69,12 +69,6 @@ class MLP(Network):
     def stages(self) -> list[nn.Module]:
         return spread(self.blocks)
 
-    def forward(
-        self, x: Tensor, time: Tensor | None = None, labels: Tensor | None = None
-    ) -> Tensor:
-        condition = self.condition(x, time, labels)
-        return self.decode(self.encode(x, condition), condition)
-
     def condition(self, x: Tensor, time: Tensor | None, labels: Tensor | None) -> Condition:
         # Not of samples in float32: there a CPU rounds a row by how many there are, and a sample
         # would depend on its batch. In bfloat16 all is as before to the bit.

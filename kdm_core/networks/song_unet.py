@@ -12,10 +12,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdm_core.compute import full_precision
 from kdm_core.config import Config
-from kdm_core.networks.base import Network, one_hot
+from kdm_core.networks.base import one_hot
 from kdm_core.networks.edm_blocks import (
+    AugmentedUNet,
     BlockStyle,
     Filter,
     FourierEmbedding,
@@ -75,7 +75,7 @@ class SongUNetConfig(Config):
     augment_dim: int = Field(0, ge=0, le=2**14)
 
 
-class SongUNet(Network):
+class SongUNet(AugmentedUNet):
     """See `SongUNetConfig`. Maps (B, C, R, R) to (B, C', R, R)."""
 
     def __init__(
@@ -195,25 +195,6 @@ class SongUNet(Network):
         if self.config.augment_dim and augment is not None:
             h = h + self.map_augment(augment.to(weight.dtype))
         return F.silu(self.map_layer1(F.silu(self.map_layer0(h))))
-
-    def forward(
-        self,
-        x: Tensor,
-        time: Tensor | None = None,
-        labels: Tensor | None = None,
-        augment: Tensor | None = None,
-    ) -> Tensor:
-        condition = self.condition(x, time, labels, augment)
-        return self.decode(self.encode(x, condition), condition)
-
-    def condition(
-        self, x: Tensor, time: Tensor | None, labels: Tensor | None, augment: Tensor | None = None
-    ) -> Tensor | None:
-        if not self.conditioned:
-            return None
-        # Times reach 999, of which half precision keeps two or three digits.
-        with full_precision(x.device):
-            return self.embed(x.shape[0], time, labels, augment)
 
     def encode(self, x: Tensor, condition: Tensor | None) -> list[Tensor]:
         # Convolutions are faster in this layout on CPUs and on tensor cores.

@@ -150,12 +150,6 @@ class Transformer(Network):
         return [tokens.transpose(1, 2).reshape(len(tokens), -1, *self.grid)
                 for tokens in super().activations(evaluate)]
 
-    def forward(
-        self, x: Tensor, time: Tensor | None = None, labels: Tensor | None = None
-    ) -> Tensor:
-        condition = self.condition(x, time, labels)
-        return self.decode(self.encode(x, condition), condition)
-
     def condition(self, x: Tensor, time: Tensor | None, labels: Tensor | None) -> Tensor | None:
         return self.embed(time, labels) if self.embed is not None else None
 

@@ -131,12 +131,6 @@ class UNet(Network):
         blocks = self.config.blocks  # and a convolution that leads to the next level
         return list(self.down[blocks - 1 :: blocks + 1])
 
-    def forward(
-        self, x: Tensor, time: Tensor | None = None, labels: Tensor | None = None
-    ) -> Tensor:
-        condition = self.condition(x, time, labels)
-        return self.decode(self.encode(x, condition), condition)
-
     def condition(self, x: Tensor, time: Tensor | None, labels: Tensor | None) -> Tensor | None:
         return self.embed(time, labels) if self.embed is not None else None
 

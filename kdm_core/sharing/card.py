@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdm_core.pairs.spec import StoreSpec
-from kdm_core.samples import SOURCE_NAMES, Source
+from kdm_core.samples import SOURCE_NAMES, SampleSpec, Source
 from kdm_core.students.base import Student
 
 CARD = "README.md"
@@ -42,6 +42,7 @@ def model_card(
         head(student, license),
         f"# {name or 'One-step student'}\n\n{opening(student, evaluation)}",
         f"## Use\n\n{usage(student, name)}",
+        f"## Without PyTorch\n\n{onnx_usage(student, fingerprint)}",
         f"## What it was distilled from\n\n{listing(origin(student, pairs))}",
         f"## Architecture\n\n{listing(architecture(student, fingerprint))}",
     ]
@@ -65,11 +66,9 @@ def head(student: Student, license: str | None) -> str:
 
 
 def opening(student: Student, evaluation: Figures | None) -> str:
-    """What its figures come to, if there are any, and what it is."""
-    parts = [description(student)]
-    if evaluation is not None and "student" in evaluation.get("verdicts", {}):
-        parts.insert(0, verdict(evaluation["verdicts"]["student"]))
-    return "\n\n".join(parts)
+    """What its figures come to, if that is known, and what it is."""
+    found = (evaluation or {}).get("verdicts", {}).get("student", student.verdict)
+    return "\n\n".join([*([verdict(found)] if found else []), description(student)])
 
 
 def verdict(found: Figures) -> str:
@@ -98,11 +97,54 @@ def is_of_unknown_origin(student: Student) -> bool:
 
 def usage(student: Student, name: str | None) -> str:
     """Three lines of Python."""
-    labels = ", labels=[0] * 64" if student.spec.num_classes else ""
-    shape = (64, *student.spec.shape)
+    label = a_label(student.spec)
+    labels = "" if label is None else f", labels={label}"
+    made = f"{(64, *student.spec.shape)} float32"
+    if student.spec.kind == "image":
+        made += ", about [-1, 1]"
     return ("```python\nimport kdm_core\n"
             f"student = kdm_core.from_pretrained({json.dumps(name or 'path/to/this/folder')})\n"
-            f"samples = student.sample(64, seed=0{labels})  # {shape} float32\n```")
+            f"samples = student.sample(64, seed=0{labels})  # {made}\n```")
+
+
+def a_label(spec: SampleSpec) -> str | None:
+    """The first class as Python has it: by its name, where that is one name and can be written."""
+    if not spec.num_classes:
+        return None
+    name = spec.label_names[0]
+    plain = name.isprintable() and "`" not in name and spec.label_names.count(name) == 1
+    return json.dumps(name, ensure_ascii=False) if plain else "0"
+
+
+def onnx_usage(student: Student, fingerprint: str) -> str:
+    """How the student becomes a file for ONNX runtimes, and how that is run: inputs, outputs."""
+    spec = student.spec
+    shape = ", ".join(map(str, spec.shape))
+    lines = [
+        "import numpy as np", "import onnxruntime", "",
+        'session = onnxruntime.InferenceSession("student.onnx")',
+        f"noise = np.random.default_rng(0).standard_normal((16, {shape}), dtype=np.float32)",
+        'inputs = {"noise": noise}']
+    takes = "`noise`, float32, independent normal values of variance 1"
+    if spec.num_classes:
+        lines.append(f'inputs["labels"] = np.arange(16, dtype=np.int64) % {spec.num_classes}')
+        takes += (f", and `labels` (B,), int64, the class of each, 0 to {spec.num_classes - 1} in "
+                  "the order given under Architecture")
+    lines.append('(samples,) = session.run(["samples"], inputs)')
+    values = "values of any size"
+    if spec.kind == "image":
+        values = "values from -1 to 1"
+        lines.append("pixels = np.rint((samples + 1) * 127.5).astype(np.uint8)")
+    export = ["from pathlib import Path", "from kdm_core.sharing.export import export_student",
+              f'export_student(student, Path("student.onnx"), "onnx", "{fingerprint}")']
+    return "\n\n".join([
+        "Written as ONNX (`pip install 'kdm-distill[export]'`):", fenced(export),
+        f"It takes {takes}; it gives `samples`, float32, {values}. Noise and samples have the "
+        f"shape (B, {shape}), for any B.", fenced(lines)])
+
+
+def fenced(lines: list[str]) -> str:
+    return "\n".join(["```python", *lines, "```"])
 
 
 def origin(student: Student, pairs: StoreSpec | None) -> dict[str, Any]:

@@ -11,9 +11,18 @@ from typing import Any, TypeVar
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from kdm_core.config import Config
 from kdm_core.errors import DataError, KDMError, MismatchError
 from kdm_core.samples import SampleSpec
-from kdm_core.serialization import CONFIG, WEIGHTS, load_model, read_json, save_model
+from kdm_core.serialization import (
+    CONFIG,
+    REMARKS,
+    WEIGHTS,
+    load_model,
+    read_json,
+    read_remarks,
+    save_model,
+)
 from kdm_core.students import KINDS, Student, StudentConfig, with_kind
 
 MAX_CONFIG = 2**20
@@ -21,6 +30,23 @@ MAX_CONFIG = 2**20
 
 # The field of config.json that decides what a part of the student is.
 FIELDS = {"noise_encoder": "encoder", "data_encoder": "encoder", "time_of_ends": "timed"}
+
+VERDICT = "verdict"  # among the remarks
+
+
+class Judged(Config):
+    """As `kdm_core.metrics.verdict.Verdict`."""
+
+    word: str
+    why: list[str]
+    unknown: list[str]
+
+
+class Remarks(Config):
+    """What is known of a student and is no part of it."""
+
+    verdict: Judged | None = None
+
 
 Shapes = dict[str, tuple[int, ...]]
 C = TypeVar("C")
@@ -34,7 +60,8 @@ def save_student(folder: Path, student: Student, provenance: dict[str, Any]) -> 
     """
     return save_model(folder, student, {"student": student.config.model_dump(),
                                         "samples": student.spec.model_dump(),
-                                        "provenance": provenance})
+                                        "provenance": provenance},
+                      {VERDICT: dict(student.verdict)} if student.verdict else None)
 
 
 def load_student(folder: Path) -> tuple[Student, str]:
@@ -44,6 +71,7 @@ def load_student(folder: Path) -> tuple[Student, str]:
         parsed: StudentConfig = STUDENT.validate_python(with_kind(config["student"]))
         student = parsed.build(SampleSpec.model_validate(config["samples"]))
         student.provenance = config["provenance"]
+        student.verdict = read_remarks(folder).get(VERDICT)
         return student
 
     return load_model(folder, build)
@@ -66,11 +94,12 @@ def check_student(folder: Path) -> None:
         raise DataError(f"{path} has {path.stat().st_size:,} bytes, which no student's has")
     content = read_json(path)
     fields = {"student", "samples", "provenance", "fingerprint"}
-    if not isinstance(content, dict) or set(content) != fields:
+    if not isinstance(content, dict) or set(content) - {REMARKS} != fields:
         raise DataError(f"{path} is not the configuration of a student, which has the fields "
                         f"{', '.join(sorted(fields))}")
     if not isinstance(content["provenance"], dict):
         raise DataError(f"{path}: provenance: is no object")
+    parse(TypeAdapter(Remarks), content.get(REMARKS, {}), f"{path}: {REMARKS}")
     config = parse(STUDENT, with_kind(content["student"]), f"{path}: student")
     spec = parse(TypeAdapter(SampleSpec), content["samples"], f"{path}: samples")
     found = stored_shapes(folder / WEIGHTS)

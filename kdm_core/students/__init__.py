@@ -1,6 +1,6 @@
 """Students: one-step generators of several kinds, a file each."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import Field
 
@@ -12,13 +12,13 @@ from kdm_core.students.kdm import KDMConfig
 __all__ = ["ASSUMED", "KINDS", "DirectConfig", "HierarchicalConfig", "KDMConfig", "Student",
            "StudentConfig", "with_kind"]
 
-StudentConfig = Annotated[KDMConfig | DirectConfig | HierarchicalConfig,
-                          Field(discriminator="kind")]
+AnyKind = KDMConfig | DirectConfig | HierarchicalConfig
+StudentConfig = Annotated[AnyKind, Field(discriminator="kind")]
 """A student of any kind."""
 ASSUMED = "kdm"
 """The kind of those that say none: files older than the others have it."""
 KINDS: dict[str, type[StudentKind]] = {
-    "kdm": KDMConfig, "direct": DirectConfig, "hierarchical": HierarchicalConfig}
+    kind.model_fields["kind"].default: kind for kind in get_args(AnyKind)}
 
 
 def with_kind(content: Any) -> Any:

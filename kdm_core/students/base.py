@@ -5,14 +5,16 @@ builds. `kdm_core.students` lists them.
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
 
+from kdm_core.classes import shown
 from kdm_core.compute import Precision, autocast
 from kdm_core.config import Config
-from kdm_core.errors import KDMError
+from kdm_core.errors import KDMError, MismatchError, printable
 from kdm_core.labels import Labels, as_labels
 from kdm_core.losses.distances import Distance
 from kdm_core.networks import AnyNetworkConfig, IdentityConfig, Network
@@ -75,7 +77,7 @@ class StudentKind(Config):
 class Student(nn.Module):
     """A generator that makes a sample of a noise in one evaluation: `student(noise, labels)`.
 
-        student = kdm_core.from_pretrained("a/students/folder")
+        student = KDM.load("a/students/folder")
         images = student.sample(64, seed=0)
 
     `labels` are what `kdm_core.labels` takes: a name or an integer for all of a batch, or one for
@@ -88,7 +90,8 @@ class Student(nn.Module):
         has_states: whether its latents evolve in parts, each of which it can decode: `states`.
         has_modes: whether its latents have modes that can be exchanged: `edit`.
         latent: numbers a pair that its objective takes of standard normal noise.
-        provenance: of one that was loaded: what it was distilled from.
+        provenance: of one that was trained or loaded: what it was distilled from.
+        verdict: what an evaluation came to (`kdm_core.metrics.verdict.Verdict`), if that is known.
     """
 
     has_latents = False
@@ -100,6 +103,7 @@ class Student(nn.Module):
         super().__init__()
         self.config, self.spec = config, spec
         self.provenance: dict[str, Any] = {}
+        self.verdict: Mapping[str, Any] | None = None
 
     # What a kind says
 
@@ -213,6 +217,49 @@ class Student(nn.Module):
 
     # What all do alike
 
+    def save(self, folder: str | Path) -> str:
+        """Write it for others, with a card, as `kdm_core.save_pretrained` does.
+
+        Returns:
+            The fingerprint.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        from kdm_core.sharing.hub import save_pretrained
+
+        return save_pretrained(self, folder)
+
+    @classmethod
+    def load(cls, source: str | Path, revision: str | None = None) -> Self:
+        """One of this class, as `kdm_core.from_pretrained` gives it; `Student.load` takes any.
+
+        Raises:
+            MismatchError: it is of another kind, or its weights do not fit its configuration.
+            DataError, KDMError: as of `from_pretrained`.
+        """
+        from kdm_core.sharing.hub import from_pretrained
+
+        found = from_pretrained(source, revision)
+        if not isinstance(found, cls):
+            raise MismatchError(f"student: {source} is of another kind "
+                                f"({found.config.describe()}): load it by Student.load")
+        return found
+
+    def describe(self) -> str:
+        """What it is, in a few lines: kind, samples, classes, size, origin, verdict."""
+        spec, spectrum = self.spec, self.eigenvalues()
+        modes = "" if spectrum is None else (f", eigenvalues of modulus {spectrum.abs().min():.3f} "
+                                             f"to {spectrum.abs().max():.3f}")
+        more = ", or in more steps" if self.can_refine() else ""
+        return printable("\n".join([
+            f"{type(self).__name__}: {self.config.describe()}{modes}",
+            f"makes {spec.kind} samples of shape {spec.sample_shape} in 1 evaluation{more}",
+            (f"{spec.num_classes} classes: {shown(spec.label_names)}" if spec.num_classes
+             else "no classes"),
+            f"{sum(weight.numel() for weight in self.parameters()):,} parameters",
+            origin(self.provenance), *verdict_lines(self.verdict)]))
+
     def can_refine(self) -> bool:
         """Whether it can sample in several steps."""
         try:
@@ -324,3 +371,21 @@ class Student(nn.Module):
             given = (self.spec.told(torch.from_numpy(classes)) if chosen is None
                      else chosen[own.start : own.stop])
             yield noise, given, self.generate(noise, given, precision, steps)
+
+
+def origin(provenance: Mapping[str, Any]) -> str:
+    """What a student was distilled from, by its own record."""
+    if "pairs" not in provenance:
+        return "nobody wrote down what it was distilled from"
+    pairs, count, teacher = (provenance.get(key) for key in ("pairs", "pairs_read", "teacher"))
+    read = f"{count:,} of " if isinstance(count, int) else ""
+    return (f"distilled from {read}the pairs {str(pairs)[:12]} of "
+            + (f"the teacher {str(teacher)[:12]}" if teacher else "an unknown teacher"))
+
+
+def verdict_lines(verdict: Mapping[str, Any] | None) -> list[str]:
+    """The word, and why; nothing where it is not known."""
+    if verdict is None:
+        return []
+    return [f"verdict: {verdict['word']}", *(f"  {line}" for line in verdict["why"]),
+            *(f"  could not be judged: {line}" for line in verdict["unknown"])]

@@ -30,9 +30,12 @@ def default_student(samples: SampleSpec) -> KDMConfig:
     Points and small images get perceptrons, others U-Nets.
     """
     operator = FactorisedConfig(kind="factorised", estimate=True)
-    if samples.kind == "points" or prod(samples.shape) <= MOST_VALUES:
-        mlp = MLPConfig(kind="mlp", width=384, blocks=4)
+    if samples.kind == "points":
+        mlp = MLPConfig(kind="mlp", width=256, blocks=3)
         return KDMConfig(encoder=mlp, decoder=mlp, latent=256, operator=operator)
+    if prod(samples.shape) <= MOST_VALUES:
+        mlp = MLPConfig(kind="mlp", width=384, blocks=4)
+        return KDMConfig(encoder=mlp, decoder=mlp, latent=128, operator=operator)
     unet = default_unet(*samples.shape[1:])
     pixels = prod(samples.shape[1:])
     if pixels <= MOST_PIXELS:

@@ -33,19 +33,9 @@ class StudentError(KDMError):
 @app.command()
 def info(source: Source, revision: Revision = None) -> None:
     """Say what a student is."""
-    from kdm_core.classes import shown
-
     student, fingerprint = load(source, revision)
-    spec = student.spec
-    parameters = sum(p.numel() for p in student.parameters())
-    labels = (f"{spec.num_classes} labels {shown(spec.label_names)}" if spec.num_classes
-              else "no labels")
-    spectrum = student.eigenvalues()
-    moduli = "" if spectrum is None else (f", eigenvalues of modulus {spectrum.abs().min():.3f} to "
-                                          f"{spectrum.abs().max():.3f}")
-    typer.echo(f"{student.config.describe()}{moduli}\n{parameters:,} parameters, "
-               f"{spec.kind} of shape {tuple(spec.shape)}, {labels}\n"
-               f"fingerprint {fingerprint}")
+    evaluation_of_run(student, fingerprint, Path(source).name)
+    typer.echo(f"{student.describe()}\nfingerprint {fingerprint}")
     buffer = io.StringIO()
     YAML().dump({"student": student.config.model_dump(exclude_none=True),
                  "distilled from": student.provenance}, buffer)
@@ -168,18 +158,28 @@ def card_of_run(
 ) -> str:
     """A card with the pairs and figures of this folder's run, where they are this student's."""
     from kdm_core.pairs.store import PairStore
-    from kdm_core.serialization import read_json
     from kdm_core.sharing.card import model_card
-    from pipeline.runtime.paths import EVALUATION, PAIRS
+    from pipeline.runtime.paths import PAIRS
 
     pairs = PairStore.open(PAIRS).spec if PAIRS.exists() else None
     if pairs is not None and pairs.fingerprint != student.provenance.get("pairs"):
         pairs = None
+    evaluation = evaluation_of_run(student, fingerprint, name)
+    return model_card(student, fingerprint, pairs, evaluation, title, license)
+
+
+def evaluation_of_run(student: "Student", fingerprint: str, name: str) -> Any:
+    """What this folder's run measured of a student, which gets its verdict; None if it is none of
+    this run's, or was not evaluated."""
+    from kdm_core.serialization import read_json
+    from pipeline.runtime.paths import EVALUATION
+
     file = EVALUATION / name / "evaluation.json"
     evaluation = read_json(file) if file.exists() else None
-    if evaluation is not None and evaluation["conditions"]["student"] != fingerprint:
-        evaluation = None
-    return model_card(student, fingerprint, pairs, evaluation, title, license)
+    if evaluation is None or evaluation["conditions"]["student"] != fingerprint:
+        return None
+    student.verdict = evaluation.get("verdicts", {}).get("student", student.verdict)
+    return evaluation
 
 
 class Draw:

@@ -103,6 +103,7 @@ def test_one_meaning_in_all_functions(student: KDM, call: str) -> None:
     wanted = run(student, torch.tensor([2, 2, 2, 2]))
     assert not torch.allclose(wanted, run(student, torch.tensor([1, 1, 1, 1])), atol=1e-4)
     for labels in (2, "c", "2", np.int32(2), np.array(2), torch.tensor(2), [2] * 4, ("c",) * 4,
+                   ["c"], torch.tensor([2]),
                    ["c", 2, np.uint8(2), torch.tensor(2)], np.full(4, 2, np.uint8),
                    np.array(["c"] * 4), torch.full((4,), 2, dtype=torch.int16),
                    np.array(["c", 2, "c", 2], object)):
@@ -115,7 +116,7 @@ WRONG: list[tuple[Any, str]] = [
     (2.9, "2.9 is no label"), ([0, 1, 2, 2.9], "2.9 is no label"), (torch.zeros(4), "float32"),
     (np.zeros(4), "float64"), (True, "True is no label"), ([True] * 4, "True is no label"),
     (torch.ones(4, dtype=torch.bool), "bool"), (np.bool_(True), "bool"),
-    ([], "given for 4 samples"), ([0], "given for 4 samples"),
+    ([], "given for 4 samples"), ([0, 0], "given for 4 samples"),
     (torch.eye(4)[:, :3].long(), "given"),
     ("x", "no class 'x'"), (["a", "b", "c", "x"], "no class 'x'"), ({0, 1}, "is no label"),
     (b"a", "is no label"), ([None] * 4, "None is no label"), ([[0]] * 4, "is no label"),

@@ -461,7 +461,9 @@ def test_students_are_not_shown_what_is_left_out(
     assert store.kept_rows("train").tolist() == kept
     edit(lambda params: params["students"]["kdm"]["training"].update(steps=2, batch=8))
     train_student.main(Stage("train_student@kdm"), "kdm")
-    assert f"reads {len(kept)} of {TRAIN} pairs" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"reads {len(kept)} of {TRAIN} pairs" in said
+    assert "starts at random weights, since nobody knows the teacher of these pairs" in said
     recorded = read_json(paths.STUDENTS / "kdm/config.json")["provenance"]
     assert recorded["pairs_read"] == len(kept)
 

@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -26,6 +26,7 @@ from kdm_core.serialization import fingerprint
 from kdm_core.sharing.card import model_card
 from kdm_core.sharing.folder import load_student, save_student
 from kdm_core.solvers import FixedSolver
+from kdm_core.students.direct import Direct
 from tests.support.hub import COMMIT, HubHandler, serving
 from tests.support.project import ROOT
 from tests.support.students import EVALUATION, IMAGES, MLP, POINTS, PROVENANCE, figure, make_student
@@ -423,15 +424,82 @@ def test_a_card_of_pairs_of_unknown_origin_tells_nothing_of_a_teacher() -> None:
     assert "- nobody wrote down who made these pairs" in card
 
 
-def test_the_three_lines_of_a_card_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["image", "points"])
+@pytest.mark.parametrize("names", [[], ["one", "two"], ["a`b", "c"]], ids=str)
+def test_the_code_of_a_card_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Literal["image", "points"],
+    names: list[str],
+) -> None:
+    """As it stands, block by block: from the folder to samples of an ONNX runtime."""
     monkeypatch.chdir(tmp_path)
-    student = make_student()
+    shape = [3, 4, 4] if kind == "image" else [5]
+    # Of a large deviation, so that some values of images have to be cut.
+    student = make_student(spec=SampleSpec(kind=kind, shape=shape, label_names=names,
+                                           sigma_data=3.0))
     kdm_core.save_pretrained(student, "path/to/this/folder")
-    code = Path("path/to/this/folder/README.md").read_text().split("```")[1]
-    names: dict[str, Any] = {}
-    exec(code.removeprefix("python\n"), names)
-    assert torch.equal(names["samples"], student.sample(64, labels=[0] * 64))
-    assert f"{tuple(names['samples'].shape)} float32" in code
+    card = Path("path/to/this/folder/README.md").read_text()
+    found: dict[str, Any] = {}
+    blocks = re.findall("```python\n(.*?)```", card, re.DOTALL)
+    assert len(blocks) == 3
+    exec(blocks[0], found)
+    labels = 0 if names else None
+    assert torch.equal(found["samples"], student.sample(64, labels=labels))
+    assert f"{tuple(found['samples'].shape)} float32" in blocks[0]
+    for block in blocks[1:]:
+        exec(block, found)
+    noise, samples = found["noise"], found["samples"]
+    assert samples.shape == noise.shape == (16, *shape) and samples.dtype == np.float32
+    given = torch.arange(16) % len(names) if names else None
+    made = student.generate(torch.from_numpy(noise), given, "fp32")
+    expected = made.clamp(-1, 1) if kind == "image" else made
+    assert not torch.equal(made, made.clamp(-1, 1))
+    np.testing.assert_allclose(samples, expected, rtol=0, atol=1e-4)
+    assert "values from -1 to 1" in card if kind == "image" else "values of any size" in card
+    if kind == "image":
+        assert found["pixels"].dtype == np.uint8 and found["pixels"].max() == 255
+
+
+def test_a_verdict_stays_with_a_student(tmp_path: Path) -> None:
+    student = make_student()
+    mark = kdm_core.save_pretrained(student, tmp_path / "before")
+    student.verdict = VERDICT
+    assert kdm_core.save_pretrained(student, tmp_path / "after") == mark
+    loaded = kdm_core.from_pretrained(tmp_path / "after")
+    assert loaded.verdict == VERDICT
+    assert "**Verdict: failed**" in (tmp_path / "after/README.md").read_text()
+    assert "verdict: failed\n  its MSE is 100.0 %" in loaded.describe()
+    assert "verdict" not in kdm_core.from_pretrained(tmp_path / "before").describe()
+    rewritten = json.loads((tmp_path / "after/config.json").read_text())
+    rewritten["remarks"]["verdict"]["word"] = 5
+    (tmp_path / "after/config.json").write_text(json.dumps(rewritten))
+    with pytest.raises(DataError, match=r"remarks\.verdict\.word"):
+        kdm_core.from_pretrained(tmp_path / "after")
+
+
+def test_what_a_student_says_of_itself() -> None:
+    student = make_student(operator=FactorisedConfig(kind="factorised"), encoders="shared")
+    lines = student.describe().splitlines()
+    assert lines[0].startswith("KDM: factorised Koopman operator on 64 dimensions, eigenvalues of")
+    assert lines[1] == "makes image samples of shape (1, 8, 8) in 1 evaluation, or in more steps"
+    assert lines[2:] == ["3 classes: [a, b, c]",
+                         f"{sum(p.numel() for p in student.parameters()):,} parameters",
+                         "nobody wrote down what it was distilled from"]
+    student.provenance = {"pairs": "p" * 64, "pairs_read": 75000, "teacher": "t" * 64}
+    assert (f"distilled from 75,000 of the pairs {'p' * 12} of the teacher {'t' * 12}"
+            in student.describe())
+    student.provenance["teacher"] = None
+    assert "of an unknown teacher" in student.describe()
+    assert "no classes" in make_student(spec=POINTS).describe()
+
+
+def test_a_student_is_loaded_as_what_it_is(tmp_path: Path) -> None:
+    student = make_student()
+    mark = student.save(tmp_path / "kdm")
+    assert json.loads((tmp_path / "kdm/config.json").read_text())["fingerprint"] == mark
+    for kind in (kdm_core.KDM, kdm_core.Student):
+        assert torch.equal(kind.load(tmp_path / "kdm").sample(3), student.sample(3))
+    with pytest.raises(MismatchError, match="is of another kind .dense Koopman.*Student.load"):
+        Direct.load(tmp_path / "kdm")
 
 
 def test_hostile_names_stay_text_in_a_card() -> None:

@@ -46,7 +46,7 @@ def done(*arguments: str) -> str:
 def test_info() -> None:
     shown = done("student", "info", "mine")
     assert "dense Koopman operator on 64 dimensions, eigenvalues of modulus" in shown
-    assert "image of shape (1, 8, 8), 3 labels" in shown
+    assert "image samples of shape (1, 8, 8)" in shown and "3 classes: [a, b, c]" in shown
     assert f"pairs: {'p' * 64}" in shown and "kind: mlp" in shown
     assert json.loads(Path("mine/config.json").read_text())["fingerprint"] in shown
 
@@ -191,6 +191,19 @@ def test_a_card_of_a_run(folder: Path) -> None:
     done("card", "kdm", "--out", "README.md", "--title", "me/digits", "--license", "mit")
     assert Path("README.md").read_text() == card
     assert "README.md exists already" in kdm("card", "kdm", "--out", "README.md").stderr
+
+
+def test_the_verdict_of_a_run_is_told(folder: Path) -> None:
+    """Of the student that it is on, and by its card as well."""
+    make_run(folder)
+    assert "verdict" not in done("student", "info", "data/students/kdm")
+    file = folder / "data/evaluation/kdm/evaluation.json"
+    verdict = {"word": "on par", "why": ["its FD is its teacher's"], "unknown": []}
+    write_json(file, json.loads(file.read_text()) | {"verdicts": {"student": verdict}})
+    assert ("verdict: on par\n  its FD is its teacher's\n"
+            in done("student", "info", "data/students/kdm"))
+    assert "**Verdict: on par**" in done("card", "kdm")
+    assert "verdict" not in done("student", "info", "mine")
 
 
 def test_figures_of_another_student_are_not_this_ones(folder: Path) -> None:
