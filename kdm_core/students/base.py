@@ -22,6 +22,7 @@ from kdm_core.noise import draw
 from kdm_core.samples import SampleSpec
 
 if TYPE_CHECKING:
+    from kdm_core.pairs.reading.whole import Pairs
     from kdm_core.students.hierarchical import Band
     from kdm_core.students.objective import Batch, LossConfig
 
@@ -120,6 +121,9 @@ class Student(nn.Module):
             The terms that have a weight, unweighted, and the predicted samples (B, *shape).
         """
         raise NotImplementedError
+
+    def prepare(self, validation: "Pairs") -> None:
+        """Look at held-out pairs before it is trained; what it keeps of them is a buffer."""
 
     def freeze_unused(self, losses: "LossConfig") -> None:
         """Freeze the weights that no term with a weight reaches."""
