@@ -99,10 +99,12 @@ def usage(student: Student, name: str | None) -> str:
     """Three lines of Python."""
     label = a_label(student.spec)
     labels = "" if label is None else f", labels={label}"
-    shape = (64, *student.spec.shape)
+    made = f"{(64, *student.spec.shape)} float32"
+    if student.spec.kind == "image":
+        made += ", about [-1, 1]"
     return ("```python\nimport kdm_core\n"
             f"student = kdm_core.from_pretrained({json.dumps(name or 'path/to/this/folder')})\n"
-            f"samples = student.sample(64, seed=0{labels})  # {shape} float32\n```")
+            f"samples = student.sample(64, seed=0{labels})  # {made}\n```")
 
 
 def a_label(spec: SampleSpec) -> str | None:
@@ -126,7 +128,8 @@ def onnx_usage(student: Student, fingerprint: str) -> str:
     takes = "`noise`, float32, independent normal values of variance 1"
     if spec.num_classes:
         lines.append(f'inputs["labels"] = np.arange(16, dtype=np.int64) % {spec.num_classes}')
-        takes += f", and `labels` (B,), int64, the class of each, 0 to {spec.num_classes - 1}"
+        takes += (f", and `labels` (B,), int64, the class of each, 0 to {spec.num_classes - 1} in "
+                  "the order given under Architecture")
     lines.append('(samples,) = session.run(["samples"], inputs)')
     values = "values of any size"
     if spec.kind == "image":

@@ -219,7 +219,7 @@ def test_samples_are_those_of_their_noise_whatever_the_batch() -> None:
 
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"n": 0}, "n ≥ 1"), ({"n": 2, "seed": -1}, "seed ≥ 0"),
-    ({"n": 2, "labels": [0]}, "one for each"), ({"n": 2, "labels": [0, 3]}, "0 to 2"),
+    ({"n": 3, "labels": [0, 0]}, "one for each"), ({"n": 2, "labels": [0, 3]}, "0 to 2"),
 ])
 def test_what_cannot_be_sampled_is_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(KDMError, match=message):

@@ -193,6 +193,19 @@ def test_a_card_of_a_run(folder: Path) -> None:
     assert "README.md exists already" in kdm("card", "kdm", "--out", "README.md").stderr
 
 
+def test_the_verdict_of_a_run_is_told(folder: Path) -> None:
+    """Of the student that it is on, and by its card as well."""
+    make_run(folder)
+    assert "verdict" not in done("student", "info", "data/students/kdm")
+    file = folder / "data/evaluation/kdm/evaluation.json"
+    verdict = {"word": "on par", "why": ["its FD is its teacher's"], "unknown": []}
+    write_json(file, json.loads(file.read_text()) | {"verdicts": {"student": verdict}})
+    assert ("verdict: on par\n  its FD is its teacher's\n"
+            in done("student", "info", "data/students/kdm"))
+    assert "**Verdict: on par**" in done("card", "kdm")
+    assert "verdict" not in done("student", "info", "mine")
+
+
 def test_figures_of_another_student_are_not_this_ones(folder: Path) -> None:
     make_run(folder)
     save_student(folder / "data/students/kdm", make_student(), {"pairs": "x" * 64})
