@@ -215,6 +215,22 @@ class Student(nn.Module):
         raise KDMError(f"this student ({self.config.describe()}) has no modes to edit; use a "
                        "hierarchical one", field="kind")
 
+    def invert(
+        self, samples: Tensor, labels: Labels | None = None, steps: int = 18,
+        precision: Precision = "auto",
+    ) -> Tensor:
+        """The noises (B, *shape) from which samples (B, *shape) come, for kinds whose samples are
+        those of an ODE.
+
+        Args:
+            steps: of Heun's method.
+
+        Raises:
+            KDMError: the kind has no inverse, or these are no labels of this student's.
+        """
+        raise KDMError(f"this student ({self.config.describe()}) has no way back from samples to "
+                       "noise; use a rectified_flow", field="kind")
+
     def class_weights(self) -> list[tuple[Tensor, int]]:
         """As of `kdm_core.networks.base.Network`: those of all its networks."""
         return [weight for network in self.networks() for weight in network.class_weights()]

@@ -383,3 +383,8 @@ def test_the_published_distance_of_lines() -> None:
     a, b = torch.rand(2, 3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     assert float(distance(a, [b])[0]) == pytest.approx(
         float(plain(a, [b])[0] + 2 * huber(a, [b])[0]), rel=1e-5)
+
+
+def test_other_students_have_no_inverse() -> None:
+    with pytest.raises(KDMError, match="^kind: .* use a rectified_flow"):
+        mean("edm").invert(torch.zeros(1, 1, 8, 8), "a")
