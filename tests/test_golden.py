@@ -306,6 +306,12 @@ STUDENTS: dict[str, Raw] = {
          "operator": {"kind": kind, "per_pixel": kind == "skips"}}, **terms)
        for kind, time, terms in (("skips", "target", {"endpoint": 0.5, "trajectory": 0.5}),
                                  ("resolutions", "input", {}), ("none", "target", {}))},
+    "direct, get": denoising({"kind": "direct", "denoiser": denoiser(
+        {"kind": "get", "width": 16, "heads": 2, "mlp_ratio": 2, "iterations": 3})}),
+    "rectified flow": denoising({"kind": "rectified_flow", "denoiser": denoiser()}),
+    "mean flow": denoising({"kind": "mean_flow", "denoiser": denoiser()}),
+    "mean flow, jvp": denoising({"kind": "mean_flow", "denoiser": denoiser(),
+                                 "derivative": "jvp", "truncate": 0.5}),
     "timed, no control": form(timed=True, control=False),
     "dynamic mode decomposition": form(encoder={"kind": "identity"}, decoder={"kind": "identity"},
                                        latent=192),
@@ -314,6 +320,7 @@ STUDENTS: dict[str, Raw] = {
     "from a teacher": {**form(timed=True), "start": denoiser()},
     "pseudo_huber": loss(distance={"kind": "pseudo_huber"}, stop_gradient=True),
     "pseudo_huber, wide": loss(distance={"kind": "pseudo_huber", "c": 0.5}),
+    "l1": loss(distance={"kind": "l1"}),
     "lpips, vgg": loss(distance={"kind": "lpips", "resolution": 16}),
     "lpips, alex": loss(distance={"kind": "lpips", "net": "alex", "resolution": 32, "mse": 0.5,
                                   "pooling": "average"}),

@@ -9,6 +9,7 @@ from kdm_core.networks.base import Network
 from kdm_core.networks.dhariwal_unet import DhariwalUNet, DhariwalUNetConfig
 from kdm_core.networks.diffusers_unet import DiffusersUNet, DiffusersUNetConfig
 from kdm_core.networks.edm2_unet import EDM2UNet, EDM2UNetConfig
+from kdm_core.networks.get import GET, GETConfig
 from kdm_core.networks.identity import Identity, IdentityConfig
 from kdm_core.networks.mlp import MLP, MLPConfig
 from kdm_core.networks.module import ModuleNetwork, ModuleNetworkConfig
@@ -18,14 +19,15 @@ from kdm_core.networks.transformer import Transformer, TransformerConfig
 from kdm_core.networks.unet import UNet, UNetConfig
 
 OwnNetwork = (MLPConfig | UNetConfig | SongUNetConfig | DhariwalUNetConfig | EDM2UNetConfig
-              | TransformerConfig)
+              | TransformerConfig | GETConfig)
 NetworkConfig = Annotated[OwnNetwork | IdentityConfig, Field(discriminator="kind")]
 """The networks of this package: what students can be made of."""
 ForeignNetwork = DiffusersUNetConfig | TorchCFMUNetConfig | ModuleNetworkConfig
 AnyNetworkConfig = Annotated[OwnNetwork | ForeignNetwork, Field(discriminator="kind")]
 """Those with weights and the networks of others: what teachers can be made of."""
 
-__all__ = ["MLP", "AnyNetworkConfig", "DhariwalUNetConfig", "EDM2UNetConfig", "IdentityConfig",
+__all__ = ["MLP", "AnyNetworkConfig", "DhariwalUNetConfig", "EDM2UNetConfig", "GETConfig",
+           "IdentityConfig",
            "MLPConfig", "Network", "NetworkConfig", "SongUNetConfig", "TransformerConfig",
            "UNetConfig", "build_network", "is_spatial"]
 
@@ -37,6 +39,7 @@ NETWORKS: dict[str, type[Network]] = {
     "dhariwal_unet": DhariwalUNet,
     "edm2_unet": EDM2UNet,
     "transformer": Transformer,
+    "get": GET,
     "diffusers_unet": DiffusersUNet,
     "torchcfm_unet": TorchCFMUNet,
     "module": ModuleNetwork,

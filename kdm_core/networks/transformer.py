@@ -4,7 +4,7 @@ Without time and labels it is a plain pre-normalised vision transformer.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
@@ -14,6 +14,9 @@ from torch.nn import functional as F
 from kdm_core.config import Config
 from kdm_core.errors import KDMError
 from kdm_core.networks.base import ConditionEmbedding, Network, spread, zero_init
+
+if TYPE_CHECKING:
+    from kdm_core.networks.get import GETConfig
 
 
 class TransformerConfig(Config):
@@ -199,7 +202,7 @@ def sincos_positions(rows: int, columns: int, width: int) -> Tensor:
 
 
 def check_shapes(
-    config: TransformerConfig, in_shape: tuple[int, ...], out_shape: tuple[int, ...]
+    config: "TransformerConfig | GETConfig", in_shape: tuple[int, ...], out_shape: tuple[int, ...]
 ) -> None:
     """Refuse what the network cannot map.
 

@@ -8,11 +8,14 @@ from kdm_core.students.base import Student, StudentKind
 from kdm_core.students.direct import DirectConfig
 from kdm_core.students.hierarchical import HierarchicalConfig
 from kdm_core.students.kdm import KDMConfig
+from kdm_core.students.mean_flow import MeanFlowConfig
+from kdm_core.students.rectified_flow import RectifiedFlowConfig
 
-__all__ = ["ASSUMED", "KINDS", "DirectConfig", "HierarchicalConfig", "KDMConfig", "Student",
-           "StudentConfig", "with_kind"]
+__all__ = ["ASSUMED", "KINDS", "DirectConfig", "HierarchicalConfig", "KDMConfig",
+           "MeanFlowConfig", "RectifiedFlowConfig", "Student", "StudentConfig", "with_kind"]
 
-AnyKind = KDMConfig | DirectConfig | HierarchicalConfig
+AnyKind = (KDMConfig | DirectConfig | HierarchicalConfig | RectifiedFlowConfig
+           | MeanFlowConfig)
 StudentConfig = Annotated[AnyKind, Field(discriminator="kind")]
 """A student of any kind."""
 ASSUMED = "kdm"

@@ -22,6 +22,7 @@ from kdm_core.noise import draw
 from kdm_core.samples import SampleSpec
 
 if TYPE_CHECKING:
+    from kdm_core.pairs.reading.whole import Pairs
     from kdm_core.students.hierarchical import Band
     from kdm_core.students.objective import Batch, LossConfig
 
@@ -121,6 +122,9 @@ class Student(nn.Module):
         """
         raise NotImplementedError
 
+    def prepare(self, validation: "Pairs") -> None:
+        """Look at held-out pairs before it is trained; what it keeps of them is a buffer."""
+
     def freeze_unused(self, losses: "LossConfig") -> None:
         """Freeze the weights that no term with a weight reaches."""
 
@@ -210,6 +214,22 @@ class Student(nn.Module):
         """
         raise KDMError(f"this student ({self.config.describe()}) has no modes to edit; use a "
                        "hierarchical one", field="kind")
+
+    def invert(
+        self, samples: Tensor, labels: Labels | None = None, steps: int = 18,
+        precision: Precision = "auto",
+    ) -> Tensor:
+        """The noises (B, *shape) from which samples (B, *shape) come, for kinds whose samples are
+        those of an ODE.
+
+        Args:
+            steps: of Heun's method.
+
+        Raises:
+            KDMError: the kind has no inverse, or these are no labels of this student's.
+        """
+        raise KDMError(f"this student ({self.config.describe()}) has no way back from samples to "
+                       "noise; use a rectified_flow", field="kind")
 
     def class_weights(self) -> list[tuple[Tensor, int]]:
         """As of `kdm_core.networks.base.Network`: those of all its networks."""

@@ -55,6 +55,7 @@ class StudentTask(Task):
         self.config, self.losses, self.seed = config, losses, seed
         self.device, self.real = reader.device, given.real
         self.student = student.train()
+        student.prepare(validation)
         self.reader, self.validation = reader, validation
         check_batch(reader.batch, config.accumulate, most=reader.order.count)
         objective = Objective(student, losses, build_distance(losses.distance, self.device))

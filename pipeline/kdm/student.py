@@ -50,8 +50,11 @@ def sample(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     labels: Annotated[str, typer.Option(help="Names or numbers of classes, as 3,5, which the "
                                              "samples take in turn; drawn unless given.")] = "",
-    steps: Annotated[int, typer.Option(min=1, help="More than one for students that were trained "
-                                                   "on trajectories.")] = 1,
+    steps: Annotated[int | None, typer.Option(min=1, help="1 unless given; more for students that "
+                                              "were trained on trajectories, and flows.")] = None,
+    invert: Annotated[Path | None, typer.Option(metavar="FILE", help="Of a rectified flow: a .npz "
+                                                "of samples and labels, of which the noises are "
+                                                "written in place of samples.")] = None,
     batch: Annotated[int, typer.Option(min=1)] = 500,
     precision: Annotated[Precision, typer.Option()] = "auto",
     device: str = "auto",
@@ -63,9 +66,15 @@ def sample(
 
     where = resolve_device(device)
     student, _ = load(source, revision)
+    if invert is not None:
+        from pipeline.kdm.inversion import STEPS, invert_file
+
+        said = invert_file(student.to(where), invert, out, steps or STEPS, batch, precision)
+        typer.echo(f"{out}: {said}")
+        return
     write = writer(student, out, n)
     classes = in_turn(labels, n, student.spec.label_names) if labels else None
-    drawn = Draw(student.to(where), n, seed, classes, batch, precision, steps)
+    drawn = Draw(student.to(where), n, seed, classes, batch, precision, steps or 1)
     write(drawn)
     typer.echo(f"{out}: {n} samples of seed {seed}, on {where}")
 

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from kdm_core.config import Config
 from kdm_core.importers import ForeignSource
+from kdm_core.networks.get import GETConfig
 from kdm_core.networks.module import ModuleNetworkConfig
 from kdm_core.teachers import TrainableConfig
 from kdm_core.teachers.augmentation import AugmentationConfig
@@ -47,6 +48,9 @@ class TrainedTeacher(Config):
             if isinstance(model.network, ModuleNetworkConfig):
                 raise ValueError(f"{name}.network.kind: a module of your own is imported with "
                                  "teacher.source: module")
+            if isinstance(model.network, GETConfig):
+                raise ValueError(f"{name}.network.kind: get takes no time, which teachers need; it "
+                                 "is for students of the kind direct (denoiser.network)")
             kind = getattr(getattr(model, "preconditioning", None), "kind", "edm")
             if kind != "edm":
                 raise ValueError(f"{name}.preconditioning.kind: {kind} is for models that are "

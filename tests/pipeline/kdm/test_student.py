@@ -19,8 +19,10 @@ from kdm_core.samples import SampleSpec
 from kdm_core.serialization import write_json
 from kdm_core.sharing.folder import save_student
 from kdm_core.solvers import FixedSolver
+from kdm_core.students.rectified_flow import RectifiedFlow
 from kdm_core.values import to_uint8
 from pipeline.kdm.cli import app
+from tests.support import family
 from tests.support.project import ROOT
 from tests.support.students import EVALUATION, IMAGES, POINTS, PROVENANCE, make_student
 
@@ -218,3 +220,25 @@ def test_help_does_not_wait_for_torch() -> None:
               "sys.exit(' '.join(n for n in ('torch', 'numpy', 'onnx') if n in sys.modules))")
     shown = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert shown.stderr.strip() == ""
+
+
+def test_samples_are_led_back_to_their_noise(tmp_path: Path) -> None:
+    """Those of the finely solved ODE of a flow; by another kind, another file or shape: refused."""
+    made = family.student("rectified_flow", family.teacher("edm"))
+    assert isinstance(made, RectifiedFlow)
+    save_student(tmp_path / "flow", made, {})
+    noise, labels = family.noise_and_labels()
+    samples = made.follow(noise, labels, 100, "fp32")
+    np.savez(tmp_path / "samples.npz", samples=samples.numpy(), labels=labels.numpy())
+    given = ("sample", "flow", "--out", "noise.npz", "--precision", "fp32", "--invert")
+    said = done(*given, "samples.npz", "--steps", "100")
+    found = np.load("noise.npz")
+    np.testing.assert_allclose(found["noise"], noise.numpy(), atol=5e-3)
+    assert found["labels"].tolist() == labels.tolist() and "5 noises of standard deviation" in said
+    np.savez(tmp_path / "bare.npz", samples=samples.numpy())
+    assert "has no labels" in kdm(*given, "bare.npz").stderr
+    np.savez(tmp_path / "other.npz", samples=samples.numpy()[..., :4], labels=labels.numpy())
+    assert "this student makes (1, 8, 8)" in kdm(*given, "other.npz").stderr
+    save_student(tmp_path / "direct", family.student("direct", family.teacher("edm")), {})
+    assert "use a rectified_flow" in kdm(
+        "sample", "direct", "--out", "noise.npz", "--invert", "samples.npz").stderr
