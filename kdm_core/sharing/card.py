@@ -231,12 +231,12 @@ def limitations(evaluation: Figures) -> list[str]:
     teacher, student = ({key: figure["value"] for key, figure in evaluation[who].items()}
                         for who in (source, "student"))
     its = "its teacher's" if source == "teacher" else "the stored"
+    whose = "its teacher's" if source == "teacher" else "that of its pairs' own samples"
     found = [one_line(line) for line in evaluation.get("absent", []) if source == "pairs"]
     for key, figure in evaluation["ratios"].items():
         if figure["value"] > 1:
-            found.append(f"Its {one_line(key)}, a distance to real samples, is "
-                         f"{figure['value']:.2f} times its teacher's ({student[key]:.4g} and "
-                         f"{teacher[key]:.4g}).")
+            found.append(f"Its {one_line(key)}, a distance, is {figure['value']:.2f} times "
+                         f"{whose} ({student[key]:.4g} and {teacher[key]:.4g}).")
     if "mse" in student and student.get("mse_permuted"):
         share = 100 * student["mse"] / student["mse_permuted"]
         found.append(f"It does not give {its} sample of a noise exactly: the mean squared "

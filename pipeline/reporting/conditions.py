@@ -15,8 +15,8 @@ SAME = ("n", "real_n", "dataset", "teacher", "pairs")
 PACKAGES = ("kdm-distill", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "zarr", "dvc",
             "clean-fid", "timm", "matplotlib")
 LABELS = {
-    "n": "Noises compared, unseen in training", "reference": "Real samples compared with",
-    "reference_n": "Number of real samples", "real": "Other real samples",
+    "n": "Noises compared, unseen in training", "reference": "Reference samples",
+    "reference_n": "Number of reference samples", "real": "Other real samples",
     "real_n": "Number of other real samples", "dataset": "Data set’s fingerprint",
     "teacher": "Teacher’s fingerprint", "pairs": "Pair store’s fingerprint",
     "students": "Students’ fingerprints", "extractors": "Extractors’ fingerprints",

@@ -5,19 +5,21 @@ from math import inf
 from typing import NamedTuple
 
 from kdm_core.datasets import DatasetInfo
+from kdm_core.datasets.base import NO_DATA
 from kdm_core.samples import SOURCE_NAMES
 from pipeline.params.student import StudentParams
 from pipeline.reporting.document import Document, Values, seen_by
 from pipeline.reporting.metrics import PLAIN, Extractors, Metric, by_rank, chief
 from pipeline.reporting.text import number, percent, times
 
-DISTANCE = "Distance to the data"
+DISTANCE, FROM_TEACHER = "Distance to the data", "Distance to the teacher’s samples"
 NO_DISTANCES = ("mse", "lpips_vgg", "nfe")
 """Of what is better the lower it is, what is no distance to the data."""
-SHARES = (("recall", "Variety", "of the real samples lie among {}’s"),
-          ("coverage", "Variety", "of the real samples have one of {}’s nearby"),
-          ("on_support", "On the board", "of {}’s points lie on the board’s dark cells"))
-"""Shares that say what distances hide: (metric, title, text about a student)."""
+SHARES = (("recall", "Variety", "of the {1} samples lie among {0}’s"),
+          ("coverage", "Variety", "of the {1} samples have one of {0}’s nearby"),
+          ("on_support", "On the board", "of {0}’s points lie on the board’s dark cells"))
+"""Shares that say what distances hide: (metric, title, text about a student and the samples that it
+is compared with)."""
 
 
 class Headline(NamedTuple):
@@ -34,12 +36,12 @@ def lead(info: DatasetInfo, students: Mapping[str, StudentParams], document: Doc
     kinds = [f"{name} ({config.model.describe()}{', failed' if document.failed(name) else ''})"
              for name, config in students.items()]
     given = " of a given class" if info.samples.num_classes else ""
-    data = f"“{info.source}” ({info.train:,} real {unit}s)"
+    data = f" of “{info.source}” ({info.train:,} real {unit}s)" if info.real else ""
     known = document.source == "teacher"
     nfe = document.teacher.get("nfe")
     cost = "" if nfe is None else f" that evaluates its network {number(nfe)} times a sample"
-    what = (f"A teacher of {unit}s{given} of {data}{cost} was" if known else
-            f"Pairs of noise and {unit}s of {data}, of which nobody wrote down who made them, were")
+    what = (f"A teacher of {unit}s{given}{data}{cost} was" if known else
+            f"Pairs of noise and {unit}s{data}, of a teacher that is not here or not known, were")
     vain = "to be " if all(map(document.failed, students)) else ""
     return (f"{what} {vain}distilled into "
             f"{'one student' if len(kinds) == 1 else f'{len(kinds)} students'} that "
@@ -86,11 +88,17 @@ def nearness(
     if distance is None:
         return []
     own, text = document.students[name], f"for {name}: {named(distance)} to {yardstick(document)}"
+    alone = document.dataset == NO_DATA
+    title = FROM_TEACHER if alone else DISTANCE
     if (ratio := document.ratios.get(name, {}).get(distance.key)) is not None:
-        return [Headline(DISTANCE, times(ratio),
-                         f"its teacher’s, {text}{elsewhere(document, name, distance, flattering)}. "
-                         "Below 1 is closer than the teacher.")]
-    return [Headline(DISTANCE, number(own[distance.key]),
+        also = elsewhere(document, name, distance, flattering)
+        if alone:
+            return [Headline(title, times(ratio), f"that of the teacher’s own other samples, {text}"
+                             f"{also}. 1 cannot be told from the teacher.")]
+        whose = "teacher’s" if document.source == "teacher" else "pairs’"
+        return [Headline(title, times(ratio), f"its {whose}, {text}{also}. Below 1 is closer than "
+                         f"{'the teacher' if document.source == 'teacher' else 'they are'}.")]
+    return [Headline(title, number(own[distance.key]),
                      f"{text}{beside(document, distance.key, number)}. Lower is better.")]
 
 
@@ -142,7 +150,8 @@ def variety(document: Document, name: str, flattering: Set[str]) -> list[Headlin
     if share is None:
         return []
     key, title, text = share
-    return [Headline(title, percent(own[key]), f"{text.format(name)} ({key}"
+    others = "real" if document.dataset != NO_DATA else "teacher’s other"
+    return [Headline(title, percent(own[key]), f"{text.format(name, others)} ({key}"
                      f"{beside(document, key, percent)}).")]
 
 

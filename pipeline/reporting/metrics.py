@@ -40,8 +40,8 @@ def _metric(key: str, name: str, better: Literal["lower", "higher", ""], sentenc
 
 IN_FEATURES = dict([
     _metric("fd", "Fréchet distance", "lower",
-            "Distance of the features of these samples to those of the real ones, both taken for "
-            "a normal distribution."),
+            "Distance of the features of these samples to those of the reference ones, both taken "
+            "for a normal distribution."),
     _metric("fd_infinity", "Fréchet distance, n\u00a0→\u00a0∞", "lower",
             "The same, extrapolated to infinitely many samples, since few make it too large."),
     _metric("kd", "Kernel distance", "lower",
@@ -50,14 +50,14 @@ IN_FEATURES = dict([
     _metric("is", "Score", "higher",
             "High if every image looks like one class and all classes occur."),
     _metric("precision", "Precision", "higher",
-            "Share of these samples that lie among the real ones: fidelity.", share=True),
+            "Share of these samples that lie among the reference ones: fidelity.", share=True),
     _metric("recall", "Recall", "higher",
-            "Share of the real samples that lie among these: diversity.", share=True),
+            "Share of the reference samples that lie among these: diversity.", share=True),
     _metric("density", "Density", "higher",
-            "How many real neighbourhoods a sample lies in, 1 being expected; outliers among the "
-            "real samples count less than in precision."),
+            "How many reference neighbourhoods a sample lies in, 1 being expected; outliers among "
+            "the reference samples count less than in precision."),
     _metric("coverage", "Coverage", "higher",
-            "Share of the real samples that have one of these nearby.", share=True),
+            "Share of the reference samples that have one of these nearby.", share=True),
 ])
 """By the metric's name in `ExtractorRecord.metrics`; the key differs with the extractor."""
 

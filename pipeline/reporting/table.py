@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from kdm_core.datasets.base import NO_DATA
 from kdm_core.figures.style import STUDENTS
 from pipeline.reporting.document import Document, Model, models
 from pipeline.reporting.metrics import (
@@ -235,7 +236,8 @@ def describe(name: str, document: Document, n: int) -> list[str]:
     if one.accuracy is not None:
         on = f" of {one.accuracy_n:,} held-out images" if one.accuracy_n else " of held-out images"
         texts.append(f"It is right about {percent(one.accuracy)}{on}.")
-    known = f"{one.reference_n:,} real ones" if one.reference_n else "published statistics"
+    kind = "real" if document.dataset != NO_DATA else "other"
+    known = f"{one.reference_n:,} {kind} ones" if one.reference_n else "published statistics"
     texts.append(f"{n:,} samples of each model were compared with {known} "
                  f"({one.reference}) in {one.dim:,} features.")
     return texts

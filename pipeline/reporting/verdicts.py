@@ -17,6 +17,7 @@ PHRASES = {
     "better than its teacher": ("is better than its teacher", "are better than their teacher"),
     "as good as its teacher": ("is as good as its teacher", "are as good as their teacher"),
     "close": ("comes close to its teacher", "come close to their teacher"),
+    "told apart": ("can be told from its teacher", "can be told from their teacher"),
     "poor": ("is far behind its teacher", "are far behind their teacher"),
     "not judged": ("cannot be judged", "cannot be judged"),
     "failed": ("failed", "failed"),

@@ -162,6 +162,7 @@ def look(params: Params) -> DatasetInfo | None:
     """
     config = params.data
     if isinstance(config, NoDataConfig):
+        assert isinstance(params.pairs, StoredPairs), "the parameters are checked for that"
         store = PairStore.open(params.pairs.location).spec
         return DatasetInfo(source=config.source, samples=store.samples,
                            class_names=store.samples.label_names, train=store.splits["train"],

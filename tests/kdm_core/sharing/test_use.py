@@ -367,7 +367,7 @@ def test_a_card_says_what_is_known_and_no_more() -> None:
     assert "| fd\\_classifier | 0.2 (0.19 to 0.21) | 0.3 (0.28 to 0.32) |" in full
     assert "| parameters | 4,800,064 | 1 |" in full
     assert "| mse |  | 0.01 |" in full and "- n: 5000" in full
-    assert "fd\\_classifier, a distance to real samples, is 1.50 times its teacher's" in full
+    assert "fd\\_classifier, a distance, is 1.50 times its teacher's" in full
     assert "5,000 samples are fewer" in full
     assert "2.0 % of that of samples of different noise" in full and "In 1.0 % of cases" in full
 
