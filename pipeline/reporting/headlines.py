@@ -41,7 +41,7 @@ def lead(info: DatasetInfo, students: Mapping[str, StudentParams], document: Doc
     nfe = document.teacher.get("nfe")
     cost = "" if nfe is None else f" that evaluates its network {number(nfe)} times a sample"
     what = (f"A teacher of {unit}s{given}{data}{cost} was" if known else
-            f"Pairs of noise and {unit}s{data}, of a teacher that is not here or not known, were")
+            f"Pairs of noise and {unit}s{data}, whose maker is not here or not known, were")
     vain = "to be " if all(map(document.failed, students)) else ""
     return (f"{what} {vain}distilled into "
             f"{'one student' if len(kinds) == 1 else f'{len(kinds)} students'} that "
