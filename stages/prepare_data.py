@@ -20,7 +20,7 @@ def main(stage: Stage) -> None:
     info = dataset.info
     stage.say(f"{info.source}: {info.train} training and {info.test} test samples of shape "
               f"{info.samples.shape}, {len(info.class_names)} classes")
-    write_json(paths.METRICS / "prepare_data.json", {
+    write_json(paths.DETAILS / "prepare_data.json", {
         "train": info.train, "test": info.test, "classes": len(info.class_names)})
     stage.write_timing()
 

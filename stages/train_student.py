@@ -155,7 +155,7 @@ def distil(stage: Stage, name: str) -> None:
         "pairs": spec.fingerprint, "pairs_read": training.count, "teacher": spec.teacher,
         **dumps[0], "phases": [*earlier, *dumps], **law, **start, **marks})
     stage.finish(folder / "result", paths.STUDENTS / name)
-    write_json(paths.METRICS / "train_student" / f"{name}.json",
+    write_json(paths.DETAILS / f"train_student@{name}.json",
                {key: value for key, value in last.items() if key != "step"})
     stage.write_timing(processes=world_size(), waiting_share=round(training.waiting.share, 4))
     stage.say(f"student {fingerprint[:12]}")

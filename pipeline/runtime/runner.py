@@ -9,7 +9,7 @@ import sqlite3
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch
 
 from kdm_core.compute import is_worker
 from kdm_core.errors import Adapted, KDMError, printable
-from kdm_core.serialization import write_json
+from kdm_core.serialization import write_atomic, write_json
 from kdm_core.weights import WeightsMissing
 from pipeline.params.run import Params, load_params
 from pipeline.runtime import log, paths, status
@@ -157,6 +157,17 @@ class Stage:
         if work in result.parents:
             shutil.rmtree(result.parent)
 
+    def write_metrics(self, name: str, figures: Mapping[str, float | str | None]) -> None:
+        """Keep the few figures by which runs are compared, as `dvc metrics` and `dvc exp` show
+        them: rounded to three digits, and without those that are not known.
+
+        `name`: of what they are about; all such names are in one table.
+        """
+        known = {key: shown(value) for key, value in figures.items() if value is not None}
+        # In the order in which they are given, in which `dvc exp show` has its columns.
+        text = json.dumps(known, indent=2, allow_nan=False, ensure_ascii=False)
+        write_atomic(paths.REPORTS / f"{name}.json", f"{text}\n".encode())
+
     def write_timing(self, **figures: float | int | str) -> None:
         """Keep how long the work took and on what, for the report.
 
@@ -176,6 +187,13 @@ class Stage:
             "notes": self.notes,
             **figures,
         })
+
+
+def shown(value: float | str) -> float | str:
+    """A figure with three digits; whole numbers and words as they are."""
+    if isinstance(value, str) or value == round(value):
+        return value if isinstance(value, str) else round(value)
+    return float(f"{value:.3g}")
 
 
 def is_first() -> bool:

@@ -89,7 +89,7 @@ def test_a_students_parameter_reruns_that_student(
 def test_a_filter_reruns_from_the_mask(project: Path, undisturbed: dict[str, str]) -> None:
     edit(project, lambda values: values.update(filter={"copies": [{"quantile": 0.2}]}))
     assert repro(project, "train_student@kdm") == {"filter_pairs", "train_student@kdm"}
-    mask = json.loads((project / "reports/metrics/filter_pairs.json").read_text())
+    mask = json.loads((project / "reports/details/filter_pairs.json").read_text())
     assert mask == {"pairs": 2064, "kept": 1651, "copies_pixels": 413}
     assert results(project) != undisturbed
     edit(project, lambda values: values.update(filter={}))
