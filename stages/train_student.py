@@ -248,14 +248,6 @@ class Training:
                 any(one.losses.takes_states for one in self.plan),
                 progress.update if is_main() else lambda pairs: None))
 
-    def pairs(self, step: int) -> int:
-        """How many pairs have been seen after so many steps of all phases."""
-        seen = 0
-        for phase in self.plan:
-            seen += min(step, phase.training.steps) * min(phase.training.batch, self.count)
-            step = max(0, step - phase.training.steps)
-        return seen
-
 
 def teacher_of(spec: StoreSpec) -> dict[str, Any] | None:
     """The configuration of the teacher that made the pairs; None where nobody knows which did."""
@@ -318,19 +310,18 @@ def train(
         curves.picture("samples.png", render(comparison(best.spec, samples, made,
                                                         training.store.spec.source)))
 
-    with Progress(training.name, training.pairs(last), "pair") as progress:
+    with Progress(training.name, last, "step") as progress:
 
         def on_start(step: int) -> None:
-            if training.pairs(step) > progress.done or not step:
-                progress.resume(training.pairs(step))
+            if step > progress.done or not step:
+                progress.resume(step)
 
         def on_record(record: Record) -> None:
             progress.note = f"held-out MSE {record['validation_mse_ratio']:.3f} of permuted"
             curves(record)
 
         best, record = fit_phases(student, plan, training.task, checkpoint, key, Reports(
-            lambda step: progress.reach(training.pairs(step)), on_record, show_samples, stage.say,
-            stage.note, on_start), waiting)
+            progress.reach, on_record, show_samples, stage.say, stage.note, on_start), waiting)
     show_samples(best, last)
     curves.end()
     return best, record

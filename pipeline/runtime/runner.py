@@ -26,6 +26,7 @@ from pipeline.runtime import log, paths, status
 from pipeline.runtime.guard import Code, end_with_dvc, is_of_dvc, leave, only_run
 from pipeline.runtime.plan.plans import current_plan, written
 from pipeline.runtime.plan.resolving import parameters_of
+from pipeline.runtime.stopping import INTERRUPTED, end_interrupted
 
 
 class Stage:
@@ -231,7 +232,11 @@ def run(
             stage.require_planned()
         leave()
     except KeyboardInterrupt:
-        os._exit(130)
+        end_interrupted()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # of the processes that this one has started
+            end_interrupted()
+        raise
     except Exception as error:
         text = explain(error)
         if text is None:
