@@ -1,5 +1,5 @@
-"""A stage that is asked to end: by SIGTERM it finishes what is under way, and keeps it; by Ctrl-C it
-ends at once, with one line."""
+"""A stage that is asked to end: by SIGTERM it finishes what is under way, and keeps it; by Ctrl-C
+it ends at once, with one line."""
 
 import os
 import signal

@@ -92,7 +92,8 @@ def test_a_new_project(folder: Path) -> None:
     assert staged == MADE - {".dvc", ".git", "params.schema.json"} | {
         ".dvc/config", ".dvc/.gitignore"}
     assert git(project, "status", "--short", "--untracked-files").count("\n") == len(staged)
-    assert git(project, "check-ignore", "data/dataset", "reports/report.html")
+    for made in ("data/dataset", "reports/report.html", "dvc_plots/index.html"):
+        assert git(project, "check-ignore", made)
     readme = (project / "README.md").read_text()
     assert readme.startswith("# My cells\n") and "$" not in readme
     assert "kdm-distill/My-cells" in readme and "`smoke`" in readme
@@ -226,6 +227,11 @@ stages:
   train_student:
     foreach: ${students}
     do: {cmd: 'python -m stages.train_student ${key}', deps: [data/dataset, stages/guard.py]}
+""",
+    "its metrics are all figures": """
+stages:
+  plan: {cmd: python -m stages.plan, outs: [data/plan]}
+  teacher: {cmd: python -m stages.teacher, metrics: [{reports/timings/teacher.json: {cache: false}}]}
 """}
 
 
