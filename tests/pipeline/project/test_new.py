@@ -231,7 +231,9 @@ stages:
     "its metrics are all figures": """
 stages:
   plan: {cmd: python -m stages.plan, outs: [data/plan]}
-  teacher: {cmd: python -m stages.teacher, metrics: [{reports/timings/teacher.json: {cache: false}}]}
+  teacher:
+    cmd: python -m stages.teacher
+    metrics: [{reports/timings/teacher.json: {cache: false}}]
 """}
 
 
