@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from kdm_core.pairs.store import PairStore
-from tests.support.project import dvc, edit, repro
+from tests.support.project import commit, dvc, edit, repro
 
 ALL = ["prepare_data", "reference", "teacher", "sample_pairs", "filter_pairs", "train_student@kdm",
        "train_student@kdm-f", "evaluate@kdm", "evaluate@kdm-f", "study@kdm", "study@kdm-f",
@@ -98,14 +98,17 @@ def test_a_filter_reruns_from_the_mask(project: Path, undisturbed: dict[str, str
 
 
 def test_experiments_metrics_and_plots(project: Path, undisturbed: dict[str, str]) -> None:
+    commit(project)
     dvc(project, "exp", "run", "-n", "other-latent", "-S", "students.kdm.model.latent=16",
         "-S", "students.kdm.training.steps=40")
     table = dvc(project, "exp", "show", "--csv")
     assert "students.kdm.model.latent" in table
     assert "other-latent" in table
-    assert "students.kdm.fd_classifier" in table
-    difference = dvc(project, "metrics", "diff", "--json")
-    assert "students.kdm.mse" in difference
+    assert "reports/kdm.json:ratio_classifier" in table and "reports/timings/" not in table
+    difference = json.loads(dvc(project, "metrics", "diff", "--json", "HEAD", "other-latent"))
+    assert {"mse_share", "recall"} <= set(difference["reports/kdm.json"])
+    assert "reports/kdm-f.json" not in difference
+    assert "students.kdm.model.latent" in dvc(project, "params", "diff", "HEAD", "other-latent")
     plots = dvc(project, "plots", "show", "--json")
     assert "validation_mse_ratio" in plots
 

@@ -14,7 +14,9 @@ from pipeline.runtime.status import recorded
 from stages import reference, teacher, train_student
 from tests.support.project import edit, python
 
-INTERRUPT = "os.kill(os.getpid(), signal.SIGINT); time.sleep(60)"
+# A program that was started in the background ignores the signal.
+INTERRUPT = ("signal.signal(signal.SIGINT, signal.default_int_handler); "
+             "os.kill(os.getpid(), signal.SIGINT); time.sleep(60)")
 LINE = "stopped by Ctrl-C: what is complete is kept, run `dvc repro` again to go on"
 STOPPED = f"""
 import os, signal, time
