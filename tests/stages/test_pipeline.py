@@ -44,6 +44,12 @@ def test_runs_whole(finished: Path, project: Path, undisturbed: dict[str, str]) 
         assert student["mse"] < student["mse_permuted"]
         assert student["lpips_vgg"] > 0
     assert report["teacher"]["nfe"] == 9
+    levels = json.loads((project / "reports/details/teacher.json").read_text())["check"]["levels"]
+    worst = max(one["teacher"] / min(one["linear"], one["constant"]) for one in levels)
+    few = {name: json.loads((project / f"reports/{name}.json").read_text())
+           for name in ("teacher", "pairs")}
+    assert few == {"teacher": {"denoising": float(f"{worst:.3g}")},
+                   "pairs": {"pairs": 2064, "nfe": 9}}
     assert set(report["stages"]) == set(ALL) - {"report"}
     assert (project / "data/work/plan.json").is_file()
     left = {path.parent.name for path in (project / "data/work").glob("*/*")}
