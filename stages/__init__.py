@@ -2,3 +2,6 @@
 
 # Looks at the code before a program reads the rest of it.
 from pipeline.runtime.dates import CHANGED  # noqa: F401
+from pipeline.runtime.stopping import show_no_traceback
+
+show_no_traceback()

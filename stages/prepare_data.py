@@ -22,7 +22,7 @@ def main(stage: Stage) -> None:
     stage.say(f"{info.source if info.real else 'no data, samples of pairs instead'}: {info.train} "
               f"training and {info.test} test samples of shape {info.samples.shape}, "
               f"{len(info.class_names)} classes")
-    write_json(paths.METRICS / "prepare_data.json", {
+    write_json(paths.DETAILS / "prepare_data.json", {
         "train": info.train, "test": info.test, "classes": len(info.class_names)})
     stage.write_timing()
 

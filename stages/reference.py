@@ -39,7 +39,7 @@ def main(stage: Stage) -> None:
             metrics = train_classifier(stage, config, dataset, folder, key)
     write_json(result / "reference.json", {"dataset": mark, **metrics})
     stage.finish(result, paths.REFERENCE)
-    write_json(paths.METRICS / "reference.json", metrics)
+    write_json(paths.DETAILS / "reference.json", metrics)
     stage.write_timing()
 
 

@@ -14,6 +14,7 @@ from kdm_core.errors import placed
 from kdm_core.importers import ForeignSource, import_guide, import_teacher
 from kdm_core.importers.files import fetch
 from kdm_core.metrics.denoising.check import check_denoising
+from kdm_core.metrics.denoising.record import DenoisingCheck
 from kdm_core.serialization import file_sha256, write_json
 from kdm_core.teachers import GUIDE, Teacher, TrainableConfig, build_teacher, save_teacher
 from kdm_core.teachers.exact import fit_data, fit_mixture
@@ -54,10 +55,13 @@ def main(stage: Stage) -> None:
     fingerprint = save_teacher(result, teacher)
     if guide is not None:
         save_teacher(result / GUIDE, guide)
-    figures |= check(stage, teacher, dataset)
+    found = check(stage, teacher, dataset)
+    if found is not None:
+        figures["check"] = found.model_dump()
     stage.finish(result, paths.TEACHER)
     parameters = sum(p.numel() for p in teacher.parameters())
-    write_json(paths.METRICS / "teacher.json", {**figures, "parameters": parameters})
+    write_json(paths.DETAILS / "teacher.json", {**figures, "parameters": parameters})
+    stage.write_metrics("teacher", {"denoising": None if found is None else found.share})
     stage.write_timing()
     stage.say(f"teacher {fingerprint[:12]}, {parameters:,} parameters")
 
@@ -68,7 +72,8 @@ def leave_out(stage: Stage) -> None:
     write_json(folder / "result" / "none.json", {"teacher": None})
     stage.finish(folder / "result", paths.TEACHER)
     without_curves()
-    write_json(paths.METRICS / "teacher.json", {})
+    write_json(paths.DETAILS / "teacher.json", {})
+    stage.write_metrics("teacher", {})
     stage.write_timing()
     stage.say("there is no teacher (teacher.source: none): students learn from its pairs alone")
 
@@ -79,18 +84,19 @@ def without_curves() -> None:
     (paths.CURVES / "teacher").mkdir(parents=True)
 
 
-def check(stage: Stage, teacher: Teacher, dataset: Dataset) -> dict[str, Any]:
-    """Whether the teacher denoises these data as it should, said and for the report."""
+def check(stage: Stage, teacher: Teacher, dataset: Dataset) -> DenoisingCheck | None:
+    """Whether the teacher denoises these data as it should, said and for the report; None where
+    nobody can tell."""
     guidance = getattr(stage.params.pairs, "guidance", None)
     found = check_denoising(teacher.to(stage.device).eval(), dataset, stage.seed("check"),
                             unlabelled=guidance is not None and guidance.kind == "classifier_free")
     if found is None:
         stage.note("too few held-out samples to check the teacher with; raise data.test_fraction")
-        return {}
+        return None
     stage.say(str(found))
     for warning in found.warnings():
         stage.warn(warning)
-    return {"check": found.model_dump()}
+    return found
 
 
 def train_both(

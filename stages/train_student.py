@@ -152,7 +152,7 @@ def distil(stage: Stage, name: str) -> None:
     fingerprint = save_student(folder / "result", best,
                                training.provenance({**start, **marks}, earlier))
     stage.finish(folder / "result", paths.STUDENTS / name)
-    write_json(paths.METRICS / "train_student" / f"{name}.json",
+    write_json(paths.DETAILS / f"train_student@{name}.json",
                {key: value for key, value in last.items() if key != "step"})
     stage.write_timing(processes=world_size(), waiting_share=round(training.waiting.share, 4))
     stage.say(f"student {fingerprint[:12]}")
@@ -211,15 +211,6 @@ def reading(name: str) -> Reading:
             yield progress.update if is_main() else lambda pairs: None
 
     return shown
-
-
-def pairs_seen(training: Distillation, step: int) -> int:
-    """How many pairs have been seen after so many steps of all phases."""
-    seen = 0
-    for phase in training.plan:
-        seen += min(step, phase.training.steps) * min(phase.training.batch, training.count)
-        step = max(0, step - phase.training.steps)
-    return seen
 
 
 def teacher_of(stage: Stage, spec: StoreSpec) -> dict[str, Any] | None:
@@ -288,19 +279,18 @@ def train(
         curves.picture("samples.png", render(comparison(best.spec, samples, made,
                                                         stage.params.source(training.store.spec))))
 
-    with Progress(name, pairs_seen(training, last), "pair") as progress:
+    with Progress(name, last, "step") as progress:
 
         def on_start(step: int) -> None:
-            if pairs_seen(training, step) > progress.done or not step:
-                progress.resume(pairs_seen(training, step))
+            if step > progress.done or not step:
+                progress.resume(step)
 
         def on_record(record: Record) -> None:
             progress.note = f"held-out MSE {record['validation_mse_ratio']:.3f} of permuted"
             curves(record)
 
         best, record = training.run(student, checkpoint, key, Reports(
-            lambda step: progress.reach(pairs_seen(training, step)), on_record, show_samples,
-            stage.say, stage.note, on_start))
+            progress.reach, on_record, show_samples, stage.say, stage.note, on_start))
     show_samples(best, last)
     curves.end()
     return best, record

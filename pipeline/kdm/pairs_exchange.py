@@ -105,8 +105,6 @@ def run_import(
     made = open_or_create(store, spec, {"created_by": f"kdm-distill {kdm_core.__version__}",
                                         "imported_from": name})
     missing = sum(len(spec.shard_range(shard)) for shard in made.missing_shards())
-    if missing < spec.count:
-        typer.echo(f"going on after {spec.count - missing:,} pairs", err=True)
     with Progress("pairs", spec.count, "pair", spec.count - missing) as progress:
         import_pairs(found, made, plan.scale, progress.update)
     say_missing_classes(made, labels_known=found.labels is not None)

@@ -104,20 +104,20 @@ def verdicts(rows: list[Row]) -> dict[str, dict[str, Any]]:
     are of what there is now.
 
     Raises:
-        DataError: the metrics of an evaluation are damaged.
+        DataError: the figures of an evaluation are damaged.
     """
     found = {}
     for row in rows:
         stage, _, name = row.stage.partition("@")
-        path = Path(f"reports/metrics/evaluate/{name}.json")
+        path = Path(f"data/evaluation/{name}/evaluation.json")
         if stage != "evaluate" or not path.is_file():
             continue
         try:
             words = json.loads(path.read_bytes()).get("verdicts", {})
             if words:
-                found[name] = {str(who): str(word) for who, word in words.items()} | {
+                found[name] = {str(who): str(one["word"]) for who, one in words.items()} | {
                     "current": row.state == "done"}
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, TypeError, KeyError) as error:
             raise DataError(f"{path} is damaged ({error}): delete it") from error
     return found
 

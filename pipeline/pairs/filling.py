@@ -126,8 +126,6 @@ def fill(
     require_space(store, left)
     if left:
         note_how_made(stage, store)
-    if left < total:
-        stage.say(f"going on after {total - left:,} pairs")
     task = SamplingTask(str(store.location), Folder(paths.TEACHER), stage.params.trusts_code)
     own = placed("pairs")(sampler(store, teacher, stage.device))
     counts: dict[int, float] = {}

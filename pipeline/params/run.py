@@ -26,6 +26,9 @@ from pipeline.params.teacher import NoTeacher, TeacherParams
 
 STUDENT_NAME = re.compile(r"(?=.*[A-Za-z0-9])[A-Za-z0-9_][A-Za-z0-9_-]{0,99}", re.ASCII)
 
+RESERVED = {"teacher": "the teacher's", "pairs": "the pairs'", "report": "the whole report"}
+"""Of whom else there are figures beside the students'."""
+
 
 class Params(Config):
     """A whole run, as params.yaml describes it.
@@ -60,9 +63,9 @@ class Params(Config):
             if not STUDENT_NAME.fullmatch(name):
                 raise ValueError(f"'{name}' is no name for a student: use up to 100 letters, "
                                  "digits, - and _, no - first")
-            if name == "teacher":
-                raise ValueError("'teacher' is no name for a student: it is the teacher's own, "
-                                 "whose curves would lie in the same folder; take another")
+            if name in RESERVED:
+                raise ValueError(f"'{name}' is no name for a student: reports/{name}.json is "
+                                 f"{RESERVED[name]}; take another")
         return students
 
     @model_validator(mode="after")

@@ -48,7 +48,11 @@ def sign_of_age(file: Path) -> str:
         return "it has no stage `plan`"
     listed = [dep for stage in found.values() for dep in stage.get("deps") or []
               if str(dep).startswith(CODE)]
-    return f"it lists code: {listed[0]}" if listed else ""
+    if listed:
+        return f"it lists code: {listed[0]}"
+    metrics = [str(path) for stage in found.values() for path in stage.get("metrics") or []]
+    return "its metrics are all figures" if any("reports/timings/" in path for path in metrics
+                                                ) else ""
 
 
 def stages_in(file: Path) -> dict[str, dict[str, Any]]:

@@ -18,7 +18,8 @@ from pipeline.project.files import SCHEMA, contents, free_name, template
 DEFAULT = "digits"
 # Of these the user's own will do; a .gitignore gets the lines that it lacks.
 KEPT = (".dvcignore", "README.md", ".gitignore")
-CONFIG = b"[core]\n    analytics = false\n"
+# DVC puts dvc.lock on git's list for the next commit itself; else it asks for that after each run.
+CONFIG = b"[core]\n    analytics = false\n    autostage = true\n"
 FLOW = "pipeline.flow.flow.distill"
 FORMER_FLOWS = re.compile(r"pipeline/flow\.py:distill|pipeline\.flow\.distill")
 """How prefect.yaml of older versions calls it."""

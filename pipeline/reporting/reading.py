@@ -135,7 +135,7 @@ def read_check() -> DenoisingCheck | None:
     Raises:
         DataError: the file is missing or damaged.
     """
-    path = made_by(paths.METRICS / "teacher.json", "teacher")
+    path = made_by(paths.DETAILS / "teacher.json", "teacher")
     record: TeacherRecord = parse(TeacherRecord, path, "teacher")
     return record.check
 

@@ -169,7 +169,7 @@ class FilterRecord(Record):
 
 
 class TeacherRecord(Record):
-    """metrics/teacher.json: of figures of the teacher's training, the report shows its check."""
+    """details/teacher.json: of figures of the teacher's training, the report shows its check."""
 
     check: DenoisingCheck | None = None
 

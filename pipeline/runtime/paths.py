@@ -22,7 +22,8 @@ WORK = Path("data/work")
 FEATURES = WORK / "features"
 
 REPORTS = Path("reports")
-METRICS = REPORTS / "metrics"
+# What a stage found out that is more than runs are compared by.
+DETAILS = REPORTS / "details"
 CURVES = REPORTS / "curves"
 TIMINGS = REPORTS / "timings"
 FIGURES = REPORTS / "figures"

@@ -20,6 +20,7 @@ class Progress:
         self.name, self.total, self.unit, self.initial, self.done = name, total, unit, done, done
         self.started = self.shown = time.monotonic()
         self.note = ""
+        self.resumed = done > 0
         self.bar = (
             tqdm(desc=name, total=total, unit=unit, initial=done, dynamic_ncols=True)
             if sys.stderr.isatty() and not log.as_json() else None
@@ -28,15 +29,25 @@ class Progress:
     def __enter__(self) -> "Progress":
         if status.current is not None:
             status.current.count(self.figures())
+        self.say_where()
         return self
 
     def resume(self, done: int) -> None:
         """So many, it turns out, were done by an earlier run."""
         self.initial = self.done = done
+        self.resumed = done > 0
         self.started = time.monotonic()
         if self.bar is not None:
             self.bar.initial = self.bar.n = done
             self.bar.unpause()
+
+    def say_where(self) -> None:
+        """Say, once, what was there and from where this goes on."""
+        if self.resumed:
+            self.resumed = False
+            if self.bar is not None:
+                self.bar.clear()
+            log.say(f"{self.name}: going on after {self.initial:,} {self.unit}s of {self.total:,}")
 
     def reach(self, done: int) -> None:
         """So many are done in all."""
@@ -44,6 +55,8 @@ class Progress:
 
     def update(self, count: int, note: str = "") -> None:
         """`count` more are done; `note` is a figure to show beside them."""
+        # Only now: a training in phases finds the complete ones first.
+        self.say_where()
         self.done += count
         self.note = note or self.note
         if status.current is not None and status.current.due:

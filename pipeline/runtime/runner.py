@@ -9,7 +9,7 @@ import sqlite3
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -19,13 +19,14 @@ import torch
 
 from kdm_core.compute import is_worker
 from kdm_core.errors import Adapted, KDMError, printable
-from kdm_core.serialization import write_json
+from kdm_core.serialization import write_atomic, write_json
 from kdm_core.weights import WeightsMissing
 from pipeline.params.run import Params, load_params
 from pipeline.runtime import log, paths, status
 from pipeline.runtime.guard import Code, end_with_dvc, is_of_dvc, leave, only_run
 from pipeline.runtime.plan.plans import current_plan, written
 from pipeline.runtime.plan.resolving import parameters_of
+from pipeline.runtime.stopping import INTERRUPTED, end_interrupted
 
 
 class Stage:
@@ -157,6 +158,17 @@ class Stage:
         if work in result.parents:
             shutil.rmtree(result.parent)
 
+    def write_metrics(self, name: str, figures: Mapping[str, float | str | None]) -> None:
+        """Keep the few figures by which runs are compared, as `dvc metrics` and `dvc exp` show
+        them: rounded to three digits, and without those that are not known.
+
+        `name`: of what they are about; all such names are in one table.
+        """
+        known = {key: shown(value) for key, value in figures.items() if value is not None}
+        # In the order in which they are given, in which `dvc exp show` has its columns.
+        text = json.dumps(known, indent=2, allow_nan=False, ensure_ascii=False)
+        write_atomic(paths.REPORTS / f"{name}.json", f"{text}\n".encode())
+
     def write_timing(self, **figures: float | int | str) -> None:
         """Keep how long the work took and on what, for the report.
 
@@ -176,6 +188,13 @@ class Stage:
             "notes": self.notes,
             **figures,
         })
+
+
+def shown(value: float | str) -> float | str:
+    """A figure with three digits; whole numbers and words as they are."""
+    if isinstance(value, str) or value == round(value):
+        return value if isinstance(value, str) else round(value)
+    return float(f"{value:.3g}")
 
 
 def is_first() -> bool:
@@ -213,7 +232,11 @@ def run(
             stage.require_planned()
         leave()
     except KeyboardInterrupt:
-        os._exit(130)
+        end_interrupted()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # of the processes that this one has started
+            end_interrupted()
+        raise
     except Exception as error:
         text = explain(error)
         if text is None:

@@ -1,11 +1,19 @@
-"""A stage that is asked to end (SIGTERM) finishes what is under way, and keeps it."""
+"""A stage that is asked to end: by SIGTERM it finishes what is under way, and keeps it; by Ctrl-C
+it ends at once, with one line."""
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from multiprocessing import parent_process
+from types import FrameType, TracebackType
+from typing import NoReturn
 
+from pipeline.runtime import log
+
+INTERRUPTED = 130
+"""128 + SIGINT, as shells show it."""
 EXIT_CODE = 143
 """128 + SIGTERM, which shells show of a program that the signal ended."""
 
@@ -35,6 +43,26 @@ class Stop:
         """
         if self.asked:
             raise Stopped
+
+
+def end_interrupted() -> NoReturn:
+    """End this program after Ctrl-C; of processes that compute together, the first one speaks."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ and parent_process() is None:
+        log.say("stopped by Ctrl-C: what is complete is kept, run `dvc repro` again to go on")
+    sys.stdout.flush()
+    os._exit(INTERRUPTED)
+
+
+def show_no_traceback() -> None:
+    """Have Ctrl-C end this program calmly also while it still reads its code, for seconds."""
+    others = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            end_interrupted()
+        others(kind, error, trace)
+
+    sys.excepthook = hook
 
 
 @contextmanager

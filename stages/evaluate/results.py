@@ -116,13 +116,16 @@ class Results:
         """Figures of a set of as many samples as the real ones are."""
         return (self.at_equal_n or self.figures).get(who, {})
 
+    def recalls(self) -> list[str]:
+        """The name of every extractor's recall."""
+        return [one["metrics"]["recall"] for one in self.extractors.values()]
+
     def verdicts(self) -> dict[str, Verdict]:
         """On the student, and on what it learned from."""
-        recalls = [one["metrics"]["recall"] for one in self.extractors.values()]
         return judge(Evidence(
             source=self.source, given=self.figures[self.source], student=self.figures["student"],
             ratios=self.ratios, given_at_n=self.beside_real(self.source),
-            real=self.beside_real("real"), distances=self.distances, recalls=recalls,
+            real=self.beside_real("real"), distances=self.distances, recalls=self.recalls(),
             classifier=self.classifier, flattered=self.flattered(), real_data=self.real_data))
 
     def document(self) -> dict[str, Any]:
@@ -141,11 +144,26 @@ class Results:
             "conditions": self.conditions,
         }
 
-    def values(self) -> dict[str, Any]:
-        """The verdicts' words and the bare figures, which DVC compares between experiments."""
-        return {"verdicts": {who: one.word for who, one in self.verdicts().items()},
-                **bare(self.figures),
-                **({"at_equal_n": bare(self.at_equal_n)} if self.at_equal_n else {})}
+    def values(self) -> dict[str, float | str | None]:
+        """The few figures of the student by which runs are compared, None where there is none.
+
+        `ratio_…` are distances over the teacher's, `recall` is the lowest of all extractors, and
+        `mse_share` is of the error of permuted pairs.
+        """
+        own = {name: one.value for name, one in self.figures["student"].items()}
+        theirs = {name: one.value for name, one in self.figures[self.source].items()}
+        recalls = [own[name] for name in self.recalls() if name in own]
+        return {
+            "verdict": short(self.verdicts()["student"].word),
+            **{f"ratio_{name.removeprefix('fd_')}": one.value
+               for name, one in self.ratios.items()},
+            "recall": min(recalls, default=None),
+            "mse_share": over(own.get("mse"), own.get("mse_permuted")),
+            "lpips": own.get("lpips_vgg", own.get("lpips_alex")),
+            "agreement": own.get("label_agreement"),
+            "speedup": over(own.get("images_per_s"), theirs.get("images_per_s")),
+            "nfe": own.get("nfe"),
+        }
 
 
 def defined(estimate: Estimate) -> bool:
@@ -153,9 +171,14 @@ def defined(estimate: Estimate) -> bool:
     return all(map(isfinite, (estimate.value, *(estimate.interval() or ()))))
 
 
-def bare(sets: dict[Who, Figures]) -> dict[str, dict[str, float]]:
-    return {who: {name: estimate.value for name, estimate in figures.items()}
-            for who, figures in sets.items() if figures}
+def short(word: str) -> str:
+    """A verdict's word for a narrow column: "better", "as good", "close", …"""
+    return word.removesuffix(" than its teacher").removesuffix(" as its teacher")
+
+
+def over(value: float | None, other: float | None) -> float | None:
+    """A quotient, where there is one."""
+    return value / other if value is not None and other else None
 
 
 def described(figures: Figures) -> dict[str, dict[str, Any]]:

@@ -144,7 +144,7 @@ def write_results(
                               "eigenvalues": eigenvalues}
     np.savez(result / "samples.npz", **{key: value.numpy() for key, value in arrays.items()})
     stage.finish(result, paths.EVALUATION / name)
-    write_json(paths.METRICS / "evaluate" / f"{name}.json", results.values())
+    stage.write_metrics(name, results.values())
     stage.write_timing()
     stage.say(", ".join(f"{key} {estimate.value:.4g}"
                         for key, estimate in results.figures["student"].items()))

@@ -58,8 +58,9 @@ def filter_pairs(stage: Stage, workers: Engine) -> None:
                  for name, count in counts.items()],
         findings=[finding for finding, _ in shown])
     finish(stage, folder, mask, record, {finding.name: figure for finding, figure in shown})
-    write_json(paths.METRICS / "filter_pairs.json",
+    write_json(paths.DETAILS / "filter_pairs.json",
                {"pairs": record.pairs, "kept": record.kept, **counts})
+    stage.write_metrics("pairs", {"pairs": record.kept, "nfe": store.spec.nfe})
     stage.write_timing(workers=workers.workers)
     stage.say(f"{record.kept:,} of {record.pairs:,} pairs are kept"
               + "".join(f", {count:,} {name}" for name, count in counts.items()))

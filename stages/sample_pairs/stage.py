@@ -15,7 +15,7 @@ from pipeline.workers.engine import engine
 from pipeline.workers.tasks import Engine
 from stages.sample_pairs.elsewhere import DIGITS, UNFINISHED, place_of, refer, stores_there
 from stages.sample_pairs.growing import adopt
-from stages.sample_pairs.stored_pairs import take, write_metrics
+from stages.sample_pairs.stored_pairs import take, write_details
 
 
 def main(stage: Stage) -> None:
@@ -45,7 +45,7 @@ def sample(stage: Stage, workers: Engine) -> None:
     else:
         refer(store, content, work)
     stage.finish(work, paths.PAIRS)
-    write_metrics(spec)
+    write_details(spec)
     # An adaptive solver's evaluations are counted, but only for the pairs that this run sampled.
     nfe = spec.nfe or filled.nfe
     stage.write_timing(pairs_per_s=round(filled.pairs_per_s, 1), content=content,

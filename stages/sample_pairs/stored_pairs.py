@@ -43,15 +43,15 @@ def take(stage: Stage, config: StoredPairs) -> None:
     if config.content is None:
         stage.say(f"to notice when {config.location} changes, pin it: pairs.content: {content}")
     stage.finish(work, paths.PAIRS)
-    write_metrics(source.spec)
+    write_details(source.spec)
     stage.write_timing(pairs_per_s=round(progress.rate, 1), content=content)
     stage.say(f"{source.spec.count:,} pairs of {config.location}, content {content[:12]}")
 
 
-def write_metrics(spec: StoreSpec) -> None:
-    """What DVC compares of pairs: what they are, and not how they came about."""
+def write_details(spec: StoreSpec) -> None:
+    """What the pairs are, and not how they came about."""
     known = spec.nfe is not None and spec.source == "teacher"
-    write_json(paths.METRICS / "sample_pairs.json",
+    write_json(paths.DETAILS / "sample_pairs.json",
                {"pairs": spec.count} | ({"nfe": spec.nfe} if known else {}))
 
 

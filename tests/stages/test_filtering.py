@@ -359,7 +359,7 @@ def set_filter(**values: Any) -> None:
 
 def run_stage() -> dict[str, Any]:
     filter_pairs.main(Stage("filter_pairs"))
-    return json.loads((paths.METRICS / "filter_pairs.json").read_text())  # type: ignore[no-any-return]
+    return json.loads((paths.DETAILS / "filter_pairs.json").read_text())  # type: ignore[no-any-return]
 
 
 def read_record() -> dict[str, Any]:

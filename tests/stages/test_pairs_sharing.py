@@ -80,7 +80,7 @@ def test_a_student_project_imports_the_pairs(publisher: Path, tmp_path: Path) ->
     assert shared(student) == shared(publisher)
     timing = json.loads((student / "reports/timings/sample_pairs.json").read_text())
     assert timing["content"] == shared(publisher)
-    metrics = "reports/metrics/sample_pairs.json"
+    metrics = "reports/details/sample_pairs.json"
     assert (student / metrics).read_bytes() == (publisher / metrics).read_bytes()
 
 
@@ -138,7 +138,7 @@ def test_pairs_are_taken_over(project: Path, capfd: pytest.CaptureFixture[str]) 
     store = store_of(project / "other.zarr", mark_of(project))
     take_from("other.zarr")
     assert shared(project) == store.content_hash()
-    assert json.loads(Path("reports/metrics/sample_pairs.json").read_text()) == {
+    assert json.loads(Path("reports/details/sample_pairs.json").read_text()) == {
         "nfe": 5, "pairs": 332}
     assert "332 pairs of other.zarr" in capfd.readouterr().err
     # They take no space, and neither store can spoil the other.
@@ -198,7 +198,7 @@ def test_pairs_of_unknown_teachers_are_told(
     store_of(project / "other.zarr", None, solver=None, times=[])
     take_from(project / "other.zarr")
     assert "nobody wrote down which teacher" in capfd.readouterr().err
-    assert json.loads(Path("reports/metrics/sample_pairs.json").read_text()) == {"pairs": 332}
+    assert json.loads(Path("reports/details/sample_pairs.json").read_text()) == {"pairs": 332}
 
 
 def test_other_pairs_are_refused(project: Path) -> None:

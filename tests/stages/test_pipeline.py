@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from kdm_core.pairs.store import PairStore
-from tests.support.project import dvc, edit, repro
+from tests.support.project import commit, dvc, edit, repro
 
 ALL = ["prepare_data", "reference", "teacher", "sample_pairs", "filter_pairs", "train_student@kdm",
        "train_student@kdm-f", "evaluate@kdm", "evaluate@kdm-f", "study@kdm", "study@kdm-f",
@@ -44,6 +44,12 @@ def test_runs_whole(finished: Path, project: Path, undisturbed: dict[str, str]) 
         assert student["mse"] < student["mse_permuted"]
         assert student["lpips_vgg"] > 0
     assert report["teacher"]["nfe"] == 9
+    levels = json.loads((project / "reports/details/teacher.json").read_text())["check"]["levels"]
+    worst = max(one["teacher"] / min(one["linear"], one["constant"]) for one in levels)
+    few = {name: json.loads((project / f"reports/{name}.json").read_text())
+           for name in ("teacher", "pairs")}
+    assert few == {"teacher": {"denoising": float(f"{worst:.3g}")},
+                   "pairs": {"pairs": 2064, "nfe": 9}}
     assert set(report["stages"]) == set(ALL) - {"report"}
     assert (project / "data/work/plan.json").is_file()
     left = {path.parent.name for path in (project / "data/work").glob("*/*")}
@@ -89,7 +95,7 @@ def test_a_students_parameter_reruns_that_student(
 def test_a_filter_reruns_from_the_mask(project: Path, undisturbed: dict[str, str]) -> None:
     edit(project, lambda values: values.update(filter={"copies": [{"quantile": 0.2}]}))
     assert repro(project, "train_student@kdm") == {"filter_pairs", "train_student@kdm"}
-    mask = json.loads((project / "reports/metrics/filter_pairs.json").read_text())
+    mask = json.loads((project / "reports/details/filter_pairs.json").read_text())
     assert mask == {"pairs": 2064, "kept": 1651, "copies_pixels": 413}
     assert results(project) != undisturbed
     edit(project, lambda values: values.update(filter={}))
@@ -98,14 +104,17 @@ def test_a_filter_reruns_from_the_mask(project: Path, undisturbed: dict[str, str
 
 
 def test_experiments_metrics_and_plots(project: Path, undisturbed: dict[str, str]) -> None:
+    commit(project)
     dvc(project, "exp", "run", "-n", "other-latent", "-S", "students.kdm.model.latent=16",
         "-S", "students.kdm.training.steps=40")
     table = dvc(project, "exp", "show", "--csv")
     assert "students.kdm.model.latent" in table
     assert "other-latent" in table
-    assert "students.kdm.fd_classifier" in table
-    difference = dvc(project, "metrics", "diff", "--json")
-    assert "students.kdm.mse" in difference
+    assert "reports/kdm.json:ratio_classifier" in table and "reports/timings/" not in table
+    difference = json.loads(dvc(project, "metrics", "diff", "--json", "HEAD", "other-latent"))
+    assert {"mse_share", "recall"} <= set(difference["reports/kdm.json"])
+    assert "reports/kdm-f.json" not in difference
+    assert "students.kdm.model.latent" in dvc(project, "params", "diff", "HEAD", "other-latent")
     plots = dvc(project, "plots", "show", "--json")
     assert "validation_mse_ratio" in plots
 

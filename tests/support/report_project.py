@@ -225,7 +225,7 @@ def write_project(
     write_params(kind, title)
     mark = write_dataset(kind)
     write_curves("teacher", ("loss",))
-    write_json(Path("reports/metrics/teacher.json"), {"nfe": 35})
+    write_json(Path("reports/details/teacher.json"), {"nfe": 35})
     write_json(Path("data/pairs/filtered/filtered.json"),
                {"pairs": 104, "kept": 104, "reasons": [], "findings": []})
     stages = ["prepare_data", "reference", "teacher", "sample_pairs"]

@@ -87,6 +87,12 @@ class DenoisingCheck(Config):
     labels: LabelCheck | None = None
     unlabelled: Bounds | None = None
 
+    @property
+    def share(self) -> float | None:
+        """The teacher's error over the smaller of the other two, at the noise level where it is
+        worst beside them; None where those make no error."""
+        return max((one.teacher / one.best for one in self.levels if one.best > 0), default=None)
+
     def warnings(self) -> list[str]:
         """What is wrong, with its likely causes; empty where nothing is."""
         found = []

@@ -296,12 +296,15 @@ def test_running_then_killed_then_failed(
 
 def test_verdicts_are_told(folder: Path) -> None:
     """Those that the evaluations left, and which of them are of an earlier run."""
-    metrics = folder / "reports/metrics/evaluate"
-    metrics.mkdir(parents=True)
+    def write(name: str, document: Any) -> None:
+        path = folder / f"data/evaluation/{name}/evaluation.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document))
+
     for name, words in {"a": {"teacher": "passed", "student": "failed"},
                         "b": {"pairs": "passed", "student": "poor"}}.items():
-        (metrics / f"{name}.json").write_text(json.dumps({"verdicts": words, "student": {}}))
-    (metrics / "old.json").write_text(json.dumps({"student": {"mse": 1.0}}))
+        write(name, {"verdicts": {who: {"word": word} for who, word in words.items()}})
+    write("old", {"student": {"mse": {"value": 1.0}}})
     rows = [status_cli.Row(f"evaluate@{name}", state, "")
             for name, state in (("a", "done"), ("b", "stale"), ("old", "done"), ("c", "never run"))]
     found = status_cli.verdicts(rows)
@@ -311,9 +314,10 @@ def test_verdicts_are_told(folder: Path) -> None:
     assert told == ["verdict teacher passed", "verdict a failed",
                     "verdict stored pairs passed (of an earlier run)",
                     "verdict b poor (of an earlier run)"]
-    (metrics / "a.json").write_text("[]")
-    with pytest.raises(DataError, match="a.json is damaged"):
-        status_cli.verdicts(rows)
+    for damaged in ([], {"verdicts": {"student": "poor"}}):
+        write("a", damaged)
+        with pytest.raises(DataError, match="a/evaluation.json is damaged"):
+            status_cli.verdicts(rows)
 
 
 def test_looking_does_not_disturb_a_run(project: Path) -> None:

@@ -93,7 +93,8 @@ def test_a_new_project(folder: Path) -> None:
     assert staged == MADE - {".dvc", ".git", "params.schema.json"} | {
         ".dvc/config", ".dvc/.gitignore"}
     assert git(project, "status", "--short", "--untracked-files").count("\n") == len(staged)
-    assert git(project, "check-ignore", "data/dataset", "reports/report.html")
+    for made in ("data/dataset", "reports/report.html", "dvc_plots/index.html"):
+        assert git(project, "check-ignore", made)
     readme = (project / "README.md").read_text()
     assert readme.startswith("# My cells\n") and "$" not in readme
     assert "kdm-distill/My-cells" in readme and "`smoke`" in readme
@@ -144,7 +145,7 @@ def test_what_is_there_stays(folder: Path) -> None:
     (folder / ".gitignore").write_text("*.log\n__pycache__/")
     said = new(".", "--preset", "smoke")
     assert "README.md was there and stays as it is\n" in said
-    assert ".gitignore was there and got 6 more lines\n" in said
+    assert ".gitignore was there and got 8 more lines\n" in said
     assert (folder / "README.md").read_text() == (folder / "notes.txt").read_text() == "mine\n"
     ignored = (folder / ".gitignore").read_text().splitlines()
     assert ignored[:2] == ["*.log", "__pycache__/"] and "/data/*" in ignored
@@ -227,6 +228,13 @@ stages:
   train_student:
     foreach: ${students}
     do: {cmd: 'python -m stages.train_student ${key}', deps: [data/dataset, stages/guard.py]}
+""",
+    "its metrics are all figures": """
+stages:
+  plan: {cmd: python -m stages.plan, outs: [data/plan]}
+  teacher:
+    cmd: python -m stages.teacher
+    metrics: [{reports/timings/teacher.json: {cache: false}}]
 """}
 
 

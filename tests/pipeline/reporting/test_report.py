@@ -361,7 +361,7 @@ def test_what_a_study_warns_of_is_read_at_the_head_of_the_report() -> None:
 def test_of_pairs_of_unknown_origin_nothing_is_told_of_a_teacher(kind: str) -> None:
     write_project(kind, of_unknown_origin(RESULTS[kind]), studies=False)
     worse = LevelCheck(level=0.5, teacher=2.0, linear=0.5, constant=1.0, excess=(1.0, 2.0))
-    write_json(Path("reports/metrics/teacher.json"),
+    write_json(Path("reports/details/teacher.json"),
                {"check": DenoisingCheck(n=20, levels=[worse]).model_dump(mode="json")})
     page = make_report()
     visible = page[page.index("<h1>"):page.index("<h2>Conditions")]

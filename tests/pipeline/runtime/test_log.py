@@ -69,13 +69,14 @@ def test_every_line_is_an_object(project: Path) -> None:
     said = [json.loads(line) for line in lines]
     assert code == 1
     assert [(one["event"], one["level"]) for one in said] == [
-        ("message", "info"), ("warning", "warning"), ("warning", "warning"),
+        ("message", "info"), ("warning", "warning"), ("warning", "warning"), ("message", "info"),
         ("progress", "info"), ("crash", "critical")]
     assert {one["stage"] for one in said} == {"prepare_data"}
-    message, warned, complained, progress, crash = said
+    message, warned, complained, resumed, progress, crash = said
     assert message["message"] == "a message\nof two lines"
     assert "a warning" in warned["message"]
     assert (complained["message"], complained["logger"]) == ("a complaint", "some.library")
+    assert resumed["message"] == "things: going on after 1 things of 3"
     assert (progress["done"], progress["total"], progress["unit"]) == (3, 3, "thing")
     assert progress["rate"] > 0 and progress["left_s"] == 0 and progress["note"] == "all of them"
     assert "ZeroDivisionError" in crash["message"] and "in main\n" in crash["traceback"]
