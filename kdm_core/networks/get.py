@@ -107,6 +107,8 @@ class GET(Network):
                 nn.init.xavier_uniform_(layer.weight)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
+        if self.map_label is not None:
+            nn.init.normal_(self.map_label.weight, std=0.02)
         zero_init(self.leave)
 
     def forward(
