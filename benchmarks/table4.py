@@ -39,8 +39,10 @@ def students(small: bool) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     unet = {"kind": "song_unet", "channels": channels, "multipliers": [1, 2, 2, 2], "blocks": 1,
             "attention": [16], "dropout": 0.0}
     get = {"kind": "get", "width": width, "injection": 1, "heads": heads, "mlp_ratio": 12}
-    return {"kdm": ({"kind": "kdm", "encoder": unet, "decoder": unet, "latent": 1024,
-                     "operator": {"kind": "dense"}}, LOSSES),
+    # 62 M parameters for a sample, as GET's.
+    kdm = {"kind": "kdm", "encoder": unet, "decoder": {**unet, "blocks": 2}, "latent": 1024,
+           "operator": {"kind": "dense"}}
+    return {"kdm": (kdm, LOSSES),
             "get": ({"kind": "direct", "denoiser": {"kind": "denoiser", "network": get}},
                     {**LOSSES, **DIRECT})}
 
