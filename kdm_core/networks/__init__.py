@@ -27,9 +27,8 @@ AnyNetworkConfig = Annotated[OwnNetwork | ForeignNetwork, Field(discriminator="k
 """Those with weights and the networks of others: what teachers can be made of."""
 
 __all__ = ["MLP", "AnyNetworkConfig", "DhariwalUNetConfig", "EDM2UNetConfig", "GETConfig",
-           "IdentityConfig",
-           "MLPConfig", "Network", "NetworkConfig", "SongUNetConfig", "TransformerConfig",
-           "UNetConfig", "build_network", "is_spatial"]
+           "IdentityConfig", "MLPConfig", "Network", "NetworkConfig", "OwnNetwork",
+           "SongUNetConfig", "TransformerConfig", "UNetConfig", "build_network", "is_spatial"]
 
 NETWORKS: dict[str, type[Network]] = {
     "mlp": MLP,

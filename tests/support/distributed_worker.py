@@ -18,18 +18,21 @@ from kdm_core.errors import KDMError
 from kdm_core.losses.adversary import AdversaryConfig
 from kdm_core.losses.features import NOWHERE, Frozen
 from kdm_core.metrics.classifier import Classifier, ClassifierConfig
-from kdm_core.networks import MLPConfig, NetworkConfig, SongUNetConfig
+from kdm_core.networks import GETConfig, MLPConfig, NetworkConfig, OwnNetwork, SongUNetConfig
 from kdm_core.operators import DenseConfig, FactorisedConfig, OperatorConfig
 from kdm_core.pairs.reading.resident import ResidentReader
 from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import write_json
 from kdm_core.students.base import Student
+from kdm_core.students.denoising import DenoisingConfig
 from kdm_core.students.direct import DirectConfig
 from kdm_core.students.given import Given
 from kdm_core.students.hierarchical import HierarchicalConfig
 from kdm_core.students.kdm import KDM, KDMConfig
+from kdm_core.students.mean_flow import MeanFlowConfig
 from kdm_core.students.objective import LossConfig
+from kdm_core.students.rectified_flow import RectifiedFlowConfig
 from kdm_core.students.training import StudentTask
 from kdm_core.training.config import TrainingConfig
 from kdm_core.training.distributed import (
@@ -55,6 +58,7 @@ MLP = MLPConfig(kind="mlp", width=16, blocks=1)
 # Without attention, whose keys' biases change nothing: rounding decides what Adam makes of them.
 UNET = SongUNetConfig(kind="song_unet", channels=16, multipliers=[1, 2], blocks=1, attention=[],
                       dropout=0.0)
+EQUILIBRIUM = GETConfig(kind="get", width=16, heads=2, mlp_ratio=2, iterations=2)
 
 ROUNDING = 1e-4
 """Adam's eps: a gradient of no more than rounding must not become a step of full length."""
@@ -91,22 +95,26 @@ def student_task(
     return task_of(student, losses, frozen, **training)
 
 
-def denoising(kind: type[DirectConfig | HierarchicalConfig], **training: object) -> StudentTask:
-    """A student that is a denoiser, which learns of states between."""
-    config = kind.model_validate({"denoiser": {"kind": "denoiser", "network": UNET.model_dump()}})
+def denoising(
+    kind: type[DenoisingConfig], network: OwnNetwork = UNET, endpoint: float = 0.0,
+    **training: object,
+) -> StudentTask:
+    """A student that is a denoiser."""
+    config = kind.model_validate({"denoiser": {"kind": "denoiser",
+                                               "network": network.model_dump()}})
     with seeded(0):
         student = config.build(IMAGES)
     losses = LossConfig(adversarial=0.0, reconstruction=0.0, latent=0.0, latent_noise=0.0,
-                        endpoint=0.5)
+                        endpoint=endpoint)
     return task_of(student, losses, **training)
 
 
 def direct(**training: object) -> StudentTask:
-    return denoising(DirectConfig, **training)
+    return denoising(DirectConfig, endpoint=0.5, **training)
 
 
 def hierarchical(**training: object) -> StudentTask:
-    return denoising(HierarchicalConfig, **training)
+    return denoising(HierarchicalConfig, endpoint=0.5, **training)
 
 
 def points(**training: object) -> StudentTask:
@@ -140,6 +148,9 @@ TASKS: dict[str, Callable[..., StudentTask]] = {
     "points": points, "images": images, "penalised": penalised_images,
     "projected": projected_images,
     "micro": lambda: points(accumulate=2), "direct": direct, "hierarchical": hierarchical,
+    "rectified flow": lambda: denoising(RectifiedFlowConfig),
+    "mean flow": lambda: denoising(MeanFlowConfig),
+    "equilibrium": lambda: denoising(DirectConfig, EQUILIBRIUM),
 }
 
 

@@ -70,8 +70,12 @@ def assert_equal_runs(
     assert [record["step"] for record in curves] == [r["step"] for r in expected_curves]
     for record, other in zip(curves, expected_curves, strict=True):
         names = [name for name in other if name not in TIMES]
-        assert {name: record[name] for name in names} == pytest.approx(
-            {name: other[name] for name in names}, rel=1e-5, abs=1e-5)
+        # Norms through an adversary's batch statistics multiply the rounding of kernels, which CPUs
+        # choose by the size of a batch.
+        for rel, own in ((1e-3, [name for name in names if name.endswith("norm")]),
+                         (1e-5, [name for name in names if not name.endswith("norm")])):
+            assert {name: record[name] for name in own} == pytest.approx(
+                {name: other[name] for name in own}, rel=rel, abs=1e-5)
 
 
 TIMES = {"waiting"}
@@ -79,7 +83,8 @@ TIMES = {"waiting"}
 
 
 @pytest.mark.parametrize("name", [
-    "points", "images", "penalised", "projected", "micro", "direct", "hierarchical"])
+    "points", "images", "penalised", "projected", "micro", "direct", "hierarchical",
+    "rectified flow", "mean flow", "equilibrium"])
 def test_two_processes_end_like_one(two: Path, tmp_path: Path, name: str) -> None:
     expected, curves = train(name, tmp_path)
     for rank in range(PROCESSES):
