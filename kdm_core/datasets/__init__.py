@@ -10,6 +10,7 @@ from kdm_core.datasets.cifar10 import CLASSES, Cifar10Config, read_cifar10
 from kdm_core.datasets.digits import DigitsConfig, read_digits
 from kdm_core.datasets.edm_zip import EdmZipConfig, read_edm_zip
 from kdm_core.datasets.folder import FolderConfig, read_folder
+from kdm_core.datasets.idx import IdxConfig, read_idx
 from kdm_core.datasets.none import NoDataConfig, samples_as_data
 from kdm_core.datasets.npz import NpzConfig, read_npz
 from kdm_core.datasets.splitting import split_rows
@@ -17,7 +18,7 @@ from kdm_core.datasets.storage import open_dataset, save_dataset
 
 SplitSource = DigitsConfig | NpzConfig | FolderConfig | EdmZipConfig
 DataConfig = Annotated[
-    SplitSource | CheckerboardConfig | Cifar10Config | NoDataConfig,
+    SplitSource | CheckerboardConfig | Cifar10Config | IdxConfig | NoDataConfig,
     Field(discriminator="source"),
 ]
 
@@ -31,6 +32,7 @@ __all__ = [
     "DigitsConfig",
     "EdmZipConfig",
     "FolderConfig",
+    "IdxConfig",
     "NoDataConfig",
     "NpzConfig",
     "load_dataset",
@@ -61,6 +63,9 @@ def load_dataset(config: DataConfig, seed: int, pairs: str | None = None) -> Dat
                         (test, unlabelled(len(test))), [], conditional=False)
     if isinstance(config, Cifar10Config):
         return assemble(config.source, "image", *read_cifar10(config), CLASSES, config.conditional)
+    if isinstance(config, IdxConfig):
+        train_split, test_split, names = read_idx(config)
+        return assemble(config.source, "image", train_split, test_split, names, config.conditional)
     images, labels, class_names = _read(config)
     train_rows, test_rows = split_rows(labels, config.test_fraction, seed)
     return assemble(config.source, "image", (images[train_rows], labels[train_rows]),

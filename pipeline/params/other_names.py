@@ -18,13 +18,15 @@ OTHER_NAMES = {
     "dit": ("transformer",), "vit": ("transformer", "dinov2"), "edm2": ("edm2_unet",),
     "unet2d": ("diffusers_unet",), "unet2dmodel": ("diffusers_unet",), "linear": ("dense",),
     "flow": ("flow_matching",), "fm": ("flow_matching",), "cfm": ("flow_matching", "torchcfm"),
-    "rectifiedflow": ("flow_matching",), "diffusion": ("denoiser", "diffusers"),
+    "rectifiedflow": ("rectified_flow", "flow_matching"), "meanflow": ("mean_flow",),
+    "diffusion": ("denoiser", "diffusers"),
     "pickle": ("edm",), "pkl": ("edm",), "pt": ("state_dict",), "safetensors": ("state_dict",),
     "huggingface": ("diffusers",), "hf": ("diffusers",), "hub": ("diffusers",),
     "trained": ("train",), "diagonal": ("factorised",), "koopman": ("dense",),
     # data
-    "cifar": ("cifar10",), "cifar100": ("npz", "folder"), "mnist": ("npz", "digits"),
-    "images": ("folder",), "imagefolder": ("folder",), "png": ("folder",), "numpy": ("npz",),
+    "cifar": ("cifar10",), "cifar100": ("npz", "folder"), "mnist": ("idx", "npz"),
+    "fashion": ("idx",), "images": ("folder",), "imagefolder": ("folder",), "png": ("folder",),
+    "numpy": ("npz",),
     "npy": ("npz",), "zip": ("edm_zip",), "checker": ("checkerboard",),
     "empirical": ("data",), "natural": ("data",), "balanced": ("uniform",), "equal": ("uniform",),
     # extractors, distances
@@ -34,7 +36,7 @@ OTHER_NAMES = {
     "dcgan": ("paper",), "projected": ("features",), "logistic": ("bce",),
     "nonsaturating": ("bce",), "softplus": ("bce",), "ns": ("bce",), "rpgan": ("relativistic",),
     "diffaugment": ("colour", "translation", "cutout"), "color": ("colour",),
-    "fddinov2": ("dinov2",), "l2": ("mse",), "l1": ("pseudo_huber",),
+    "fddinov2": ("dinov2",), "l2": ("mse",), "mae": ("l1",),
     "huber": ("pseudo_huber",), "perceptual": ("lpips",),
     # numbers and training
     "float32": ("fp32", "float32"), "fp32": ("float32",), "float": ("fp32", "float32"),

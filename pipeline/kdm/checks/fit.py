@@ -13,6 +13,7 @@ from kdm_core.datasets import (
     DatasetInfo,
     DigitsConfig,
     FolderConfig,
+    IdxConfig,
     NoDataConfig,
     NpzConfig,
     load_dataset,
@@ -185,7 +186,7 @@ def look(params: Params) -> DatasetInfo | None:
                     return load_dataset(whole, params.seed).info
                 except KDMError as error:
                     raise type(error)(str(error).replace(folder, config.path)) from error
-    elif not isinstance(config, DigitsConfig):
+    elif not isinstance(config, DigitsConfig | IdxConfig):
         kind = "npz" if isinstance(config, NpzConfig) else "edm_zip"
         if Path(config.path).stat().st_size > SECONDS_OF_BYTES[kind]:
             return None
