@@ -69,7 +69,7 @@ def ranking(documents: Mapping[str, Document]) -> str:
     texts = [f"{one.who} at {metric.write(one.figures[metric.key])}"
              + (f" {metric.write_interval(bounds)}" if (bounds := one.intervals.get(metric.key))
                 else "") for one in ranked[:TOLD]]
-    more = f", before {len(ranked) - TOLD} more" if len(ranked) > TOLD else ""
+    more = f", then {len(ranked) - TOLD} more" if len(ranked) > TOLD else ""
     return (f"By {named(metric)} to {yardstick(next(iter(documents.values())))}, the nearest is "
             f"{', then '.join(texts)}{more}. Lower is better.")
 
