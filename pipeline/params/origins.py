@@ -13,7 +13,7 @@ from kdm_core.config import Config
 from pipeline.params.other_names import hint
 from pipeline.params.reading import ParamsError, read_values
 from pipeline.params.run import parse_params
-from pipeline.runtime.plan.sections import reads_of, stages_of
+from pipeline.runtime.plan.sections import stages_of, values_of
 
 MISSING = object()
 Origin = Literal["default", "preset", "yours"]
@@ -164,6 +164,7 @@ def of_stage(all_entries: Entries, stage: str, students: list[str]) -> Entries:
         meant = hint(stage, [*dict.fromkeys(one.partition("@")[0] for one in there), *there])
         raise ParamsError(f"there is no stage '{stage}'; there are {', '.join(there)}"
                           f"{'; ' if meant else ''}{meant}")
-    sections = {name for one in asked for name in reads_of(one).values}
+    data = all_entries["data.source"].value
+    sections = {name for one in asked for name in values_of(one, data)}
     return {path: entry for path, entry in all_entries.items()
             if any(path == name or path.startswith(f"{name}.") for name in sections)}

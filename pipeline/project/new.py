@@ -197,6 +197,9 @@ def refresh(folder: Path) -> list[str]:
             said.append(f"{pipeline} is today's already")
         else:
             said.append(f"{pipeline} is today's now; the old one is {replace(pipeline, today)}")
+        # Former metrics, which git kept, are outputs in DVC's cache now.
+        git(folder, "rm", "-r", "-q", "--cached", "--ignore-unmatch", "reports/timings",
+            "reports/metrics", fine=(0, 128))
         served = folder / "prefect.yaml"
         if served.is_file() and FORMER_FLOWS.search(
                 text := served.read_text(encoding="utf-8")):

@@ -331,7 +331,7 @@ def test_stored_pairs_keep_their_numbers(
         samples=spec(TURNED), guidance=None, teacher=None, states=[],
         splits={"test": 2, "validation": 2, "train": 1}, known_solver=SimpleNamespace(kind="heun")))
     stage: Any = SimpleNamespace(note=lambda message: None, params=SimpleNamespace(
-        trusts_code=False, students={}))
+        trusts_code=False, students={}, teacher=None))
     monkeypatch.setattr("stages.sample_pairs.stored_pairs.check_against", lambda *given: None)
     monkeypatch.setattr("stages.sample_pairs.stored_pairs.paths.TEACHER", tmp_path)
     save_teacher(tmp_path, make_teacher("denoiser", NAMES))

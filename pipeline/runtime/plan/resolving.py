@@ -7,7 +7,6 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from kdm_core.config import Config
-from kdm_core.datasets import NoDataConfig
 from kdm_core.importers import ForeignSource, ModuleSource
 from kdm_core.networks.module import ModuleNetworkConfig
 from kdm_core.pairs.filtering.config import FilterConfig
@@ -15,7 +14,7 @@ from kdm_core.students.objective import LossConfig
 from pipeline.params.run import Params
 from pipeline.params.teacher import ExactTeacher
 from pipeline.runtime.plan.code import INSTALLED, code_of, digest, file_of, modules_below, own_code
-from pipeline.runtime.plan.sections import reads_of, stages_of
+from pipeline.runtime.plan.sections import reads_of, stages_of, values_of
 
 TEMPLATES = INSTALLED / "pipeline/reporting/templates"
 # What a teacher is made of that was imported is known when it is there.
@@ -65,13 +64,7 @@ def parameters_of(stage: str, params: Params) -> dict[str, Any]:
     """The values that decide a stage's result, with all defaults, as JSON has them."""
     return {name: found.model_dump(mode="json") if isinstance(found, Config)
             else TypeAdapter(Any).dump_python(found, mode="json")
-            for name in values_of(stage, params) for found in [section(params, name)]}
-
-
-def values_of(stage: str, params: Params) -> tuple[str, ...]:
-    """The sections whose values decide a stage's result: where there are no data, pairs do."""
-    stands_in = stage == "prepare_data" and isinstance(params.data, NoDataConfig)
-    return (*reads_of(stage).values, *(["pairs"] if stands_in else []))
+            for name in values_of(stage, params.data.source) for found in [section(params, name)]}
 
 
 def components(value: Any) -> Iterator[Config]:

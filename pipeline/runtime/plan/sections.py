@@ -45,3 +45,13 @@ def reads_of(stage: str) -> Reads:
     reads = READS[name]
     return reads._replace(values=tuple(one.format(key=key) for one in reads.values),
                           kinds=tuple(one.format(key=key) for one in reads.kinds))
+
+
+def values_of(stage: str, data: str) -> tuple[str, ...]:
+    """The sections whose values decide a stage's result.
+
+    Args:
+        data: their source; where there are none, the pairs stand in for them.
+    """
+    stands_in = stage == "prepare_data" and data == "none"
+    return (*reads_of(stage).values, *(["pairs"] if stands_in else []))

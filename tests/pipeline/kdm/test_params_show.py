@@ -26,7 +26,7 @@ from pipeline.params.origins import (
 from pipeline.params.reading import read_values
 from pipeline.params.run import load_params, parse_params
 from pipeline.runtime.plan.resolving import parameters_of
-from pipeline.runtime.plan.sections import reads_of, stages_of
+from pipeline.runtime.plan.sections import stages_of, values_of
 
 NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 GIVEN = {name: read_given(PRESETS / f"{name}.yaml") for name in NAMES}
@@ -67,7 +67,7 @@ def test_the_values_are_those_of_the_plans(name: str) -> None:
         chosen = of_stage(made, stage, list(params.students))
         planned = parameters_of(stage, params)
         assert {path.partition(".")[0] for path in chosen} <= {
-            section.partition(".")[0] for section in reads_of(stage).values}
+            section.partition(".")[0] for section in values_of(stage, params.data.source)}
         for section, value in planned.items():
             below = {path.removeprefix(section).removeprefix("."): entry.value
                      for path, entry in chosen.items()

@@ -367,7 +367,7 @@ def test_of_pairs_of_unknown_origin_nothing_is_told_of_a_teacher(kind: str) -> N
     visible = page[page.index("<h1>"):page.index("<h2>Conditions")]
     texts = re.sub(r'src="data:[^"]*"', "", visible)
     assert [line for line in texts.splitlines() if "eacher" in line] == []
-    assert "Pairs of noise and" in visible and "of which nobody wrote down who made them" in visible
+    assert "Pairs of noise and" in visible and "whose maker is not here or not known" in visible
     assert not re.search(r"\d×", visible) and "stored pairs" in visible
     document = read_json(Path("reports/report.json"))
     assert document["teacher"] == {} and document["ratios"] == {} and "check" not in document
