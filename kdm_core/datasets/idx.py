@@ -17,7 +17,7 @@ from kdm_core.datasets.base import LabelledConfig, check_labels, numbered_classe
 from kdm_core.datasets.reading import read_limited
 from kdm_core.errors import DataError
 
-FILES = {"train": "train", "test": "t10k"}
+TRAIN, TEST = "train", "t10k"
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 INSTALLED = Path("/usr/share/datasets/fashion-mnist")
 PACKAGE = "dataset-fashion-mnist"
@@ -64,7 +64,7 @@ def read_idx(config: IdxConfig) -> tuple[Split, Split, list[str]]:
         raise DataError(f"{folder} is no folder: " + (
             f"install Fashion-MNIST (apt install {PACKAGE}), or say in which folder the four files "
             "lie" if config.path is None else "correct the path"), field="path")
-    train, test = (read_split(folder, prefix, config.average) for prefix in FILES.values())
+    train, test = (read_split(folder, prefix, config.average) for prefix in (TRAIN, TEST))
     if train.images.shape[1:] != test.images.shape[1:]:
         raise DataError(f"{folder}: training images of {train.images.shape[2:]} pixels and test "
                         f"images of {test.images.shape[2:]}: supply files that belong together")

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from kdm_core.config import Config
 from kdm_core.datasets.base import NO_DATA, Dataset, DatasetInfo
+from kdm_core.errors import adapted
 from kdm_core.pairs.spec import Split
 from kdm_core.pairs.store import PairStore
 from kdm_core.values import to_uint8
@@ -45,7 +46,11 @@ def samples_as_data(location: str) -> Dataset:
 
 def read(store: PairStore, split: Split) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
     """Samples as data sets have them, images as uint8, and labels, -1 where there are none."""
-    found = store.read_arrays(store.spec.split_range(split)[:MOST], ["sample", "label"])
+    rows = store.spec.split_range(split)
+    if len(rows) > MOST:
+        adapted(f"of the samples of {len(rows):,} {split} pairs the first {MOST:,} stand in for "
+                "data")
+    found = store.read_arrays(rows[:MOST], ["sample", "label"])
     made = found["sample"]
     if store.spec.samples.kind == "image" and made.dtype != np.uint8:
         made = to_uint8(torch.from_numpy(made)).numpy()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 LEAST = 1e-5
 """The least time of training, as published; the velocity divides by it."""
 ROUNDING = 1e-6
+"""A time that is so near to the first one is the first, which float32 cannot tell from it."""
 FARTHEST = 1e8
 """A noise level that stands for an infinite one."""
 
@@ -100,10 +101,6 @@ class LineStudent(DenoisingStudent):
         level = (t.double() / (1 - t.double())).clamp(max=FARTHEST)
         time = self.denoiser.time_at(level).to(torch.float32)
         return torch.where(t < self.first * (1 - ROUNDING), time, self.start)
-
-    def velocity(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-        """dx/dt at states x_t (B, *shape) and times (B,)."""
-        return (x - self.end_of(x, t, labels)) / per_sample(t, x)
 
     def check_steps(self, steps: int) -> None:
         if steps < 1:

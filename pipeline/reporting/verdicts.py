@@ -9,7 +9,7 @@ from pipeline.reporting.document import Document
 from pipeline.reporting.records import VerdictRecord
 from pipeline.reporting.text import number
 
-TONES = {"failed": "bad", "poor": "poor", "not judged": "open"}
+TONES = {"failed": "bad", "poor": "poor", "not judged": "open", "told apart": "open"}
 """How a word is coloured; others are good."""
 
 

@@ -14,7 +14,7 @@ import torch
 from ruamel.yaml import YAML
 
 from kdm_core.compute import seeded
-from kdm_core.datasets import Dataset, open_dataset, save_dataset
+from kdm_core.datasets import Dataset, none, open_dataset, save_dataset
 from kdm_core.datasets.base import assemble, unlabelled
 from kdm_core.datasets.checkerboard import sample_board
 from kdm_core.datasets.none import samples_as_data
@@ -276,6 +276,14 @@ def test_of_pairs_alone_figures_are_beside_other_samples_of_the_teacher(kind: st
         study.main(stage, "kdm")
     assert {note.split(":")[0] for note in stage.notes if "left out" in note} >= {
         "studies.vicinity", "studies.memorisation" if kind == "image" else "studies.outliers"}
+
+
+def test_that_not_all_pairs_stand_in_for_data_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run("image")
+    monkeypatch.setattr(none, "MOST", 5)
+    with pytest.warns(Adapted, match="of 20 train pairs the first 5 stand in"):
+        found = samples_as_data(str(paths.PAIRS))
+    assert len(found.train_samples) == found.info.train == 5 and found.info.test == 4
 
 
 def test_studies_of_pairs_of_unknown_origin_do_not_ask_a_teacher() -> None:
