@@ -4,7 +4,6 @@ A few blocks are applied to their own output again and again, each time with the
 the input. It takes no time: it maps noise to samples.
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -13,8 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdm_core.config import Config
-from kdm_core.networks.base import Network, spread, zero_init
-from kdm_core.networks.transformer import check_shapes, patchify, sincos_positions, unpatchify
+from kdm_core.networks.base import spread, zero_init
+from kdm_core.networks.transformer import (
+    TokenNetwork,
+    check_shapes,
+    patchify,
+    sincos_positions,
+    unpatchify,
+)
 
 TIED = 3
 """Blocks of the equilibrium, which are iterated."""
@@ -66,7 +71,7 @@ class Block(nn.Module):
         return mixed
 
 
-class GET(Network):
+class GET(TokenNetwork):
     """See `GETConfig`. Maps (B, C, H, W) to (B, C', H, W) with H and W kept.
 
     The iteration starts at zero, so that a sample is a function of its noise (the published code
@@ -151,8 +156,3 @@ class GET(Network):
 
     def stages(self) -> list[nn.Module]:
         return spread(self.injection)
-
-    def activations(self, evaluate: Callable[[], object]) -> list[Tensor]:
-        """As of any network; tokens come as the pixels (B, width, rows, columns) of an image."""
-        return [tokens.transpose(1, 2).reshape(len(tokens), -1, *self.grid)
-                for tokens in super().activations(evaluate)]

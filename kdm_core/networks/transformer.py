@@ -96,7 +96,18 @@ class Block(nn.Module):
         return mixed
 
 
-class Transformer(Network):
+class TokenNetwork(Network):
+    """A network whose stages give tokens, one for each patch of a `grid` of (rows, columns)."""
+
+    grid: tuple[int, int]
+
+    def activations(self, evaluate: Callable[[], object]) -> list[Tensor]:
+        """As of any network; tokens come as the pixels (B, width, rows, columns) of an image."""
+        return [tokens.transpose(1, 2).reshape(len(tokens), -1, *self.grid)
+                for tokens in super().activations(evaluate)]
+
+
+class Transformer(TokenNetwork):
     """See `TransformerConfig`. Maps (B, C, H, W) to (B, C', H, W) with H and W kept."""
 
     positions: Tensor
@@ -147,11 +158,6 @@ class Transformer(Network):
 
     def stages(self) -> list[nn.Module]:
         return spread(self.blocks)
-
-    def activations(self, evaluate: Callable[[], object]) -> list[Tensor]:
-        """As of any network; tokens come as the pixels (B, width, rows, columns) of an image."""
-        return [tokens.transpose(1, 2).reshape(len(tokens), -1, *self.grid)
-                for tokens in super().activations(evaluate)]
 
     def condition(self, x: Tensor, time: Tensor | None, labels: Tensor | None) -> Tensor | None:
         return self.embed(time, labels) if self.embed is not None else None
