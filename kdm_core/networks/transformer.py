@@ -97,7 +97,7 @@ class Block(nn.Module):
 
 
 class TokenNetwork(Network):
-    """A network whose stages give tokens, one for each patch of a `grid` of (rows, columns)."""
+    """A network of tokens, one for each patch of a grid of (rows, columns)."""
 
     grid: tuple[int, int]
 
