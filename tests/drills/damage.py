@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
+from kdm_core.pairs.spec import SPLITS, Split
+from kdm_core.pairs.store import PairStore
 from tests.drills.bench import CUT, LIMIT_S, MENDED, SAME, Bench, Drill, await_progress, kill
 
 PAIRS = "data/pairs/pairs.zarr"
@@ -42,7 +44,7 @@ def damage_recorded(bench: Bench, random: Random, times: int) -> Iterator[str]:
     pairs = bench.results("sample_pairs")
     for _ in range(times):
         bench.clear(STUDENT)
-        files = shard_files(bench.project / PAIRS, str(random.randrange(25)))  # of the train split
+        files = shard_files(bench.project / PAIRS, random_shard(bench, random, "train"))
         damage_file(random.choice(files), random)
         mark = bench.mark()
         bench.require_clear_error(bench.start_stage(STUDENT), mark, f"{PAIRS}: pairs ")
@@ -57,7 +59,7 @@ def damage_with_dvc(bench: Bench, random: Random, times: int) -> Iterator[str]:
     """After DVC has recorded it: the next `dvc repro` puts it back."""
     expected = bench.results()
     for _ in range(times):
-        files = shard_files(bench.project / PAIRS, str(random.randrange(29)))
+        files = shard_files(bench.project / PAIRS, random_shard(bench, random, *SPLITS))
         damage_file(random.choice(files), random)
         bench.complete(bench.start_dvc())
         bench.require(expected)
@@ -80,6 +82,13 @@ def cut_lock(bench: Bench, random: Random, times: int) -> Iterator[str]:
 def complete_shards(bench: Bench) -> list[Path]:
     """The files that say which shards of the unfinished store are complete."""
     return sorted((bench.project / "data/work/sample_pairs").glob("*/pairs.zarr/index/c/*[0-9]"))
+
+
+def random_shard(bench: Bench, random: Random, *splits: Split) -> str:
+    """The name of a shard with pairs of these splits."""
+    spec = PairStore.open(bench.project / PAIRS).spec
+    rows = [row for split in splits for row in spec.split_range(split)]
+    return str(random.choice(rows) // spec.shard)
 
 
 def shard_files(store: Path, shard: str) -> list[Path]:
