@@ -9,7 +9,8 @@ Seconds of a step are measured in turn with those of `direct`, and each gets the
 CPU time. Each has the same short runs, with another seed, to choose its rate by the validation
 pairs; then it is trained with every seed and judged on the test pairs, which no choice has seen.
 What is finished is kept in FILE, from which another call goes on; with `--only` nothing of others
-is lost.
+is lost. Samples stay beside it, so that each row's distance is compared with that of `direct` by
+resampling the same noises. `benchmarks.offline_table` makes a table and a picture of FILE.
 """
 
 import argparse
@@ -20,15 +21,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from benchmarks.distribution import EXTRACTORS, Judge
+from benchmarks.distribution import EXTRACTORS, Judge, Space
 from kdm_core.compute import resolve_device, seeded
 from kdm_core.datasets import open_dataset
 from kdm_core.losses.perceptual import LPIPS
-from kdm_core.metrics.estimate import resampling
+from kdm_core.metrics.estimate import Estimate, ratio, resampling
+from kdm_core.metrics.features import extract
+from kdm_core.metrics.frechet import factor, frechet_estimate
 from kdm_core.metrics.paired import paired_lpips
 from kdm_core.pairs.reading.resident import ResidentReader
 from kdm_core.pairs.reading.whole import read_split
@@ -42,13 +46,18 @@ from kdm_core.students.objective import LossConfig
 from kdm_core.students.training import StudentTask
 from kdm_core.training.config import TrainingConfig
 from kdm_core.training.loop import fit
+from kdm_core.values import to_uint8
 from pipeline.params.run import load_params
 from pipeline.runtime import paths
+from pipeline.runtime.runner import hardware
 
 STUDENT: TypeAdapter[StudentConfig] = TypeAdapter(StudentConfig)
 RATES = [0.0005, 0.001, 0.002]
 TUNING_SEED, TUNING_SHARE = 100, 0.25
 STEPS = (2, 4)
+BESIDE = "direct"
+"""The row that the others are compared with."""
+REPLICATES = 500
 FLOWS = ("rectified_flow", "mean_flow")
 """Kinds that take several steps with no term of their own for it."""
 DENOISING = {"reconstruction": 0.0, "latent": 0.0, "latent_noise": 0.0}
@@ -121,12 +130,15 @@ def main() -> None:
     arguments = parser.parse_args()
     bench = Bench(arguments.batch, arguments.latent)
     found: dict[str, Any] = read_json(arguments.out) if arguments.out.exists() else {
+        "conditions": bench.conditions(),
         "cpu_seconds": arguments.cpu_seconds, "batch": arguments.batch, "rows": {},
-        "teacher": bench.judge(bench.test.samples), "direct_step_s": bench.pace("direct", None)}
+        "teacher": bench.judge(bench.test.samples), "direct_step_s": bench.pace(BESIDE, None)}
+    samples = arguments.out.with_suffix("")
+    samples.mkdir(exist_ok=True)
     for row in arguments.only:
         one = found["rows"].setdefault(row, {"rates": {}, "runs": {}})
         if "step" not in one:
-            one |= {"step": bench.pace(row, "direct"), "parameters": bench.size(row)}
+            one |= {"step": bench.pace(row, BESIDE), "parameters": bench.size(row)}
         steps = round(found["cpu_seconds"] / found["direct_step_s"] / one["step"])
         for rate in RATES:
             if str(rate) not in one["rates"]:
@@ -143,8 +155,14 @@ def main() -> None:
                                           **bench.figures(student, several)}
                 if "trajectory" in terms:
                     one["runs"][str(seed)]["path, % of permuted"] = bench.path_error(student)
+                np.save(samples / f"{row}-{seed}.npy", to_uint8(bench.made(student).cpu()).numpy())
                 write_json(arguments.out, found)
         show(row, one)
+    for row, one in found["rows"].items():
+        one["beside direct"] = bench.compared(
+            [samples / f"{row}-{seed}.npy" for seed in one["runs"]],
+            [samples / f"{BESIDE}-{seed}.npy" for seed in found["rows"][BESIDE]["runs"]])
+    write_json(arguments.out, found)
 
 
 def show(row: str, one: dict[str, Any]) -> None:
@@ -178,6 +196,35 @@ class Bench:
     def judge(self, made: Tensor, briefly: bool = False) -> dict[str, float]:
         by = self.briefly if briefly else self.judged
         return dict(zip(by.columns, by(made), strict=True))
+
+    def conditions(self) -> dict[str, Any]:
+        """What all rows share."""
+        params = load_params()
+        return {"data": params.data.model_dump(exclude_defaults=True), "teacher": self.teacher,
+                "pairs": {"train": len(self.train.noise), "test": len(self.test.noise),
+                          **params.pairs.model_dump(include={"solver", "states"})},
+                "hardware": f"{hardware(self.device)}, {torch.get_num_threads()} threads",
+                "torch": torch.__version__, "held out": self.judged.held_out}
+
+    def compared(self, own: list[Path], beside: list[Path]) -> dict[str, list[float]]:
+        """By feature space: the distance to held-out images over that of other runs, with its
+        95 % interval; a mean over the seeds on both sides, resampled by the same noises."""
+        counts = resampling(len(self.test.noise), REPLICATES, 0)
+        found = {}
+        for config, space in zip(EXTRACTORS, self.judged.spaces, strict=True):
+            root = factor(space.held_out.covariance)
+
+            def distance(files: list[Path], space: Space = space, root: Any = root) -> Estimate:
+                each = [frechet_estimate(
+                    extract(space.extractor, torch.from_numpy(np.load(file))).features,
+                    space.held_out, root, counts) for file in files]
+                return Estimate(float(np.mean([one.value for one in each])),
+                                np.mean([one.replicates for one in each], axis=0), each[0].n)
+
+            quotient = ratio(distance(own), distance(beside))
+            if quotient is not None:
+                found[config.name] = [quotient.value, *(quotient.interval() or ())]
+        return found
 
     def model(self, row: str) -> StudentConfig:
         """A row's student, which uses as many parameters as the teacher for a sample."""
@@ -237,8 +284,7 @@ class Bench:
         return student, records[-1]["validation_mse_ratio"], time.process_time() - began
 
     def figures(self, student: Student, several: Sequence[int]) -> dict[str, float]:
-        test = self.test
-        made = self.sampled(lambda x, y: student.generate(x, y))
+        test, made = self.test, self.made(student)
         shown = min(300, len(made))
         found = self.judge(made) | {"LPIPS": paired_lpips(
             self.lpips, test.samples[:shown], made[:shown], resampling(shown, 0, 0)).matched.value}
@@ -250,6 +296,9 @@ class Bench:
                 lambda x, y, steps=steps: student.generate(x, y, steps=steps)), briefly=True)
             found |= {f"{steps} steps, {name}": value for name, value in refined.items()}
         return found
+
+    def made(self, student: Student) -> Tensor:
+        return self.sampled(lambda x, y: student.generate(x, y))
 
     def path_error(self, student: Student) -> float:
         """Of states decoded on the way from one encoding, beside the teacher's, % of permuted."""
