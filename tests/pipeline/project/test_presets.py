@@ -11,6 +11,7 @@ import torch
 from dvc.utils.hydra import apply_overrides
 
 from kdm_core.datasets.cifar10 import CLASSES
+from kdm_core.datasets.idx import FASHION, IdxConfig
 from kdm_core.losses.distances import LPIPSConfig
 from kdm_core.samples import SampleSpec
 from kdm_core.students.kdm import KDM
@@ -180,3 +181,15 @@ def test_a_student_that_is_not_there(script: str, tmp_path: Path) -> None:
         assert done.returncode == 1
         assert f"no student '{(arguments or ['paper'])[0]}'" in done.stderr
     assert not sweep.record.exists()
+
+
+@pytest.mark.parametrize(("name", "average"), [("fashion", 1), ("fashion-small", 2)])
+def test_fashion_has_a_student_of_every_kind(name: str, average: int) -> None:
+    params = preset(name)
+    side = 28 // average
+    spec = SampleSpec(kind="image", shape=[1, side, side], label_names=FASHION)
+    check_against(params, spec)
+    assert isinstance(params.data, IdxConfig) and params.data.average == average
+    assert {student.model.kind for student in params.students.values()} == {
+        "kdm", "direct", "hierarchical", "rectified_flow"}
+    assert params.evaluation.reference == "test"  # some have the training images as real ones
