@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,9 +90,24 @@ def show_warning(
         former(message, category, *rest)
 
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False,
-                  pretty_exceptions_enable=False,
+def show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"kdm-distill {metadata.version('kdm-distill')}")
+        raise typer.Exit
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="One-step generators by distillation: the pipeline's helpers.")
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.",
+                                          is_eager=True, callback=show_version)] = False,
+) -> None:
+    pass
+
+
 preset_app = typer.Typer(no_args_is_help=True, help="Complete parameter files to start from.")
 app.add_typer(preset_app, name="preset")
 app.add_typer(params_app, name="params")

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,11 @@ def test_clean(folder: Path) -> None:
     assert kdm("clean", "--yes").exit_code == 0
     assert not (folder / "data" / "work").exists()
     assert (folder / "data").exists()
+
+
+def test_version_and_completion() -> None:
+    assert kdm("--version").output == f"kdm-distill {metadata.version('kdm-distill')}\n"
+    asked = environment(_KDM_COMPLETE="complete_bash", COMP_WORDS="kdm pre", COMP_CWORD="1")
+    done = subprocess.run([Path(sys.executable).with_name("kdm")], env=asked, text=True,
+                          capture_output=True, check=True)
+    assert done.stdout.split() == ["preset"]
