@@ -167,7 +167,7 @@ ITEMS = {
                      ("cifar10",), studies=("vicinity",), seen=VICINITY),
     "figure13": Item(
         "outliers of the student and of the teacher", "study", "appendix E.6, figure 13",
-        ("checkerboard-paper", "checkerboard"), studies=("outliers", "semantics"),
+        ("checkerboard-paper", "checkerboard"), studies=("outliers",),
         seen="Outliers of both models over samples and noise: the student's are largely its "
              "teacher's."),
 }

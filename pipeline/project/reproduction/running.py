@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -327,9 +328,13 @@ def dvc(root: Path, *arguments: str) -> None:
     Raises:
         ReproductionError: it failed; DVC says why.
     """
-    done = subprocess.run([sys.executable, "-m", "dvc", "--wait-for-lock", *arguments], cwd=root,
-                          env=child_environment(), stdin=subprocess.DEVNULL, capture_output=True,
-                          text=True, encoding="utf-8", errors="replace", check=False)
+    # Into a file: the worker that DVC starts would hold a pipe for as long as it lives.
+    with tempfile.TemporaryFile() as output:
+        done = subprocess.run([sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
+                              cwd=root, env=child_environment(), stdin=subprocess.DEVNULL,
+                              stdout=output, stderr=subprocess.STDOUT, check=False)
+        output.seek(0)
+        said = output.read().decode("utf-8", "replace").strip()
     if done.returncode:
-        said = with_remedy((done.stderr or done.stdout).strip())
-        raise ReproductionError(f"`dvc {' '.join(arguments[:2])}` failed in {root}: {said}")
+        raise ReproductionError(f"`dvc {' '.join(arguments[:2])}` failed in {root}: "
+                                f"{with_remedy(said)}")

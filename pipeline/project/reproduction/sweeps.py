@@ -301,7 +301,8 @@ def width_of(network: Any, part: str, student: str) -> Iterator[tuple[str, int]]
             yield f"{part}.{field}", value
             return
     raise ReproductionError(f"students.{student}.model.{part}: a network of kind {network.kind} "
-                            "has no width that can be scaled: take one of kind mlp, unet or song_unet")
+                            "has no width that can be scaled: take one of kind mlp, unet or "
+                            "song_unet")
 
 
 def nearest(value: float, step: int) -> int:
