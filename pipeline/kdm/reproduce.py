@@ -44,14 +44,12 @@ def reproduce(
     if name is None:
         raise paper.ReproductionError("name a table or figure of the paper; `kdm reproduce --list` "
                                       "says what there is")
-    item = paper.item(name)
-    for one in item.names or (name,):
-        if paper.item(one).kind in ("sweep", "run", "study"):
-            in_project(one, student, preset, folder, dry_run)
-        else:
-            from pipeline.project.reproduction.texts import instructions
+    if paper.item(name).kind in ("sweep", "run", "study"):
+        in_project(name, student, preset, folder, dry_run)
+    else:
+        from pipeline.project.reproduction.texts import instructions
 
-            typer.echo("\n".join(instructions(one, paper.item(one))))
+        typer.echo("\n".join(instructions(name, paper.item(name))))
 
 
 def in_project(

@@ -9,7 +9,7 @@ from pipeline.project.reproduction.paper import TEACHER, Item, Published
 from pipeline.reporting.conditions import LABELS, parts
 from pipeline.reporting.document import Document
 from pipeline.reporting.metrics import PLAIN, Metric, by_rank, in_features, is_genuine
-from pipeline.reporting.text import interval, number, percent, times
+from pipeline.reporting.text import interval, minus, number, percent, times
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -243,9 +243,10 @@ def agreement(ours: Mapping[str, float], theirs: Mapping[str, float]) -> str:
     if len(both) < LEAST_FOR_ORDER or any(len(set(side)) < 2 for side in zip(*pairs, strict=True)):
         return ""
     found = float(spearmanr(*zip(*pairs, strict=True)).statistic)
-    word = "the same" if found > 0.999 else f"a rank correlation (Spearman) of {found:.2f}"
-    return f"The order of all {len(both)} " + (
-        "is the same in both." if word == "the same" else f"has {word} with the paper's.")
+    if found > 1 - 1e-9:
+        return f"The order of the {len(both)} is the paper's."
+    return (f"The order of the {len(both)} has a rank correlation (Spearman) of "
+            f"{minus(f'{found:.2f}')} with the paper's.")
 
 
 def why_absent(outcomes: Sequence[Outcome]) -> Iterable[str]:

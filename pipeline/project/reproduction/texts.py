@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline.params.run import Params, load_params
 from pipeline.project.files import preset_path
-from pipeline.project.reproduction.paper import SETTINGS, Item
+from pipeline.project.reproduction.paper import ITEMS, SETTINGS, Item
 from pipeline.project.reproduction.sweeps import PREFERRED
 
 INSTRUCTIONS = {
@@ -28,7 +28,10 @@ def instructions(name: str, item: Item) -> Iterator[str]:
     yield f"{name} ({item.place}): {item.title}"
     if item.said:
         yield f"The paper: {item.said}."
-    yield from settings() if item.kind == "settings" else INSTRUCTIONS[item.kind]
+    if item.kind == "several":
+        yield from (f"    kdm reproduce {part}    # {ITEMS[part].title}" for part in item.names)
+    else:
+        yield from settings() if item.kind == "settings" else INSTRUCTIONS[item.kind]
 
 
 def settings() -> Iterator[str]:
