@@ -37,6 +37,10 @@ State = Literal["queued", "running", "abandoned", "failed", "done"]
 POLL_S = 2.0
 IDLE_S, STARTS = 30.0, 3
 """So long may nothing run before a worker is started again, as often at most."""
+QUEUE = Path(".dvc/tmp/exps/celery")
+"""Where DVC keeps its queue, in the project's folder."""
+COPIES = "tmp"
+"""How the names of the copies of the project begin in which DVC runs experiments."""
 WAITED_FOR = ("queued", "running", "abandoned")
 
 
@@ -110,7 +114,7 @@ def run_all(root: Path, wanted: Sequence[Experiment], say: Say) -> dict[str, str
         PipelineError: DVC cannot read its repository.
     """
     names = [one.name for one in wanted]
-    clear(root, names, say)
+    clear(root, wanted, say)
     found = find(root, wanted)
     waiting = {entry.name for entry in entries(root, names) if entry.state in ("queued", "running")}
     for one in wanted:
@@ -136,10 +140,24 @@ def queue(root: Path, one: Experiment) -> None:
     dvc(root, "exp", "run", "--queue", "--name", one.name, *sets)
 
 
-def clear(root: Path, names: Sequence[str], say: Say) -> None:
-    """Take from the queue what has failed, and what a worker that was killed has left."""
-    for entry in entries(root, names):
-        if entry.state == "abandoned":
+def clear(root: Path, wanted: Sequence[Experiment], say: Say) -> None:
+    """Take from the queue what has failed, what a worker that was killed has left, and what is
+    queued with other parameters than it would be now.
+
+    Raises:
+        ReproductionError: one runs with other parameters.
+    """
+    values = {one.name: one.values for one in wanted}
+    for entry in entries(root, list(values)):
+        if entry.state in ("queued", "running") and read_yaml(root, entry.rev, FILE.name) not in (
+                None, values[entry.name]):
+            if entry.state == "running":
+                raise ReproductionError(f"{entry.name} runs with other parameters than it would "
+                                        "have now: wait until it is finished, or end it with `dvc "
+                                        f"queue kill {entry.name}`, then give this command again")
+            say(f"{entry.name}: queued with other parameters; it is taken from the queue")
+            dvc(root, "queue", "remove", entry.rev)
+        elif entry.state == "abandoned":
             say(f"{entry.name}: its worker was killed; it is taken from the queue")
             dvc(root, "queue", "kill", "--force", entry.rev)
             if entry.folder is not None:  # a copy of the project, which nobody else would remove
@@ -165,14 +183,14 @@ def wait(root: Path, names: Sequence[str], say: Say) -> None:
                 shown[entry.rev] = tell(entry, shown.get(entry.rev, 0), say)
         if not any(entry.state in WAITED_FOR for entry in states):
             return
-        if any(entry.state == "running" for entry in states):
+        if is_served(root / QUEUE):  # and ours may stand behind others
             since = time.monotonic()
         elif time.monotonic() - since > IDLE_S:
             # A worker that ends as another one is asked for is taken for that one.
             if started == STARTS or any(entry.state == "abandoned" for entry in states):
                 raise ReproductionError("DVC's queue stands still, since its worker was stopped or "
                                         "killed: give this command again to go on (the worker's "
-                                        f"own log is in {root / '.dvc/tmp/exps/celery'})")
+                                        f"own log is in {root / QUEUE})")
             dvc(root, "queue", "start")
             started, since = started + 1, time.monotonic()
         time.sleep(POLL_S)
@@ -202,7 +220,7 @@ def entries(root: Path, names: Sequence[str]) -> list[Entry]:
 def examine(repo: Repo, names: Sequence[str]) -> Iterator[Entry]:
     """As `entries`."""
     celery = repo.experiments.celery_queue
-    served = is_served(Path(celery.wdir))
+    served = is_served(Path(repo.root_dir, QUEUE))
 
     def entry(one: Any, state: State) -> Entry:
         process = celery.proc.get(one.stash_rev)
@@ -240,7 +258,8 @@ def folder_of(celery: Any, rev: str) -> Path | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     # What a file says is not enough for removing a folder.
-    return folder if folder.parent == Path(celery.repo.tmp_dir, "exps").resolve() else None
+    is_copy = folder.name.startswith(COPIES)
+    return folder if is_copy and folder.parent == Path(celery.wdir).resolve().parent else None
 
 
 def find(root: Path, wanted: Sequence[Experiment]) -> Found:

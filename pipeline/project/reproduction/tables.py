@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 ELSEWHERE = "the paper's figures come from other features or data than ours: compare the order, " \
             "not the values"
 FOR_POINTS = ("sliced_wasserstein", "energy_distance")
+LPIPS = ("lpips_vgg", "lpips_alex")
 LEAST_FOR_ORDER = 3
 """Columns below which an order says nothing."""
 WIDE = 20
@@ -134,6 +135,8 @@ def columns_of(
 ) -> dict[str, list[str]]:
     """The columns with a cell a row, of which those that have nothing to say are left out."""
     aside = "" if comparable else " (other features and data)"
+    known = {key for one in outcomes for key in figures(one)}
+    lpips = next((key for key in LPIPS if key in known), LPIPS[0])
     columns: dict[str, list[str]] = {}
     if measure is not None:
         key = measure.metric.key
@@ -143,7 +146,7 @@ def columns_of(
             columns["Inception score ↑"] = [value(one, measure.score) for one in outcomes]
     columns |= {
         "MSE, share of permuted pairs' ↓": [share(one, "mse") for one in outcomes],
-        "LPIPS ↓": [lpips(one) for one in outcomes],
+        f"{PLAIN[lpips].name} ↓": [value(one, lpips) for one in outcomes],
         "parameters": [value(one, "parameters") for one in outcomes],
         "verdict": [verdict(one) for one in outcomes],
         f"the paper's FID{aside} ↓": [published(one, "fid") for one in outcomes],
@@ -187,10 +190,6 @@ def ratio(one: Outcome, key: str) -> str:
 def share(one: Outcome, key: str) -> str:
     own, permuted = (figures(one).get(name) for name in (key, f"{key}_permuted"))
     return percent(own / permuted) if own is not None and permuted else ""
-
-
-def lpips(one: Outcome) -> str:
-    return next((value(one, key) for key in ("lpips_vgg", "lpips_alex") if key in figures(one)), "")
 
 
 def verdict(one: Outcome) -> str:

@@ -298,10 +298,11 @@ def test_a_table() -> None:
     teacher, first, *_ = rows_of(page)
     assert first["Fréchet distance, vgg16 ↓"] == "5.00 [4.50, 5.50]"
     assert first["… over the teacher's"] == "1.25× [1.15, 1.35]"
-    assert first["MSE, share of permuted pairs' ↓"] == "5.0 %" and first["LPIPS ↓"] == "0.0500"
+    assert first["MSE, share of permuted pairs' ↓"] == "5.0 %"
+    assert first["LPIPS (VGG) ↓"] == "0.0500"
     assert first["parameters"] == "7,000,000" and first["verdict"] == "close"
     assert first["the paper's FID (other features and data) ↓"] == "5.08"
-    assert teacher["Fréchet distance, vgg16 ↓"] == "4.00" and not teacher["LPIPS ↓"]
+    assert teacher["Fréchet distance, vgg16 ↓"] == "4.00" and not teacher["LPIPS (VGG) ↓"]
     assert not any("Inception score" in title for title in first)
     assert "Here “latent 32” came out best" in page and "its best is ours, too" in page
     assert "The order of the 3 is the paper's." in page
