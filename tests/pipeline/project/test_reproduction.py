@@ -296,13 +296,13 @@ def rows_of(page: str) -> Iterator[dict[str, str]]:
 def test_a_table() -> None:
     page = tables.table("table6", ITEMS["table6"], HEAD, outcomes(5.0, 6.0, 9.0), "table6.png")
     teacher, first, *_ = rows_of(page)
-    assert first["Fréchet distance, vgg16 ↓"] == "5.00 [4.50, 5.50]"
+    assert first["Fréchet distance, vgg16 ↓"] == "5 [4.5, 5.5]"
     assert first["… over the teacher's"] == "1.25× [1.15, 1.35]"
     assert first["MSE, share of permuted pairs' ↓"] == "5.0 %"
     assert first["LPIPS (VGG) ↓"] == "0.0500"
     assert first["parameters"] == "7,000,000" and first["verdict"] == "close"
     assert first["the paper's FID (other features and data) ↓"] == "5.08"
-    assert teacher["Fréchet distance, vgg16 ↓"] == "4.00" and not teacher["LPIPS (VGG) ↓"]
+    assert teacher["Fréchet distance, vgg16 ↓"] == "4" and not teacher["LPIPS (VGG) ↓"]
     assert not any("Inception score" in title for title in first)
     assert "Here “latent 32” came out best" in page and "its best is ours, too" in page
     assert "The order of the 3 is the paper's." in page
@@ -333,7 +333,7 @@ def test_the_papers_own_settings_are_comparable() -> None:
     page = tables.table("table6", ITEMS["table6"], HEAD._replace(papers=True),
                         outcomes(5.0, 7.0, 9.0, genuine=True), "")
     _, first, *_ = rows_of(page)
-    assert first["the paper's FID ↓"] == "5.08" and first["FID, inception ↓"] == "5.00 [4.50, 5.50]"
+    assert first["the paper's FID ↓"] == "5.08" and first["FID, inception ↓"] == "5 [4.5, 5.5]"
     assert first["Inception score ↑"] == "9" and "compare the order" not in page
 
 
