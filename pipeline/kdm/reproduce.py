@@ -95,7 +95,7 @@ def run_sweep(
             typer.echo("".join(f"    -S {shlex.quote(override)}\n" for override in one.overrides),
                        nl=False)
         return
-    running.require_repository(Path())
+    running.require_repository(Path().absolute())
     commits = running.run_all(Path().absolute(), wanted, typer.echo)
     found = {key: open_run(commit).document for key, commit in commits.items()}
     by_key = {one.key: one for one in item.published}
@@ -125,8 +125,12 @@ def run_whole(name: str, item: "Item", params: "Params", command: str) -> None:
     preset = made.preset.partition(",")[0]
     theirs = {one.student: one for one in item.published if one.preset == preset}
     students = ([paper.TEACHER] if document.teacher else []) + list(document.students)
-    write_table(name, item, made, [tables.Outcome(one, one, document, theirs.get(one))
-                                   for one in students])
+    outcomes = [tables.Outcome(one, one, document, theirs.get(one)) for one in students]
+    # The others are shown, too, as rows of the paper's alone.
+    outcomes += [tables.Outcome(one.name, one.student, None, one,
+                                f"`kdm reproduce {name} --preset {one.preset}` is for it")
+                 for one in item.published if one not in theirs.values()]
+    write_table(name, item, made, outcomes)
 
 
 def run_study(name: str, item: "Item", params: "Params", student: str, command: str) -> None:

@@ -149,6 +149,7 @@ def columns_of(
         f"{PLAIN[lpips].name} ↓": [value(one, lpips) for one in outcomes],
         "parameters": [value(one, "parameters") for one in outcomes],
         "verdict": [verdict(one) for one in outcomes],
+        "in the paper": ["" if one.published is None else one.published.name for one in outcomes],
         f"the paper's FID{aside} ↓": [published(one, "fid") for one in outcomes],
         f"the paper's Inception score{aside} ↑": [published(one, "inception") for one in outcomes]}
     return {title: cells for title, cells in columns.items() if any(cells)}
@@ -216,14 +217,20 @@ def summary(item: Item, outcomes: Sequence[Outcome], measure: Measure | None) ->
     if not ours:
         return "Nothing has come out yet by which the rows could be compared."
     best = min(ours, key=ours.__getitem__)
-    said = f"Here “{best}” came out best ({measure.title} {number(ours[best])}{margin(ours)})"
+    failed = next(verdict(one) for one in outcomes if one.name == best) == "failed"
+    said = (f"Here “{best}” came out best ({measure.title} {number(ours[best])}{margin(ours)}"
+            f"{'; but its verdict is failed' if failed else ''})")
     if len(ours) < 2:
         said = f"Here {measure.title} is {number(ours[best])} for “{best}”"
     if not theirs:
         return said + (f"; the paper says that {item.said}." if item.said else ".")
     chosen = min(theirs, key=lambda name: theirs[name])
-    said += f"; in the paper “{chosen}” (FID {theirs[chosen]:g}"
-    said += ", so its best is ours, too)." if chosen == best else ")."
+    called = next(one.published.name for one in outcomes if one.name == chosen and one.published)
+    said += f"; in the paper “{called}” did (FID {theirs[chosen]:g}), "
+    if item.kind == "sweep":
+        said += "so its best is ours, too." if chosen == best else f"which is “{chosen}” here."
+    else:
+        said = f"{said.removesuffix(', ')}."
     return f"{said} {agreement(ours, theirs)}".rstrip()
 
 
@@ -260,7 +267,7 @@ def why_absent(outcomes: Sequence[Outcome]) -> Iterable[str]:
 def escaped(text: str) -> str:
     """Text from outside, on one line of a table."""
     flat = " ".join(text.split()).replace("\\", "\\\\")
-    for mark in "|<[`*":
+    for mark in "|<[*":
         flat = flat.replace(mark, f"\\{mark}")
     return flat
 
@@ -272,7 +279,7 @@ def drawn(outcomes: Sequence[Outcome], ordered: bool) -> "Figure | None":
     Args:
         ordered: whether rows are sizes, which a line joins.
     """
-    from kdm_core.figures.style import STUDENTS, WIDTH, panels, styled
+    from kdm_core.figures.style import STUDENTS, WIDTH, panels, short, styled
     from kdm_core.figures.style import TEACHER as GRAY
 
     measure = measure_of(outcomes)
@@ -303,7 +310,9 @@ def drawn(outcomes: Sequence[Outcome], ordered: bool) -> "Figure | None":
             if len(positive) == len(shown) and positive and max(positive) > WIDE * min(positive):
                 axis.set_yscale("log")
             axis.set_title(title)
-            axis.set_xticks(range(len(rows)), [one.name for one in rows],
+            names = [one.published.name if one.published and values is theirs else one.name
+                     for one in rows]
+            axis.set_xticks(range(len(rows)), [short(name, 26) for name in names],
                             rotation=0 if len(rows) < 5 else 20)
             axis.set_xlim(-0.5, len(rows) - 0.5)
         if beside is not None:

@@ -301,6 +301,7 @@ def test_a_table() -> None:
     assert first["MSE, share of permuted pairs' ↓"] == "5.0 %"
     assert first["LPIPS (VGG) ↓"] == "0.0500"
     assert first["parameters"] == "7,000,000" and first["verdict"] == "close"
+    assert first["in the paper"] == "1024"
     assert first["the paper's FID (other features and data) ↓"] == "5.08"
     assert teacher["Fréchet distance, vgg16 ↓"] == "4" and not teacher["LPIPS (VGG) ↓"]
     assert not any("Inception score" in title for title in first)
@@ -313,7 +314,8 @@ def test_a_table() -> None:
 
 def test_an_order_that_is_another() -> None:
     page = tables.table("table6", ITEMS["table6"], HEAD, outcomes(9.0, 6.0, 5.0), "")
-    assert "in the paper “latent 32” (FID 5.08). The order of the 3 has a rank correlation" in page
+    assert "in the paper “1024” did (FID 5.08), which is “latent 32” here." in page
+    assert "The order of the 3 has a rank correlation" in page
     assert "−1.00" in page and "too" not in page.splitlines()[2]
 
 
