@@ -24,6 +24,7 @@ from pipeline.kdm.new import new
 from pipeline.kdm.pairs import app as pairs_app
 from pipeline.kdm.params import app as params_app
 from pipeline.kdm.report import app as report_app
+from pipeline.kdm.reproduce import reproduce
 from pipeline.kdm.status import status
 from pipeline.kdm.student import add_commands as add_student_commands
 from pipeline.kdm.study import app as study_app
@@ -121,6 +122,7 @@ app.command()(distil)
 app.command()(new)
 app.command()(status)
 app.command()(doctor)
+app.command()(reproduce)
 
 
 @preset_app.command("list")
@@ -138,9 +140,8 @@ def preset_show(name: str) -> None:
 
 @preset_app.command("path")
 def preset_path_of(name: str) -> None:
-    """Print where a preset, or a sweep over one, lies: `sh "$(kdm preset path table5)" STUDENT`."""
-    sweeps = {path.stem: path for path in PRESETS.glob("sweeps/*.sh")}
-    typer.echo(sweeps.get(name) or preset_path(name))
+    """Print where a preset lies."""
+    typer.echo(preset_path(name))
 
 
 @preset_app.command("use")

@@ -123,17 +123,17 @@ def written(config: Any) -> dict[str, Any]:
     return found
 
 
-def run(project: Path) -> None:
-    """Run all stages of a project; what is done already is not done again.
+def run(project: Path, *stages: str) -> None:
+    """Run stages of a project and all before them, or all; what is done already is not done again.
 
     Raises:
         DistilError: one failed; it has said why.
     """
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=project,
+    done = subprocess.run([sys.executable, "-m", "dvc", "repro", *stages], cwd=project,
                           env=child_environment(), check=False)
     if done.returncode:
-        raise DistilError(f"the run in {project} did not come to its end, for the reason above; "
-                          "give this command again to go on with it")
+        raise DistilError(f"the run in {project.absolute()} did not come to its end, for the "
+                          "reason above; give this command again to go on with it")
 
 
 def deliver(found: Places, card: Callable[[], str]) -> None:

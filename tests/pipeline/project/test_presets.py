@@ -1,14 +1,7 @@
-"""The presets with the paper's numbers, and the sweeps over them."""
-
-import os
-import shutil
-import subprocess
-from collections.abc import Iterator
-from pathlib import Path
+"""The presets with the paper's numbers."""
 
 import pytest
 import torch
-from dvc.utils.hydra import apply_overrides
 
 from kdm_core.datasets.cifar10 import CLASSES
 from kdm_core.datasets.idx import FASHION, IdxConfig
@@ -93,94 +86,6 @@ def test_control_only_where_there_are_classes() -> None:
         for student in preset(name).students.values():
             assert student.model.control == bool(spec.num_classes)
     assert preset("cifar10-cond").data.conditional  # type: ignore[union-attr]
-
-
-class Sweep:
-    """A project folder with a preset as params.yaml and a `dvc` that records its arguments."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self.folder, self.record = folder, folder / "record"
-        shutil.copy(PRESETS / f"{name}.yaml", folder / "params.yaml")
-        stub = folder / "bin" / "dvc"
-        stub.parent.mkdir()
-        stub.write_text('#!/bin/sh\nprintf "%s\\n" "$@" >> "$RECORD"\necho -- >> "$RECORD"\n')
-        stub.chmod(0o755)
-
-    def run(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
-        return subprocess.run(
-            ["sh", str(PRESETS / "sweeps" / f"{script}.sh"), *arguments], cwd=self.folder,
-            env={**os.environ, "PATH": path, "RECORD": str(self.record)}, text=True,
-            capture_output=True)
-
-    def experiments(self, script: str, student: str) -> Iterator[tuple[str, Params]]:
-        """Name and parameters of each experiment that a sweep queues, as DVC applies them."""
-        done = self.run(script, student)
-        assert done.returncode == 0, done.stderr
-        for call in self.record.read_text().removesuffix("--\n").split("--\n"):
-            arguments = call.splitlines()
-            assert arguments[:4] == ["exp", "run", "--queue", "--name"]
-            changed = self.folder / "changed.yaml"
-            shutil.copy(self.folder / "params.yaml", changed)
-            assert set(arguments[5::2]) == {"-S"}
-            apply_overrides(changed, arguments[6::2])
-            yield arguments[4], load_params(changed)
-
-
-@pytest.fixture(params=[("smoke", "kdm-f"), ("cifar10", "paper")], ids=lambda pair: pair[0])
-def swept(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Sweep, str]:
-    name, student = request.param
-    return Sweep(tmp_path, name), student
-
-
-def test_table_5(swept: tuple[Sweep, str]) -> None:
-    sweep, student = swept
-    found = {}
-    for name, params in sweep.experiments("table5", student):
-        losses = params.students[student].losses
-        found[name.removeprefix(f"table5-{student}-")] = (
-            losses.reconstruction, losses.latent, losses.prediction, losses.adversarial)
-    assert found == {
-        "lat": (0, 1, 0, 0), "pred": (0, 0, 1, 0), "rec": (1, 0, 0, 0),
-        "lat-pred": (0, 1, 1, 0), "rec-pred": (1, 0, 1, 0), "rec-lat": (1, 1, 0, 0),
-        "koopman": (1, 1, 1, 0), "all": (1, 1, 1, 0.01)}
-
-
-def test_table_6(swept: tuple[Sweep, str]) -> None:
-    sweep, student = swept
-    experiments = dict(sweep.experiments("table6", student))
-    assert list(experiments) == [f"table6-{student}-{size}" for size in (1024, 4096, 9216)]
-    assert [params.students[student].model.latent for params in experiments.values()] == [
-        1024, 4096, 9216]
-    if student == "paper":
-        for params in experiments.values():
-            assert millions(params.students["paper"], CIFAR) > 47
-
-
-def test_table_9(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path, "cifar10")
-    sizes = {name: millions(params.students["paper"], CIFAR) + VGG16 / 1e6
-             for name, params in sweep.experiments("table9", "paper")}
-    assert list(sizes) == ["table9-paper-20M", "table9-paper-38M", "table9-paper-84M"]
-    assert list(sizes.values()) == pytest.approx([20, 38, 84], abs=0.6)
-
-
-def test_figure_5(swept: tuple[Sweep, str]) -> None:
-    sweep, student = swept
-    experiments = dict(sweep.experiments("figure5", student))
-    assert [params.pairs.train for params in experiments.values()] == [250_000, 500_000, 1_000_000]
-    assert len(experiments) == 3
-
-
-@pytest.mark.parametrize("script", ["table5", "table6", "table9", "figure5"])
-def test_a_student_that_is_not_there(script: str, tmp_path: Path) -> None:
-    """Nothing is queued; the default is `paper`, which the smoke preset has not."""
-    sweep = Sweep(tmp_path, "smoke")
-    for arguments in ([], ["nobody"]):
-        done = sweep.run(script, *arguments)
-        assert done.returncode == 1
-        assert f"no student '{(arguments or ['paper'])[0]}'" in done.stderr
-    assert not sweep.record.exists()
 
 
 @pytest.mark.parametrize(("name", "average"), [("fashion", 1), ("fashion-small", 2)])
