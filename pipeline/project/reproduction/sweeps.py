@@ -160,9 +160,8 @@ def losses(params: Params, student: str, spec: SampleSpec | None) -> Iterator[Co
     then: dict[str, Any] = {f"{at}.then": []} if own.then else {}
     for key, weights in LOSSES.items():
         named = dict(zip(TERMS, weights, strict=True))
-        text = ", ".join(f"{term} {weight:g}" for term, weight in named.items() if weight)
         yield Column(key, {f"{at}.losses.{term}": weight for term, weight in named.items()}
-                     | unknown | then, text)
+                     | unknown | then, key.replace("-", " + "))
 
 
 def latents(params: Params, student: str, spec: SampleSpec | None) -> Iterator[Column]:
