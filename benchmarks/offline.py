@@ -158,10 +158,12 @@ def main() -> None:
                 np.save(samples / f"{row}-{seed}.npy", to_uint8(bench.made(student).cpu()).numpy())
                 write_json(arguments.out, found)
         show(row, one)
+    beside = found["rows"].get(BESIDE, {"runs": {}})
     for row, one in found["rows"].items():
-        one["beside direct"] = bench.compared(
-            [samples / f"{row}-{seed}.npy" for seed in one["runs"]],
-            [samples / f"{BESIDE}-{seed}.npy" for seed in found["rows"][BESIDE]["runs"]])
+        if one["runs"] and beside["runs"]:
+            one["beside direct"] = bench.compared(
+                [samples / f"{row}-{seed}.npy" for seed in one["runs"]],
+                [samples / f"{BESIDE}-{seed}.npy" for seed in beside["runs"]])
     write_json(arguments.out, found)
 
 

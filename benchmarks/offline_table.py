@@ -57,8 +57,10 @@ def table(found: dict[str, Any]) -> str:
 
 
 def ordered(found: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The rows that have been run."""
     key = FIGURES["classifier ↓"][0]
-    return sorted(found["rows"].items(), key=lambda item: statistics.mean(values(item[1], key)))
+    rows = [(name, row) for name, row in found["rows"].items() if row["runs"]]
+    return sorted(rows, key=lambda item: statistics.mean(values(item[1], key)))
 
 
 def values(row: dict[str, Any], key: str) -> list[float]:
