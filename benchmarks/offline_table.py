@@ -21,8 +21,8 @@ FIGURES = {"classifier ↓": ("classifier: FD to held-out", ".3f"),
            "VGG16 ↓": ("vgg16: FD to held-out", ".2f"),
            "recall ↑": ("classifier: recall", ".2f"), "MSE, % ↓": ("MSE, % of permuted", ".2f"),
            "LPIPS ↓": ("LPIPS", ".3f"),
-           "classifier in 2 steps ↓": ("2 steps, classifier: FD to held-out", ".3f"),
-           "in 4 ↓": ("4 steps, classifier: FD to held-out", ".3f")}
+           "classifier, 2 steps ↓": ("2 steps, classifier: FD to held-out", ".3f"),
+           "4 steps ↓": ("4 steps, classifier: FD to held-out", ".3f")}
 NAMES = {"classifier": "The classifier's features", "vgg16": "VGG16's features"}
 COLOURS = {1: "C0", 2: "C1", 4: "C2"}
 """By the number of steps."""
@@ -40,9 +40,9 @@ def main() -> None:
 
 
 def table(found: dict[str, Any]) -> str:
-    """A row for each student, the best in the first feature space first."""
-    columns = ["student", "a step", "steps", *FIGURES,
-               *(f"beside `{BESIDE}`, {space}" for space in NAMES)]
+    """A row for each student, means over the seeds, the best in the first feature space first."""
+    columns = ["student", "a step", "steps", *FIGURES, *(f"{space} over `{BESIDE}`'s"
+                                                         for space in NAMES)]
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     teacher = [f"{found['teacher'][key]:{form}}" if key in found["teacher"] else ""
                for key, form in FIGURES.values()]
@@ -69,19 +69,16 @@ def values(row: dict[str, Any], key: str) -> list[float]:
 
 
 def mean(row: dict[str, Any], key: str, form: str) -> str:
-    """Over the seeds, with their range."""
+    """Over the seeds; the picture shows each."""
     each = values(row, key)
-    if not each:
-        return ""
-    spread = f" ({min(each):{form}} to {max(each):{form}})" if len(each) > 1 else ""
-    return f"{statistics.mean(each):{form}}{spread}"
+    return f"{statistics.mean(each):{form}}" if each else ""
 
 
 def quotient(row: dict[str, Any], space: str) -> str:
     value, *interval = row.get("beside direct", {}).get(space, [None])
     if value is None:
         return ""
-    return f"{value:.2f}" + (f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else "")
+    return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
 
 
 def picture(found: dict[str, Any]) -> Figure:
