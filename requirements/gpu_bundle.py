@@ -3,8 +3,8 @@
     python requirements/gpu_bundle.py [--python 3.12] [--out gpu-bundle.tar.gz]
 
 The machine has Python, torch with CUDA and numpy, and perhaps no network. The bundle has the rest:
-the wheels of what the library and its tests import, as the lock file pins and hashes them, the code,
-and `run.sh`. Its size is checked, since such machines take files up to a limit.
+the wheels of what the library and its tests import, as the lock file pins and hashes them, the
+code, and `run.sh`. Its size is checked, since such machines take files up to a limit.
 """
 
 import argparse

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.gpu import arithmetic, checks, evaluation, generation, readers, sampling, training
-from benchmarks.gpu.bench import Bench, Job
+from benchmarks.gpu.bench import Bench, Job, Row
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.scale import FULL, TRIAL
 from benchmarks.gpu.table import table
@@ -75,15 +75,14 @@ def measure(bench: Bench, results: Results, parts: list[str], end: float) -> lis
     """Do all parts until `end`, a time of the monotonic clock; returns the rows that failed."""
     failed: list[str] = []
     results.content["conditions"] |= {
-        "bf16 TFLOP/s, a product of matrices": bench.peak / 1e12,
-        "compiler": bench.compiler_problem or "works"}
+        "bf16 TFLOP/s of one large product of matrices": bench.peak / 1e12,
+        "convolutions in float32 may round to TF32": torch.backends.cudnn.allow_tf32,
+        "torch.compile": bench.compiler_problem or "works"}
     for part in parts:
         limit = min(end, time.monotonic() + PART_S)
         print(f"{part}: at most {max(0.0, limit - time.monotonic()):.0f} s", flush=True)
         if part == "tests":
-            rows = checks.run(max(1.0, limit - time.monotonic()))
-            results.replace(part, [{**bench.machine, **row} for row in rows])
-            failed += [row["name"] for row in rows if "why_not" in row]
+            failed += test(bench, results, limit)
         elif part == "arithmetic":
             results.replace(part, arithmetic.rows(results))
         else:
@@ -91,6 +90,16 @@ def measure(bench: Bench, results: Results, parts: list[str], end: float) -> lis
     for name in failed:
         print(f"failed: {name}", file=sys.stderr)
     return failed
+
+
+def test(bench: Bench, results: Results, limit: float) -> list[str]:
+    """Run the tests until `limit`; returns the names of those that failed."""
+    rows: list[Row] = []
+    for group in checks.GROUPS:
+        found = checks.run(group, max(1.0, limit - time.monotonic()))
+        rows += [{**row, **bench.machine} for row in found]
+        results.replace("tests", rows)
+    return [row["name"] for row in rows if "why_not" in row]
 
 
 def do(part: str, jobs: list[Job], bench: Bench, results: Results, limit: float) -> list[str]:
@@ -119,7 +128,6 @@ def figures(row: dict[str, object]) -> str:
 
 
 if __name__ == "__main__":
-    torch.set_float32_matmul_precision("highest")
     try:
         sys.exit(main())
     except KDMError as error:

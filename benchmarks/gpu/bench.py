@@ -58,6 +58,9 @@ class Bench:
         """
         if self.compiler_problem:
             raise KDMError(f"torch.compile does not work here: {self.compiler_problem}")
+        # Modules of the same code count as one that is translated again and again, and after the
+        # eighth time torch gives up and says nothing.
+        torch.compiler.reset()
         module.compile(dynamic=False)
 
 

@@ -37,11 +37,13 @@ def once(run: Callable[[], object], device: torch.device) -> float:
 
 
 def seconds_of(run: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """The median time of a run, of as many as fit in `seconds`; those before it are the caller's.
+    """The median time of a run, of as many as fit in `seconds`, and of one at least if that is 0.
+
+    The first run of all is the caller's: it takes longer.
     """
     found: list[float] = []
     end = time.perf_counter() + seconds
-    while len(found) < LEAST_RUNS or time.perf_counter() < end:
+    while len(found) < (LEAST_RUNS if seconds else 1) or time.perf_counter() < end:
         found.append(once(run, device))
     return statistics.median(found)
 

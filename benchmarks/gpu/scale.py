@@ -69,5 +69,5 @@ TRIAL = Scale(
              "attention": [8], "dropout": 0.1},
     latent=256, equilibrium={"kind": "get", "width": 16, "heads": 2, "injection": 1,
                              "mlp_ratio": 2, "iterations": 2},
-    batch=4, pairs=8, sampled=(2,), solver_steps=2, resident=64, streamed=64, window=32,
+    batch=2, pairs=8, sampled=(2,), solver_steps=2, resident=64, streamed=64, window=32,
     generated=(1, 4), judged=4, seconds=0.0, matrix=64)

@@ -23,14 +23,15 @@ from kdm_core.values import from_uint8
 COMPILED_S, EAGER_S = 110.0, 35.0
 BETWEEN_POINTS = 50
 """Steps after which the curves are fetched, as a training does at its `log_every`."""
+COMPILED = ("paper", "kdm", "direct", "rectified_flow", "hierarchical", "mean_flow", "get",
+            "paper-f")
 MOST_STEPS = 10**6
 
 
 def jobs(bench: Bench) -> list[Job]:
     """Those that most depends on come first; what there is no time for is left out."""
     eager = [("paper", "fp32"), *((name, "bf16") for name in recipes(bench.scale))]
-    compiled = ["paper", "kdm", "direct", "rectified_flow", "hierarchical", "mean_flow", "get",
-                "paper-f"]
+    compiled = COMPILED[:1] if bench.scale.trial else COMPILED
     return [*(job(bench, name, precision, False) for name, precision in eager),
             *(job(bench, name, "bf16", True) for name in compiled)]
 
@@ -106,8 +107,9 @@ def pace(
     """Steps a second and the share of the time that the device waits, of steps as `fit` does them,
     without checkpoints and validation."""
     waiting, window = Waiting(device), Window()
-    per_point = BETWEEN_POINTS if seconds else 2
-    number, start = 0, 0.0
+    per_point = BETWEEN_POINTS if seconds else 1
+    number = first = 0
+    start = 0.0 if seconds else time.perf_counter()  # a trial has no steps to warm up
     while True:
         for _ in range(per_point):
             number += 1

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Literal
 from unittest.mock import patch
 
@@ -15,17 +16,26 @@ from kdm_core.losses import trunks
 CHANNELS = (64, 64, 128, 128, *[256] * 3, *[512] * 6)
 BLOCKS = (64, 128, 256, 512, 512)
 
+Weights = tuple[list[dict[str, Tensor]], list[Tensor]]
 Origin = Literal["ImageNet's", "random"]
 
 
-def random_weights(net: trunks.Net) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
+def random_weights() -> Weights:
     """In the form of `kdm_core.losses.trunks.read_weights`; activations keep their size."""
-    assert net == "vgg", net
     with seeded(0):
         convolutions = [{"kernel": torch.randn(made, given, 3, 3) * (2 / (9 * given)) ** 0.5,
                          "bias": torch.zeros(made)}
                         for given, made in zip((3, *CHANNELS), CHANNELS, strict=False)]
         return convolutions, [torch.rand(channels) for channels in BLOCKS]
+
+
+@cache
+def known_weights() -> tuple[Weights, Origin]:
+    """Read once: many networks are built of them."""
+    try:
+        return trunks.read_weights("vgg"), "ImageNet's"
+    except DataError:
+        return random_weights(), "random"
 
 
 @contextmanager
@@ -35,10 +45,6 @@ def vgg_weights() -> Iterator[Origin]:
     Yields:
         Whether the weights are the genuine ones.
     """
-    try:
-        trunks.read_weights("vgg")
-    except DataError:
-        with patch.object(trunks, "read_weights", random_weights):
-            yield "random"
-    else:
-        yield "ImageNet's"
+    weights, origin = known_weights()
+    with patch.object(trunks, "read_weights", lambda net: weights):
+        yield origin

@@ -1,6 +1,5 @@
 """Readers give the pairs of a store, on any device, however far that is behind the host."""
 
-from pathlib import Path
 
 import numpy as np
 import pytest
