@@ -77,7 +77,8 @@ def measure(bench: Bench, results: Results, parts: list[str], end: float) -> lis
     results.content["conditions"] |= {
         "bf16 TFLOP/s of one large product of matrices": bench.peak / 1e12,
         "convolutions in float32 may round to TF32": torch.backends.cudnn.allow_tf32,
-        "torch.compile": bench.compiler_problem or "works"}
+        "torch.compile": ("not tried" if bench.scale.trial
+                          else bench.compiler_problem or "works")}
     for part in parts:
         limit = min(end, time.monotonic() + PART_S)
         print(f"{part}: at most {max(0.0, limit - time.monotonic()):.0f} s", flush=True)

@@ -33,7 +33,7 @@ export PYTHONPATH="$path${PYTHONPATH:+:$PYTHONPATH}" PYTHONDONTWRITEBYTECODE=1
 # Results lie beside this file, whatever the caller's folder is.
 cd "$here/code"
 if [ "${1:-}" = try ]; then
-    "$python" -m pytest -m gpu tests/gpu -p no:cacheprovider
+    "$python" -m pytest -m "gpu and not slow" tests/gpu -p no:cacheprovider
     exec "$python" -m benchmarks.gpu --tiny
 fi
 exec "$python" -m benchmarks.gpu --out "$here/gpu.json" "$@"
