@@ -12,7 +12,7 @@ export DVC_NO_ANALYTICS := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup demo test test-slow drills-short drills lint lock audit deploy clean-venv
+.PHONY: help setup demo test test-slow gpu gpu-bundle drills-short drills lint lock audit deploy clean-venv
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,13 @@ test: lint  ## everything that is checked on every change (15 minutes on two cor
 
 test-slow: setup  ## presets in full, against the promised quality, and other tests that take long
 	$(BIN)/python -m pytest -m slow
+
+gpu: setup  ## tests and measurements that only a GPU can do (25 minutes); without one it says so
+	@$(BIN)/python -m benchmarks.gpu
+
+BUNDLE_PYTHON ?= 3.12
+gpu-bundle: setup  ## the same for a machine that has only Python, torch and numpy, as one archive
+	@$(BIN)/python requirements/gpu_bundle.py --python $(BUNDLE_PYTHON)
 
 drills-short: setup  ## each fault once, at a random instant by --seed, which it prints
 	$(BIN)/python -m pytest -m "drill and not slow" tests/drills

@@ -135,7 +135,8 @@ class GET(TokenNetwork):
         injected = self.inject(h).chunk(TIED, dim=2)
         if added is not None:
             injected = tuple(one + added for one in injected)
-        z, found = torch.zeros_like(h), list[Tensor]()
+        z = torch.zeros_like(h)
+        found: list[Tensor] = []  # torch.compile cannot translate list[Tensor]()
         for number in range(1, self.iterations + 1):
             for block, one in zip(self.blocks, injected, strict=True):
                 z = block(z, one)
