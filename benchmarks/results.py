@@ -18,8 +18,6 @@ from pipeline.project.reproduction.paper import ITEMS
 
 KEPT = Path("docs/results")
 PAGE = Path("docs/results.md")
-DEFAULT = "digits"
-"""The preset of this repository's own params.yaml, whose report lies in git."""
 COLUMNS = {"classifier": "Fréchet distance, classifier ↓", "vgg16": "Fréchet distance, VGG16 ↓"}
 
 
@@ -44,8 +42,7 @@ def keep(project: Path, target: Path, figures: list[str]) -> None:
 
 def filled(page: str) -> str:
     """The page with its tables between their markers."""
-    runs = {DEFAULT: read_json(Path("reports/report.json")),
-            **{path.parent.name: read_json(path) for path in sorted(KEPT.glob("*/report.json"))}}
+    runs = {path.parent.name: read_json(path) for path in sorted(KEPT.glob("*/report.json"))}
     parts = {"summary": summary(runs), **{name: table(report) for name, report in runs.items()}}
     for name, text in parts.items():
         begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
