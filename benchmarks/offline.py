@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from benchmarks.distribution import EXTRACTORS, Judge, Space
+from benchmarks.distribution import EXTRACTORS, Judge
 from kdm_core.compute import resolve_device, seeded
 from kdm_core.datasets import open_dataset
 from kdm_core.losses.perceptual import LPIPS
@@ -193,6 +194,8 @@ class Bench:
         dataset = open_dataset(paths.DATASET)[0]
         self.judged = Judge(dataset, self.test)
         self.briefly = Judge(dataset, self.test, EXTRACTORS[:1])
+        self.spaces = {config.name: (space, factor(space.held_out.covariance))
+                       for config, space in zip(EXTRACTORS, self.judged.spaces, strict=True)}
         self.lpips = LPIPS(64).to(self.device)
 
     def judge(self, made: Tensor, briefly: bool = False) -> dict[str, float]:
@@ -211,22 +214,21 @@ class Bench:
     def compared(self, own: list[Path], beside: list[Path]) -> dict[str, list[float]]:
         """By feature space: the distance to held-out images over that of other runs, with its
         95 % interval; a mean over the seeds on both sides, resampled by the same noises."""
-        counts = resampling(len(self.test.noise), REPLICATES, 0)
         found = {}
-        for config, space in zip(EXTRACTORS, self.judged.spaces, strict=True):
-            root = factor(space.held_out.covariance)
-
-            def distance(files: list[Path], space: Space = space, root: Any = root) -> Estimate:
-                each = [frechet_estimate(
-                    extract(space.extractor, torch.from_numpy(np.load(file))).features,
-                    space.held_out, root, counts) for file in files]
-                return Estimate(float(np.mean([one.value for one in each])),
-                                np.mean([one.replicates for one in each], axis=0), each[0].n)
-
-            quotient = ratio(distance(own), distance(beside))
+        for name in self.spaces:
+            quotient = ratio(*(mean_of([self.distance(name, file) for file in files])
+                               for files in (own, beside)))
             if quotient is not None:
-                found[config.name] = [quotient.value, *(quotient.interval() or ())]
+                found[name] = [quotient.value, *(quotient.interval() or ())]
         return found
+
+    @cache  # noqa: B019 - the one bench lives as long as the program
+    def distance(self, name: str, file: Path) -> Estimate:
+        """Of a file of samples, in a feature space."""
+        space, root = self.spaces[name]
+        features = extract(space.extractor, torch.from_numpy(np.load(file))).features
+        counts = resampling(len(features), REPLICATES, 0)
+        return frechet_estimate(features, space.held_out, root, counts)
 
     def model(self, row: str) -> StudentConfig:
         """A row's student, which uses as many parameters as the teacher for a sample."""
@@ -328,6 +330,12 @@ class Bench:
 
     def told(self, labels: Tensor) -> Tensor | None:
         return self.spec.told(labels)
+
+
+def mean_of(runs: list[Estimate]) -> Estimate:
+    """Over the seeds, whose replicates share their resamples."""
+    return Estimate(float(np.mean([run.value for run in runs])),
+                    np.mean([run.replicates for run in runs], axis=0), runs[0].n)
 
 
 def used(student: Student) -> int:
