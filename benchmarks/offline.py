@@ -159,13 +159,19 @@ def main() -> None:
                 np.save(samples / f"{row}-{seed}.npy", to_uint8(bench.made(student).cpu()).numpy())
                 write_json(arguments.out, found)
         show(row, one)
-    beside = found["rows"].get(BESIDE, {"runs": {}})
-    for row, one in found["rows"].items():
-        if one["runs"] and beside["runs"]:
-            one["beside direct"] = bench.compared(
-                [samples / f"{row}-{seed}.npy" for seed in one["runs"]],
-                [samples / f"{BESIDE}-{seed}.npy" for seed in beside["runs"]])
+    compare(bench, found["rows"], samples)
     write_json(arguments.out, found)
+
+
+def compare(bench: "Bench", rows: dict[str, Any], samples: Path) -> None:
+    """Set each row beside `BESIDE`, where the samples of both are still there."""
+    files = {row: [samples / f"{row}-{seed}.npy" for seed in one["runs"]]
+             for row, one in rows.items() if one["runs"]}
+    for row, own in files.items():
+        if gone := [file for file in own + files.get(BESIDE, []) if not file.exists()]:
+            print(f"{row}: not compared again, since {gone[0]} is gone", flush=True)
+        elif BESIDE in files:
+            rows[row]["beside direct"] = bench.compared(own, files[BESIDE])
 
 
 def show(row: str, one: dict[str, Any]) -> None:

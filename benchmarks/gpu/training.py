@@ -30,16 +30,17 @@ MOST_STEPS = 10**6
 
 def jobs(bench: Bench) -> list[Job]:
     """Those that most depends on come first; what there is no time for is left out."""
-    eager = [("paper", "fp32"), *((name, "bf16") for name in recipes(bench.scale))]
+    eager: list[tuple[str, Precision]] = [
+        ("paper", "fp32"), *((name, "bf16") for name in recipes(bench.scale))]
     compiled = COMPILED[:1] if bench.scale.trial else COMPILED
     return [*(job(bench, name, precision, False) for name, precision in eager),
             *(job(bench, name, "bf16", True) for name in compiled)]
 
 
-def job(bench: Bench, name: str, precision: str, compiled: bool) -> Job:
+def job(bench: Bench, name: str, precision: Precision, compiled: bool) -> Job:
     label = f"{name}, {precision}{', compiled' if compiled else ''}"
     return Job(label, COMPILED_S if compiled else EAGER_S,
-               partial(measure, bench, name, precision, compiled))  # type: ignore[arg-type]
+               partial(measure, bench, name, precision, compiled))
 
 
 def random_pairs(bench: Bench, count: int) -> Pairs:
