@@ -8,12 +8,12 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 from pathlib import Path
 
 from kdm_core.errors import KDMError
 from pipeline.project.current import PipelineError, is_of_ours, require_current_project
 from pipeline.project.files import SCHEMA, contents, free_name, template
+from pipeline.project.git_program import git, require_git
 
 DEFAULT = "digits"
 # Of these the user's own will do; a .gitignore gets the lines that it lacks.
@@ -39,8 +39,8 @@ def make_project(folder: Path, preset: str = DEFAULT) -> list[str]:
     Raises:
         PresetError: there is no such preset.
         PipelineError: it is a project of an older version.
-        NewError: it is a project already, has other files of these names or cannot be written, or
-            there is no git.
+        NewError: it is a project already, has other files of these names or cannot be written.
+        GitError: there is no git, or it refuses.
     """
     folder = folder.resolve()
     files = contents(folder.name, preset)
@@ -84,14 +84,6 @@ def may_stay(path: Path, content: bytes) -> bool:
     return path.is_file() and (path.name in KEPT or path.read_bytes() == content)
 
 
-def require_git() -> None:
-    """Raises: NewError: there is no git."""
-    if shutil.which("git") is None:
-        raise NewError("git is missing, which keeps the history of a project: install it (`apt "
-                       "install git`, `dnf install git`, `brew install git`, or from "
-                       "https://git-scm.com/downloads)")
-
-
 def init_git(folder: Path) -> tuple[str, bool]:
     """Make a folder a git repository unless it lies in one.
 
@@ -103,25 +95,11 @@ def init_git(folder: Path) -> tuple[str, bool]:
     top = next((base for base in (folder, *folder.parents) if (base / ".git").exists()), None)
     if top == folder:
         return "in the git repository that was there", False
-    if top is not None and git(top, "check-ignore", "--quiet", f"{folder}/", fine=(0, 1)):
+    if top is not None and git(top, "check-ignore", "--quiet", f"{folder}/",
+                               fine=(0, 1)).returncode:
         return f"in the git repository {top}", True
     git(folder, "init", "--quiet")
     return "a git repository of its own" + (f", since {top} ignores it" if top else ""), False
-
-
-def git(folder: Path, *arguments: str, fine: tuple[int, ...] = (0,)) -> int:
-    """Run git in a folder; returns its exit code.
-
-    Raises:
-        NewError: it is not one of those that are fine; git says why.
-    """
-    # Of another repository where git itself runs this, in a hook say.
-    outside = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    done = subprocess.run(["git", *arguments], cwd=folder, env=outside, capture_output=True,
-                          text=True)
-    if done.returncode not in fine:
-        raise NewError(f"`git {arguments[0]}` failed in {folder}: {done.stderr.strip()}")
-    return done.returncode
 
 
 def init_dvc(folder: Path, within: bool) -> None:

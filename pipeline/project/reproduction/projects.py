@@ -8,9 +8,10 @@ from pathlib import Path
 
 from pipeline.params.reading import FILE
 from pipeline.project.files import preset_path
+from pipeline.project.git_program import git
 from pipeline.project.new import make_project
 from pipeline.project.reproduction.paper import ReproductionError
-from pipeline.project.reproduction.running import git, has_commit
+from pipeline.project.reproduction.running import has_commit, require_committer
 
 MESSAGE = "Project of the preset {}"
 
@@ -51,5 +52,6 @@ def make(root: Path, preset: str, say: Callable[[str], None]) -> None:
     else:
         for line in make_project(root, preset)[:1]:
             say(line)
-    if not has_commit(root) or git(root, "status", "--porcelain", "--", FILE.name):
+    if not has_commit(root) or git(root, "status", "--porcelain", "--", FILE.name).stdout:
+        require_committer(root)
         git(root, "commit", "--quiet", "--message", MESSAGE.format(preset), "--", ".")

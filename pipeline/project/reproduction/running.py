@@ -7,7 +7,6 @@ running for ever; it is taken from the queue and queued again.
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from ruamel.yaml.error import YAMLError
 from pipeline.params.reading import FILE
 from pipeline.params.run import parse_params
 from pipeline.project.dvc_records import look, with_remedy
+from pipeline.project.git_program import GitError, git
 from pipeline.project.repro import child_environment, visible
 from pipeline.project.reproduction.paper import ReproductionError
 from pipeline.project.reproduction.sweeps import Experiment
@@ -78,27 +78,33 @@ def require_repository(root: Path) -> None:
     Raises:
         ReproductionError: it cannot; the message says what to do.
     """
-    try:
-        git(root, "rev-parse", "--git-dir")
-    except ReproductionError as error:
+    if git(root, "rev-parse", "--git-dir", fine=(0, 128)).returncode:
         raise ReproductionError(f"{root} is in no git repository, and DVC's experiments are "
                                 "commits: run `git init` there, or make a project with `kdm new "
-                                "DIR`") from error
+                                "DIR`")
     commit = "`git add --all . && git commit -m 'before the sweep'` there"
     if not has_commit(root):
         raise ReproductionError(f"nothing is committed in {root} yet, and DVC's experiments begin "
                                 f"at a commit: run {commit}, then this again")
-    try:
-        git(root, "var", "GIT_COMMITTER_IDENT")
-    except ReproductionError as error:
-        raise ReproductionError("git does not know who commits, and DVC's experiments are commits: "
-                                "run `git config --global user.name NAME` and `git config --global "
-                                "user.email ADDRESS`, then this again") from error
-    edited = git(root, "status", "--porcelain", "--untracked-files=no", "--", ".").splitlines()
+    require_committer(root)
+    edited = git(root, "status", "--porcelain", "--untracked-files=no", "--",
+                 ".").stdout.splitlines()
     if edited:
         files = ", ".join(line[3:] for line in edited[:5]) + (" …" if len(edited) > 5 else "")
         raise ReproductionError(f"{root} has changes that are not committed ({files}), and "
                                 f"experiments would be of them: run {commit}, then this again")
+
+
+def require_committer(root: Path) -> None:
+    """Make sure that git knows who commits.
+
+    Raises:
+        ReproductionError: it does not.
+    """
+    if git(root, "var", "GIT_COMMITTER_IDENT", fine=(0, 128)).returncode:
+        raise ReproductionError("git does not know who commits, and DVC's experiments are commits: "
+                                "run `git config --global user.name NAME` and `git config --global "
+                                "user.email ADDRESS`, then this again")
 
 
 def run_all(root: Path, wanted: Sequence[Experiment], say: Say) -> dict[str, str]:
@@ -265,9 +271,9 @@ def folder_of(celery: Any, rev: str) -> Path | None:
 def find(root: Path, wanted: Sequence[Experiment]) -> Found:
     """Which of the experiments have come out as they would now: of the same parameters, code and
     torch, whatever was committed since."""
-    head = git(root, "rev-parse", "HEAD").strip()
+    head = git(root, "rev-parse", "HEAD").stdout.strip()
     listed = git(root, "for-each-ref", "--sort=-committerdate", "--format=%(refname) %(objectname)",
-                 "refs/exps").splitlines()
+                 "refs/exps").stdout.splitlines()
     refs: dict[str, list[tuple[str, str]]] = {}
     for ref, commit in map(str.split, listed):
         refs.setdefault(ref.rpartition("/")[2], []).append((ref, commit))
@@ -307,38 +313,14 @@ def is_current(root: Path, commit: str, one: Experiment, marks: Mapping[str, str
 def read_yaml(root: Path, commit: str, file: str) -> Any:
     """A file of the project in a commit; None where it is missing or cannot be read."""
     try:
-        return YAML(typ="safe", pure=True).load(git(root, "show", f"{commit}:./{file}"))
-    except (ReproductionError, YAMLError):
+        return YAML(typ="safe", pure=True).load(git(root, "show", f"{commit}:./{file}").stdout)
+    except (GitError, YAMLError):
         return None
 
 
 def has_commit(root: Path) -> bool:
     """Whether anything is committed in the repository around a folder."""
-    try:
-        git(root, "rev-parse", "--verify", "--quiet", "HEAD")
-    except ReproductionError:
-        return False
-    return True
-
-
-def git(root: Path, *arguments: str) -> str:
-    """What git prints in a folder.
-
-    Raises:
-        ReproductionError: there is no git, or it refuses; it says why.
-    """
-    # Of another repository where git itself runs this, in a hook say.
-    outside = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    try:
-        done = subprocess.run(["git", *arguments], cwd=root, env=outside, capture_output=True,
-                              text=True, encoding="utf-8", errors="replace", check=False)
-    except FileNotFoundError as error:
-        raise ReproductionError("git is missing, and DVC's experiments are its commits: install "
-                                "it") from error
-    if done.returncode:
-        raise ReproductionError(f"`git {arguments[0]}` failed in {root}: "
-                                f"{(done.stderr or done.stdout).strip()}")
-    return done.stdout
+    return not git(root, "rev-parse", "--verify", "--quiet", "HEAD", fine=(0, 1, 128)).returncode
 
 
 def dvc(root: Path, *arguments: str) -> None:

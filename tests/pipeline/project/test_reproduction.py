@@ -244,10 +244,24 @@ def test_what_experiments_need_of_git(small: Path) -> None:
         running.require_repository(Path("/"))
 
 
-def test_data_that_are_not_there_are_named(small: Path, folder: Path) -> None:
-    os.chdir(folder)
-    os.environ |= {f"GIT_{who}_{what}": "test@localhost" for who in ("AUTHOR", "COMMITTER")
-                   for what in ("NAME", "EMAIL")}
+def test_who_commits_must_be_known(
+    small: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "config").write_text("[user]\nuseConfigOnly = true\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(folder / "config"))
+    said = refused("reproduce", "table2", "--preset", "cifar10-cond")
+    assert "git does not know who commits" in said and "git config --global user.name" in said
+
+
+def test_data_that_are_not_there_are_named(
+    small: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who commits may be said in the environment alone."""
+    monkeypatch.chdir(folder)
+    for who in ("AUTHOR", "COMMITTER"):
+        for what in ("NAME", "EMAIL"):
+            monkeypatch.setenv(f"GIT_{who}_{what}", "test@localhost")
     said = refused("reproduce", "table2", "--preset", "cifar10-cond")
     assert "data.path: cifar-10-python.tar.gz does not exist" in said
     assert (folder / "reproduce-cifar10-cond/dvc.yaml").is_file()
