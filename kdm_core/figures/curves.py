@@ -43,6 +43,8 @@ TERMS = {
     "operator": "learned inverse (KDM-F)",
 }
 """The parts of what is minimised."""
+LOGARITHMIC = 5
+"""Values are shown on a logarithmic scale from this ratio of the highest to the lowest on."""
 
 
 def shown_in(
@@ -90,13 +92,15 @@ def _draw(axis: "Axes", curve: Curve, colour: str) -> None:
 
 
 def _dress(axis: "Axes", title: str, curves: list[Curve]) -> None:
-    """Title and scale; a logarithmic one shows no zeros or negative values."""
+    """Title and scale: logarithmic, where there are several marks on it and no values below 0."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
     axis.set_title(title)
     axis.margins(x=0.02)
     axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    if not all((curve.values > 0).all() for curve in curves):
+    values = np.concatenate([curve.values for curve in curves])
+    if values.min() <= 0 or values.max() < LOGARITHMIC * values.min():
+        axis.yaxis.set_major_locator(MaxNLocator(4))
         return
     axis.set_yscale("log")
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))

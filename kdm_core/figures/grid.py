@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LETTER = 0.11
-"""Inches that are kept for a bold letter of the rows' names; few take as much."""
+LETTER, SMALL_LETTER = 0.11, 0.077
+"""Inches that are kept for a bold letter of the rows' names, of which few take as much, and those
+that one of the columns' names takes."""
 PLOT, PLOT_LABELS, TITLE = 1.9, 1.1, 0.3
 """Inches: a plot's height, that of its labels and legend, and that of a picture's title."""
 
@@ -55,12 +56,24 @@ def teacher_student_grid(
     # as high as that makes the picture.
     left = 0.15 + LETTER * max(len(row.name) for row in rows)
     height = picture_height(blocks, WIDTH - left)
-    whole = height + 0.1 + (TITLE - 0.05 if classes else 0)
+    names = staggered(classes, (WIDTH - left) / columns)
+    lines = max((1 + name.count("\n") for name in names), default=0)
+    whole = height + 0.1 + 0.08 * bool(lines) + 0.17 * lines
     with styled():
         figure = Figure(figsize=(WIDTH, whole))
         axis = figure.add_axes((left / WIDTH, 0.05 / whole, 1 - left / WIDTH, height / whole))
-        draw_rows(axis, blocks, [short(name, 8) for name in classes])
+        draw_rows(axis, blocks, names)
     return figure
+
+
+def staggered(names: Sequence[str], width: float) -> list[str]:
+    """Names as they fit above columns of `width` inches: where one is wider, they take two lines,
+    and each second one stands a line higher."""
+    names = [short(name, 10) for name in names]
+    if max(map(len, names), default=0) * SMALL_LETTER < width:
+        return names
+    return [name.replace(" ", "\n", 1) if " " in name else name + "\n" * (place % 2)
+            for place, name in enumerate(names)]
 
 
 def image_grid(teacher: Images, student: Images, source: str = "teacher") -> "Figure":
