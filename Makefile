@@ -26,7 +26,7 @@ $(VENV)/.ready: $(wildcard $(LOCK)/*.lock) pyproject.toml kdm_core/vision.py
 	@# Without an NVIDIA GPU the CPU build will do (a twentieth of the size), where an index offers it.
 	@{ ! command -v nvidia-smi >/dev/null && $(PIP) -r $(LOCK)/torch-cpu.lock 2>/dev/null; } \
 	|| $(PIP) -r $(LOCK)/torch.lock -r $(LOCK)/cuda.lock
-	$(PIP) -r $(LOCK)/base.lock -r $(LOCK)/torchcfm.lock
+	$(PIP) -r $(LOCK)/base.lock -r $(LOCK)/torchcfm.lock -r $(LOCK)/docs.lock
 	$(PIP) --no-build-isolation -r $(LOCK)/weights.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m kdm_core.vision
