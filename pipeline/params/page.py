@@ -169,15 +169,12 @@ class Page:
                     self.kind(choice, path) for choice in field[key])
         if "const" in field or "enum" in field:
             return ", ".join(f"`{choice}`" for choice in field.get("enum", [field.get("const")]))
-        match field["type"]:
-            case "array":
-                return f"list of {self.kind(field['items'], path)}"
-            case "object":
-                return f"mapping to {self.kind(field['additionalProperties'], path)}"
-            case "integer" | "number":
-                return field["type"] + limits(field)
-            case other:
-                return {"boolean": "true, false", "string": "text", "null": "null"}[other]
+        found: str = field["type"]
+        if found == "array":
+            return f"list of {self.kind(field['items'], path)}"
+        if found == "object":
+            return f"mapping to {self.kind(field['additionalProperties'], path)}"
+        return {"boolean": "true, false", "string": "text"}.get(found, found) + limits(field)
 
 
 def references(field: Part) -> list[str]:
