@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -47,4 +48,35 @@ def anchors(page: Path) -> set[str]:
             name = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
             found.add(f"{name}-{seen[name]}" if seen[name] else name)
             seen[name] += 1
+    return found
+
+
+class Block(NamedTuple):
+    """A fenced block of a page.
+
+    Attributes:
+        language: as it says; empty for what programs print.
+        reason: why it is not run, from a comment above it: `<!-- not run: needs a GPU -->`.
+    """
+
+    page: Path
+    line: int
+    language: str
+    text: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def fences(page: Path) -> list[Block]:
+    """All fenced blocks of a page, in order."""
+    found, reason = [], ""
+    for token in tokens(page):
+        if token.type == "fence":
+            line = token.map[0] + 1 if token.map else 0
+            found.append(Block(page, line, token.info.strip(), token.content, reason))
+        # A comment holds for the block that follows it, without a text between them.
+        match = re.match(r"<!-- not run: (.+?) -->\s*$", token.content)
+        reason = match[1] if token.type == "html_block" and match else ""
     return found
