@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from kdm_core.samples import SampleSpec
+from kdm_core.students.hierarchical import HierarchicalConfig
 from pipeline.kdm.cli import app
 from tests.support import pairs
 from tests.support.imports import ROOT
@@ -69,8 +70,17 @@ def prepared(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     student, and the names that stand for one's own."""
     folder = tmp_path_factory.mktemp("docs") / "project"
     shutil.copytree(finished, folder, symlinks=True)
-    pairs.small(folder / "pairs.zarr", samples=SampleSpec(
-        kind="image", shape=[1, 4, 4], label_names=["cat", "dog"], sigma_data=0.5))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairs, "SPEC", pairs.SPEC.model_copy(update={"label_names": ["cat", "dog"]}))
+        pairs.small(folder / "pairs.zarr")
+    network = {"kind": "unet", "channels": 8, "multipliers": [1, 2]}
+    config = HierarchicalConfig.model_validate(
+        {"kind": "hierarchical", "denoiser": {"kind": "denoiser", "network": network}})
+    config.build(SampleSpec(kind="image", shape=[1, 8, 8], sigma_data=0.5)).save(
+        folder / "data/students/levels")
+    for name, place in {"DIR": "data/students/kdm", "STORE": "data/pairs/pairs.zarr",
+                        "student": "data/students/kdm", "my-teacher": "data/teacher"}.items():
+        (folder / name).symlink_to(place)
     return folder
 
 
