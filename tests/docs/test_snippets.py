@@ -23,7 +23,7 @@ from tests.support.shell import commands, problem, wrong_fields
 
 BLOCKS = [block for page in PAGES for block in fences(page)]
 CHEAP = re.compile("|".join((
-    r"kdm (student info|export|card|status|doctor|preset)", r"kdm params (check|show)",
+    r"kdm (student info|export|status|doctor|preset)", r"kdm params (check|show)",
     r"kdm sample (?!.*(--device|--n 50000))", r"kdm pairs (info|verify|repair|export)",
     r"kdm teacher (info|sample)", r"kdm weights list", r"kdm reproduce .*--dry-run")))
 """Commands that take seconds and change nothing elsewhere."""
