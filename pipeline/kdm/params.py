@@ -1,4 +1,4 @@
-"""`kdm params`: a check of params.yaml, where its values come from, and its schema."""
+"""`kdm params`: checks params.yaml, says where its values come from and what may stand in it."""
 
 import json
 from pathlib import Path
@@ -81,6 +81,21 @@ def schema(
         typer.echo(schema_text(), nl=False)
     else:
         write_atomic(out, schema_text().encode())
+        typer.echo(f"wrote {out}")
+
+
+@app.command()
+def reference(
+    out: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
+) -> None:
+    """All parameters with types, defaults and meanings, as a page in Markdown."""
+    from kdm_core.serialization import write_atomic
+    from pipeline.params.page import page_text
+
+    if out is None:
+        typer.echo(page_text(), nl=False)
+    else:
+        write_atomic(out, page_text().encode())
         typer.echo(f"wrote {out}")
 
 
