@@ -76,8 +76,8 @@ def prepared(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = {"kind": "unet", "channels": 8, "multipliers": [1, 2]}
     config = HierarchicalConfig.model_validate(
         {"kind": "hierarchical", "denoiser": {"kind": "denoiser", "network": network}})
-    config.build(SampleSpec(kind="image", shape=[1, 8, 8], sigma_data=0.5)).save(
-        folder / "data/students/levels")
+    digits = SampleSpec(kind="image", shape=[1, 8, 8], sigma_data=0.5, label_names=[*"0123456789"])
+    config.build(digits).save(folder / "data/students/levels")
     for name, place in {"DIR": "data/students/kdm", "STORE": "data/pairs/pairs.zarr",
                         "student": "data/students/kdm", "my-teacher": "data/teacher"}.items():
         (folder / name).symlink_to(place)
