@@ -11,8 +11,8 @@ MOST_BUTTONS = 40
 """Classes that have a button each; more are a list."""
 QUIET = {"show_progress": "hidden", "trigger_mode": "always_last"}
 DEFAULT = Wish()
-MODES = [("as they are", "keep"), ("of the second seed", "exchange"), ("left out", "drop")]
-ORDERS = [("decay, fast to slow", "decay"), ("rotation, slow to fast", "rotation")]
+MODES = [("kept", "keep"), ("the second seed’s", "exchange"), ("left out", "drop")]
+ORDERS = [("decay, fast first", "decay"), ("rotation, slow first", "rotation")]
 
 
 class Controls(NamedTuple):
@@ -78,18 +78,20 @@ def add_controls(gr: Any, page: Page) -> Controls:
             seed, other = (gr.Number(value, label=text, precision=0, min_width=90, elem_id=mark)
                            for value, text, mark in ((0, "Seed", "seed"),
                                                      (1, "Second seed", "other")))
-        weight = gr.Slider(0, 1, 0, step=0.01, buttons=[], elem_id="weight",
-                           label="From the first seed’s noise to the second’s")
         another = gr.Button("Next seed", elem_id="another")
+        weight = gr.Slider(0, 1, 0, step=0.01, buttons=[], elem_id="weight",
+                           label="From the seed’s noise to the second’s")
     with gr.Group(visible=first.student.has_modes, elem_id="modes") as modes:
         fate = gr.Radio(MODES, value=DEFAULT.modes, label="A band of modes", elem_id="fate")
-        order = gr.Radio(ORDERS, value=DEFAULT.order, label="Modes in the order of their")
+        order = gr.Radio(ORDERS, value=DEFAULT.order, label="Modes by",
+                         elem_id="order")
         with gr.Row():
-            band = [gr.Slider(0, 1, value, step=0.01, buttons=[], min_width=90, label=text)
+            band = [gr.Slider(0, 1, value, step=0.01, buttons=[], min_width=90, label=text,
+                              elem_id=text.lower())
                     for value, text in ((DEFAULT.first, "From"), (DEFAULT.last, "To"))]
     with gr.Group(visible=first.student.has_states, elem_id="way") as way:
         position = gr.Slider(0, 1, 0, step=0.01, buttons=[], elem_id="position",
-                             label="Back on the way: from samples (0) to noise (1)")
+                             label="Back on the way, to the noise (1)")
     with gr.Group(visible=any(one.teacher for one in page.players.values())):
         along = gr.Checkbox(page.along, label="The teacher draws along", elem_id="along")
         ask = gr.Button("Ask the teacher", elem_id="ask")
@@ -110,10 +112,11 @@ def connect(
             "outputs": [student, seconds], **QUIET}
     copy = {"fn": page.draw_teacher, "inputs": [controls.name, controls.along, seconds, *wish],
             "outputs": teacher, **QUIET}
-    gr.on([blocks.load, *(one.input for one in controls.base)], **draw).then(**copy)
-    gr.on([one.input for one in controls.own], **draw)
+    # `input` of a slider may come with the value from before.
+    gr.on([blocks.load, *(one.change for one in controls.base)], **draw).then(**copy)
+    gr.on([one.change for one in controls.own], **draw)
     seed = controls.base[1]
-    controls.another.click(next_seed, seed, seed, show_progress="hidden").then(**draw).then(**copy)
+    controls.another.click(next_seed, seed, seed, show_progress="hidden")
 
     def choose(name: str) -> list[Any]:
         choices, chosen = page.classes(name), page.players[name].student
@@ -121,10 +124,10 @@ def connect(
                 gr.update(visible=chosen.has_modes), gr.update(visible=chosen.has_states),
                 page.about(name)]
 
-    controls.name.input(
+    controls.name.change(
         choose, controls.name, [controls.base[0], controls.modes, controls.way, controls.about],
         show_progress="hidden").then(**draw).then(**copy)
-    controls.along.input(**copy)
+    controls.along.change(**copy)
     controls.ask.click(lambda name, along, *rest: page.draw_teacher(name, True, *rest),
                        copy["inputs"], teacher, show_progress="minimal")
 
