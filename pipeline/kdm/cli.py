@@ -23,6 +23,7 @@ from pipeline.kdm.doctor import doctor
 from pipeline.kdm.new import new
 from pipeline.kdm.pairs import app as pairs_app
 from pipeline.kdm.params import app as params_app
+from pipeline.kdm.play import play
 from pipeline.kdm.report import app as report_app
 from pipeline.kdm.reproduce import reproduce
 from pipeline.kdm.status import status
@@ -123,6 +124,7 @@ app.command()(new)
 app.command()(status)
 app.command()(doctor)
 app.command()(reproduce)
+app.command()(play)
 
 
 @preset_app.command("list")
