@@ -36,7 +36,7 @@ class Wish(NamedTuple):
     n: int = 16
     seed: int = 0
     label: int | None = None
-    other_seed: int = 1
+    other_seed: int = 1000
     weight: float = 0.0
     order: Bands = "decay"
     first: float = 0.5

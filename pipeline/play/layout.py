@@ -77,7 +77,7 @@ def add_controls(gr: Any, page: Page) -> Controls:
         with gr.Row():
             seed, other = (gr.Number(value, label=text, precision=0, min_width=90, elem_id=mark)
                            for value, text, mark in ((0, "Seed", "seed"),
-                                                     (1, "Second seed", "other")))
+                                                     (DEFAULT.other_seed, "Second seed", "other")))
         another = gr.Button("Next seed", elem_id="another")
         weight = gr.Slider(0, 1, 0, step=0.01, buttons=[], elem_id="weight",
                            label="From the seed’s noise to the second’s")

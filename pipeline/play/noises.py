@@ -65,4 +65,5 @@ def slerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
     left = torch.where(straight, 1 - weight, ((1 - weight) * angle).sin() / scale)
     right = torch.where(straight, weight, (weight * angle).sin() / scale)
     norm = (1 - weight) * norms[0] + weight * norms[1]
-    return (norm * (left * a + right * b)).reshape(start.shape)
+    mixed: Tensor = norm * (left * a + right * b)
+    return mixed.reshape(start.shape)

@@ -1,6 +1,8 @@
 """The page on this machine's own address, with no way out to others."""
 
+import logging
 import socket
+from asyncio import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,9 @@ def serve(page: Page, taken: socket.socket) -> None:
     """Serve the page until it is stopped."""
     import uvicorn
 
+    # An open page holds a connection, which is cut when the server stops.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not (
+        record.exc_info and isinstance(record.exc_info[1], CancelledError)))
     config = uvicorn.Config(application(page), log_level="warning", timeout_graceful_shutdown=1,
                             headers=[("Content-Security-Policy", POLICY)])
     uvicorn.Server(config).run(sockets=[taken])

@@ -20,6 +20,8 @@ def make_run(folder: Path) -> None:
     """`mine` has neither modes nor states, `levels` both; images are 8 × 8, of classes a, b, c."""
     shutil.copy(preset_path("smoke"), folder / "params.yaml")
     teacher = family.teacher("mlp")
+    for weight, _ in teacher.class_weights():
+        weight.data *= 300  # classes are seen in 8 bits
     mark = save_teacher(folder / TEACHER, teacher)
     PairStore.create(folder / PAIRS, plan_store(config(), teacher, mark, None, 0, CPU), {})
     told = {"teacher": mark, "pairs": "p" * 64}
