@@ -29,6 +29,11 @@ class PairsConfig(Config):
     """How many pairs, how they are solved and how they are stored.
 
     Attributes:
+        solver: the way from noise to sample, and its steps.
+        guidance: of the teacher, while it makes the pairs; None for none.
+        precision: of the teacher's matrix products; `auto` is bf16 where the hardware has it.
+        noise_dtype, sample_dtype: as which values are stored. Noise is rounded before the teacher
+            sees it; samples as `uint8` are cut to [-1, 1], as image files are.
         train, validation, test: pairs of each split; the last two are never trained on.
         batch: pairs that go through the teacher together; the pairs' last bits depend on it.
         shard: pairs a file and a task, a multiple of `batch` and of `chunk`.

@@ -30,5 +30,9 @@ def described(model: type[BaseModel]) -> tuple[str, dict[str, str]]:
             if section.kind is DocstringSectionKind.text and base is model:
                 about = about or section.value
             elif section.kind is DocstringSectionKind.attributes:
-                attributes |= {each.name: each.description for each in section.value}
+                for each in section.value:
+                    # Of "encoder, decoder: …" griffe takes what follows the first for its type.
+                    others = f" {each.annotation}" if each.name.endswith(",") else ""
+                    attributes |= dict.fromkeys(f"{each.name}{others}".split(", "),
+                                                each.description)
     return about, attributes

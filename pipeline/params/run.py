@@ -37,6 +37,7 @@ class Params(Config):
     may stand in one.
 
     Attributes:
+        seed: of everything that is drawn: weights, batches, noise, splits.
         weights: files of extractors' weights that lie somewhere else than where `kdm weights`
             keeps them, by the names that `kdm weights list` gives.
     """

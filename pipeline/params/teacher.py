@@ -24,6 +24,8 @@ class TrainedTeacher(Config):
     """A teacher that is trained here, on the data of the run.
 
     Attributes:
+        model: what it is, with its network.
+        training: how long, on what batches and how fast.
         label_dropout: share of the labels that it is not shown; classifier-free guidance needs
             some (0.1).
         augmentation: of the images; None for none.
