@@ -50,6 +50,9 @@ ALLOWED = {
     ("tests/support/forks.py", "runpy.run_module"): OWN,
     ("tests/kdm_core/solvers/test_solvers.py", "builtins.__import__"):
         "makes the import of a package fail",
+    ("tests/docs/test_examples.py", "exec"): "the notebook of this repository",
+    ("tests/docs/test_examples.py", "runpy.run_path"): "the example of this repository",
+    ("tests/docs/test_snippets.py", "exec"): "the documentation of this repository",
 }
 
 
