@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
 from tests.support.project import copy_project, make_project, python
 
 if TYPE_CHECKING:
     from tests.support.s3_server import S3
+
+# No test is timed: on a busy machine, or the first of a process, an example takes what it takes.
+settings.register_profile("untimed", settings(), deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

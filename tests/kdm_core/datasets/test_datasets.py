@@ -400,7 +400,7 @@ def test_objects_in_npz_are_refused_and_not_run(key: str, tmp_path: Path) -> Non
     assert not target.exists()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(cut=st.integers(0, 900), flip=st.integers(0, 899))
 def test_damaged_npz_raises_nothing_but_data_errors(
     cut: int, flip: int, tmp_path_factory: pytest.TempPathFactory
@@ -1075,7 +1075,7 @@ def test_an_array_with_too_few_bytes_is_refused() -> None:
         as_uint8(read_pickle(longer, "file")["data"], 3072, "file")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_damaged_batches_raise_nothing_but_data_errors(data: st.DataObject) -> None:
     content = bytearray(python2_batch(random_images(1, 12), [3]))

@@ -108,7 +108,7 @@ def test_views_are_copied(view: Callable[[Tensor], Tensor]) -> None:
     read += 1  # they can be written
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_only_what_lies_in_a_storage_is_read(data: st.DataObject) -> None:
     """Any offset, size and stride: the same as torch's `as_strided`, or refused as by it."""

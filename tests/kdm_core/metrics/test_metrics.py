@@ -177,7 +177,7 @@ def test_missing_and_pickled_statistics_are_refused(tmp_path: Path) -> None:
 
 
 @given(where=st.floats(0, 1), cut=st.booleans(), flip=st.integers(1, 255))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_damaged_statistics_are_an_error_or_the_statistics(
     tmp_path_factory: pytest.TempPathFactory, where: float, cut: bool, flip: int
 ) -> None:

@@ -181,7 +181,7 @@ def test_unit_time_is_the_whole_way(kind: str) -> None:
     torch.testing.assert_close(operator(z, drive), operator(z) + drive)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.sampled_from(["continuous", "factorised", "identity"]),
        st.floats(0, 1), st.floats(0, 1), st.booleans())
 def test_times_add_up(kind: str, first: float, second: float, driven: bool) -> None:

@@ -223,7 +223,7 @@ def test_processes_share_the_global_batch(
 
 
 @given(steps=st.lists(st.integers(0, 30), min_size=2, max_size=6))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_any_step_can_be_asked_for(store: PairStore, steps: list[int]) -> None:
     """As a resumed training does, and back and forth."""
     resident, stream = readers(store)

@@ -114,7 +114,7 @@ def test_states_of_the_exact_teacher_are_its_flow_map(tmp_path: Path) -> None:
 
 
 @given(steps=st.integers(2, 40), share=st.floats(0, 1), karras=st.booleans())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_kept_states_are_spread_over_the_positions(
     steps: int, share: float, karras: bool
 ) -> None:

@@ -257,7 +257,7 @@ def find_kept(stream: str, say: Callable[[str], None]) -> PairStore | None:
 @example(old=70, new=150, noise="stored")
 @example(old=65, new=66, noise="seeded")  # the last shard has one pair, then two
 @example(old=66, new=65, noise="stored")
-@settings(max_examples=12, deadline=None,
+@settings(max_examples=12,
           suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_growing_samples_the_rest_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: int, new: int, noise: str

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -115,7 +115,6 @@ def test_log_snr() -> None:
 
 @given(grid=st.sampled_from(GRIDS), steps=st.integers(2, 200),
        lowest=st.floats(0, 0.5), highest=st.floats(1, 1000))
-@settings(deadline=None)
 def test_levels_fall_within_the_teachers_range(
     grid: SigmaGrid, steps: int, lowest: float, highest: float
 ) -> None:

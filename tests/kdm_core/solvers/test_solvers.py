@@ -196,7 +196,7 @@ def test_dopri5_solves_the_gaussian_flow_to_no_noise() -> None:
 
 
 @given(steps=st.integers(2, 8), rising=st.booleans())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_dopri5_never_leaves_the_grid(steps: int, rising: bool) -> None:
     """Past its end a network has never been trained, or sigma is negative."""
     seen = []
@@ -313,7 +313,6 @@ NFE = {  # of n steps, where the velocity has a value at the end and where it ha
 
 
 @given(kind=st.sampled_from([*KINDS, "dopri5"]), steps=st.integers(2, 12), singular=st.booleans())
-@settings(deadline=None)
 def test_reported_evaluations_are_those_made(kind: str, steps: int, singular: bool) -> None:
     ode = CountedFlow((0.7, -0.4, 0.6))
     ode.ends_singular = singular
@@ -386,7 +385,6 @@ def test_dpm_solver_is_of_first_order_where_log_snr_is_infinite() -> None:
 
 
 @given(shift=st.floats(-3, 3), scale=st.floats(0.2, 5), kind=st.sampled_from(KINDS))
-@settings(deadline=None)
 def test_solvers_commute_with_affine_maps_of_the_data(
     shift: float, scale: float, kind: str
 ) -> None:

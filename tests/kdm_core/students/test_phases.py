@@ -131,7 +131,7 @@ def test_what_a_phase_leaves_out_is_as_before() -> None:
     assert [phase.training.warmup for phase in found] == [2, 0, 0]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(-1, 3), min_size=4, max_size=40), st.integers(0, 2**20))
 def test_real_samples_have_the_labels_of_the_batch(own: list[int], seed: int) -> None:
     labels = torch.tensor([*own, 0, 1, 2, 3])

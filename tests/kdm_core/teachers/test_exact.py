@@ -101,7 +101,7 @@ def test_a_label_selects_its_component() -> None:
 
 
 @given(seed=st.integers(0, 10**6), sigma=st.floats(1.0, 100.0))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_sampling_a_gaussian_is_its_flow_map(seed: int, sigma: float) -> None:
     """To sigma_min, after which one step to no noise errs by sigma_min² / 2s."""
     teacher = mixture(PLANE, 1, seed)
@@ -146,7 +146,7 @@ def test_a_mixture_has_no_flow_map(labels: Tensor | None) -> None:
 
 
 @given(angle=st.floats(0, 2 * pi), shift=st.floats(-5, 5), sigma=st.floats(0.01, 50))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_denoisers_turn_and_move_with_their_data(angle: float, shift: float, sigma: float) -> None:
     sine, cosine = torch.sin(at(angle)), torch.cos(at(angle))
     turn = torch.stack([torch.stack([cosine, -sine]), torch.stack([sine, cosine])])

@@ -53,7 +53,7 @@ def noise(count: int = 4) -> Tensor:
 
 
 @given(scale=st.floats(1, 10), sigma=st.floats(0.05, 50))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_classifier_free_is_the_formula(scale: float, sigma: float) -> None:
     """D + (scale − 1) (D_label − D), where D weighs the classes' denoisers by Bayes' rule; a state
     without a label is not guided."""

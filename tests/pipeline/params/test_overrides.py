@@ -30,7 +30,7 @@ def some_of(values: Any, draw: random.Random) -> Any:
 
 
 @given(st.sampled_from(ALL_PRESETS), st.integers(0, 2**31))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_part_of_a_file_is_an_override(preset: Path, seed: int) -> None:
     """One that the form's schema takes, and that changes nothing in the file it is from."""
     values = read_values(preset)
