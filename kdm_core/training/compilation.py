@@ -22,7 +22,7 @@ def compiled(
     Args:
         module: changed in place; names of weights and copies of it are as before.
         config: `compile: auto` translates on CUDA alone. On CPUs it takes one to two minutes,
-            after which a step of a small U-Net takes two thirds of the time, an MLP's as long.
+            which only long trainings win back.
         device: of the module.
         say: told why, where the module is left as it is though translation was asked for.
     """
