@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from kdm_core.samples import SampleSpec
 from kdm_core.students.hierarchical import HierarchicalConfig
+from kdm_core.students.kdm import KDMConfig
 from pipeline.kdm.cli import app
 from tests.support import pairs
 from tests.support.imports import ROOT
@@ -98,8 +99,14 @@ def pages(*languages: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("page", pages("python"), ids=lambda page: str(page.relative_to(ROOT)))
-def test_python_runs(page: Path, here: Path) -> None:
-    """All of a page in one interpreter, as who reads it types it."""
+def test_python_runs(page: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a page in one interpreter, as who reads it types it, with a small student by
+    default."""
+    small = KDMConfig.model_validate({
+        "encoder": {"kind": "mlp", "width": 16, "blocks": 1},
+        "decoder": {"kind": "mlp", "width": 16, "blocks": 1},
+        "latent": 8, "operator": {"kind": "dense"}})
+    monkeypatch.setattr("kdm_core.students.train.default_student", lambda samples: small)
     names: dict[str, object] = {"__name__": "__main__"}
     for block in fences(page):
         if block.language == "python" and not block.reason:

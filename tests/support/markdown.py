@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +36,7 @@ def links(page: Path) -> list[str]:
     return [str(target) for target in targets]
 
 
+@cache
 def anchors(page: Path) -> set[str]:
     """The anchors that GitHub gives a page's headings: letters, digits, hyphens and underscores
     of the text in small letters, and a number from the second of a kind on."""
