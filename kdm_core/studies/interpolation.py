@@ -61,7 +61,7 @@ def interpolation(subject: Subject, config: InterpolationConfig) -> Finding:
             {key: samples[:, places.round().astype(int)] for key, samples in shown.items()},
             steps, subject.name)
     else:
-        noise = great_circle(ends.start, ends.end, config.positions)[: config.shown].numpy()
+        noise = great_circle(ends.start, ends.end, evenly(config.positions))[: config.shown].numpy()
         figure = interpolation_of_points({"noise": noise, **shown}, steps, subject.name,
                                          np.asarray(subject.train_samples[:BACKGROUND]))
     return Finding(
@@ -89,7 +89,7 @@ def sample_walks(subject: Subject, ends: Ends, positions: int) -> dict[str, Tens
     """Samples (n, positions, *shape) of the teacher, the student, and the student's latents."""
     n = len(ends.labels)
     labels = ends.labels.repeat_interleave(positions)
-    noise = great_circle(ends.start, ends.end, positions).flatten(0, 1)
+    noise = great_circle(ends.start, ends.end, evenly(positions)).flatten(0, 1)
 
     def by_walk(samples: Tensor) -> Tensor:
         return samples.reshape(n, positions, *samples.shape[1:])
@@ -103,18 +103,26 @@ def sample_walks(subject: Subject, ends: Ends, positions: int) -> dict[str, Tens
     return walks
 
 
-def great_circle(start: Tensor, end: Tensor, positions: int) -> Tensor:
+def evenly(positions: int) -> Tensor:
+    """Weights (positions,) from 0 to 1."""
+    return torch.linspace(0, 1, positions, dtype=torch.float64)
+
+
+def great_circle(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
     """Noise (n, positions, *shape) on the arcs between noises (n, *shape).
 
     The direction is interpolated spherically (Shoemake, SIGGRAPH 1985) and the norm linearly, so
     that all is as far out as noise is. Parallel directions, which have no arc, are joined by a
     straight line.
+
+    Args:
+        start, end: on the CPU, as what is made of them.
+        weight: (positions,) float64 in [0, 1], of the end.
     """
     a, b = (x.flatten(1).to(torch.float64) for x in (start, end))
     norms = [x.norm(dim=1, keepdim=True) for x in (a, b)]
     towards = [x / norm for x, norm in zip((a, b), norms, strict=True)]
     angle = (towards[0] * towards[1]).sum(1, keepdim=True).clamp(-1, 1).acos()
-    weight = torch.linspace(0, 1, positions, dtype=torch.float64)
     straight = angle.sin() < 1e-6
     scale = torch.where(straight, 1.0, angle.sin())
     left = torch.where(straight, 1 - weight, ((1 - weight) * angle).sin() / scale)
@@ -122,7 +130,7 @@ def great_circle(start: Tensor, end: Tensor, positions: int) -> Tensor:
     direction = left[..., None] * towards[0][:, None] + right[..., None] * towards[1][:, None]
     norm = (1 - weight) * norms[0] + weight * norms[1]
     noise: Tensor = (norm[..., None] * direction).to(start.dtype)
-    return noise.reshape(-1, positions, *start.shape[1:])
+    return noise.reshape(-1, len(weight), *start.shape[1:])
 
 
 def step_lengths(samples: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -74,14 +74,9 @@ def schema(
     out: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
 ) -> None:
     """The JSON schema of params.yaml, by which editors complete and check it."""
-    from kdm_core.serialization import write_atomic
     from pipeline.params.schema import schema_text
 
-    if out is None:
-        typer.echo(schema_text(), nl=False)
-    else:
-        write_atomic(out, schema_text().encode())
-        typer.echo(f"wrote {out}")
+    give(schema_text(), out)
 
 
 @app.command()
@@ -89,13 +84,19 @@ def reference(
     out: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
 ) -> None:
     """All parameters with types, defaults and meanings, as a page in Markdown."""
-    from kdm_core.serialization import write_atomic
     from pipeline.params.page import page_text
 
+    give(page_text(), out)
+
+
+def give(text: str, out: Path | None) -> None:
+    """Write a text to a file, or print it where none is named."""
+    from kdm_core.serialization import write_atomic
+
     if out is None:
-        typer.echo(page_text(), nl=False)
+        typer.echo(text, nl=False)
     else:
-        write_atomic(out, page_text().encode())
+        write_atomic(out, text.encode())
         typer.echo(f"wrote {out}")
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kdm_core.noise import draw
 from kdm_core.students.base import Student
+from kdm_core.studies.interpolation import great_circle
 
 
 class Noises(NamedTuple):
@@ -38,32 +39,9 @@ def draw_noises(
     drawn, classes = draw(seed, range(n), spec.sample_shape, "float32", spec.num_classes,
                           student.label_weights)
     others, _ = draw(other_seed, range(n), spec.sample_shape, "float32")
-    own, other = (torch.from_numpy(noise).to(device) for noise in (drawn, others))
+    start, other = torch.from_numpy(drawn), torch.from_numpy(others)
+    own = great_circle(start, other, torch.tensor([weight], dtype=torch.float64))[:, 0]
     labels = torch.from_numpy(classes).to(device)
     if label is not None:
         labels = torch.full_like(labels, label)
-    return Noises(slerp(own, other, weight), other, spec.told(labels))
-
-
-def slerp(start: Tensor, end: Tensor, weight: float) -> Tensor:
-    """Noise (n, *shape) on the arcs from noises (n, *shape) to others, a share of the way.
-
-    Directions are interpolated on the sphere (Shoemake, SIGGRAPH 1985) and norms linearly, so that
-    all is as far out as noise is. Parallel directions have no arc and are joined by a line.
-
-    Args:
-        weight: 0 for the start, 1 for the end.
-    """
-    if weight in (0, 1):  # to the last bit
-        return start if weight == 0 else end
-    a, b = start.flatten(1), end.flatten(1)
-    norms = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
-    a, b = a / norms[0], b / norms[1]
-    angle = (a * b).sum(1, keepdim=True).clamp(-1, 1).acos()
-    straight = angle.sin() < 1e-6
-    scale = torch.where(straight, 1.0, angle.sin())
-    left = torch.where(straight, 1 - weight, ((1 - weight) * angle).sin() / scale)
-    right = torch.where(straight, weight, (weight * angle).sin() / scale)
-    norm = (1 - weight) * norms[0] + weight * norms[1]
-    mixed: Tensor = norm * (left * a + right * b)
-    return mixed.reshape(start.shape)
+    return Noises(own.to(device), other.to(device), spec.told(labels))

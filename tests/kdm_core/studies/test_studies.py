@@ -26,6 +26,7 @@ from kdm_core.studies.base import Inapplicable, varied
 from kdm_core.studies.grids import GridsConfig, choose, grids
 from kdm_core.studies.interpolation import (
     InterpolationConfig,
+    evenly,
     great_circle,
     interpolation,
     smoothness,
@@ -151,7 +152,7 @@ vectors = st.lists(st.floats(-5, 5, width=32), min_size=4, max_size=4).filter(
 @given(vectors, vectors)
 def test_arcs_end_at_their_ends_and_keep_the_norm(a: list[float], b: list[float]) -> None:
     start, end = torch.tensor([a]).reshape(1, 1, 2, 2), torch.tensor([b]).reshape(1, 1, 2, 2)
-    arc = great_circle(start, end, 5)
+    arc = great_circle(start, end, evenly(5))
     assert arc.shape == (1, 5, 1, 2, 2)
     torch.testing.assert_close(arc[:, 0], start, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(arc[:, -1], end, atol=1e-5, rtol=1e-5)
@@ -164,7 +165,7 @@ def test_arcs_end_at_their_ends_and_keep_the_norm(a: list[float], b: list[float]
 def test_arcs_are_walked_evenly() -> None:
     start, end = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     angles = torch.linspace(0, torch.pi / 2, 7)
-    torch.testing.assert_close(great_circle(start, end, 7)[0],
+    torch.testing.assert_close(great_circle(start, end, evenly(7))[0],
                                torch.stack([angles.cos(), angles.sin()], 1))
 
 

@@ -10,13 +10,14 @@ import torch
 from typer.testing import CliRunner
 
 from kdm_core.errors import KDMError
+from kdm_core.noise import draw
 from kdm_core.sharing.folder import save_student
 from kdm_core.students.hierarchical import Band
-from kdm_core.studies.interpolation import great_circle
+from kdm_core.studies.interpolation import evenly, great_circle
 from pipeline.kdm.cli import app
 from pipeline.play.drawing import Wish, address, draw_student, draw_teacher, make, stopwatch, wished
 from pipeline.play.finding import Player, PlayError, find_players
-from pipeline.play.noises import slerp
+from pipeline.play.noises import draw_noises
 from pipeline.play.page import ANY, Page
 from tests.support.pairs import CPU
 from tests.support.play import NFE, make_run
@@ -49,14 +50,14 @@ def refused(*arguments: str) -> str:
     return result.stderr
 
 
-def test_noises_lie_on_the_arc_between_both() -> None:
-    start, end = torch.randn(2, 6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    whole = great_circle(start, end, 5)
-    for place in range(5):
-        found = slerp(start, end, place / 4)
-        torch.testing.assert_close(found, whole[:, place], atol=1e-5, rtol=1e-5)
-    assert torch.equal(slerp(start, end, 0), start) and torch.equal(slerp(start, end, 1), end)
-    assert torch.allclose(slerp(start, 2 * start, 0.5), 1.5 * start)
+def test_noises_lie_on_the_arc_between_both(players: dict[str, Player]) -> None:
+    student = players["levels"].student
+    noises = [draw_noises(student, 6, 3, 4, place / 4, None) for place in range(5)]
+    whole = great_circle(noises[0].own, noises[0].other, evenly(5))
+    assert torch.equal(torch.stack([each.own for each in noises], dim=1), whole)
+    expected, _ = draw(4, range(6), student.spec.sample_shape)
+    assert torch.equal(noises[4].own, noises[0].other)
+    assert torch.equal(noises[0].other, torch.from_numpy(expected))
 
 
 def test_pictures_are_the_samples_of_the_seed(players: dict[str, Player]) -> None:
