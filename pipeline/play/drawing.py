@@ -121,12 +121,13 @@ def timed(sample: Callable[[], tuple[Tensor, int]]) -> Drawing:
 
 
 def warm_up(player: Player, wish: Wish) -> float:
-    """Run the models once, since a first run takes longer.
+    """Run the models, since the first two runs take longer.
 
     Returns:
         Seconds of the teacher for one image, 0 without a teacher.
     """
-    draw_student(player, wish)
+    for _ in range(2):
+        draw_student(player, wish)
     if player.teacher is None:
         return 0.0
     return draw_teacher(player, wish._replace(n=1)).seconds
