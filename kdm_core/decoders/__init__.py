@@ -1,0 +1,1 @@
+"""Autoencoders: what turns images into latents, and latents into images."""
