@@ -51,6 +51,11 @@ class SampleSpec(Config):
                 if key not in LATER or value is not None}
 
     @property
+    def name(self) -> str:
+        """What samples are, in the plural."""
+        return {"image": "images", "latent": "latents", "points": "points"}[self.kind]
+
+    @property
     def bounded(self) -> bool:
         """Whether values lie in [-1, 1] and are 256 levels at rest."""
         return self.kind == "image"
@@ -64,6 +69,16 @@ class SampleSpec(Config):
     def picture_shape(self) -> list[int] | None:
         """Of the image that a sample is or becomes; None if there is none."""
         return self.shape if self.kind == "image" else self.picture
+
+    @property
+    def as_picture(self) -> "SampleSpec":
+        """What samples are once they are decoded; images and points are that themselves.
+
+        Asked of what is pictured, or else the latents themselves are given.
+        """
+        if self.kind != "latent" or self.picture is None:
+            return self
+        return SampleSpec(kind="image", shape=self.picture, label_names=self.label_names)
 
     @property
     def pictured(self) -> bool:

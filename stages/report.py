@@ -24,6 +24,7 @@ from pipeline.reporting.records import PICTURES, FindingRecord, Timing
 from pipeline.reporting.text import shortened
 from pipeline.reporting.verdicts import sentence, verdicts
 from pipeline.runtime import paths
+from pipeline.runtime.latents import shown_kind
 from pipeline.runtime.runner import Stage, run
 
 
@@ -42,7 +43,7 @@ def main(stage: Stage) -> None:
               **conditions.adaptations(timings), **conditions.environment()}
     document = Document(
         title=stage.params.report.title, dataset=dataset.info.source,
-        kind=dataset.info.samples.kind, n=found["n"], conditions=found,
+        kind=shown_kind(stage.params, dataset.info.samples), n=found["n"], conditions=found,
         stages={name: timing.seconds for name, timing in timings.items()},
         wall_s=round(wall_s(timings), 2) if timings else None,
         studies={name: {one.finding.name: one.finding.numbers for one in own}
@@ -72,7 +73,9 @@ def draw(
     colours = student_colours(samples)
     # Of pairs of unknown origin the teacher here may be any.
     teacher = reading.read_teacher_curves() if document.source == "teacher" else {}
-    drawn = [pictures.samples(info, samples), pictures.curves(curves)]
+    drawn = [pictures.curves(curves)]
+    if document.kind != "latent":
+        drawn.insert(0, pictures.samples(info, document.kind, samples))
     if (terms := pictures.terms(teacher, curves)) is not None:
         drawn.append(terms)
     if operators := {name: one for name, one in samples.items() if len(one.eigenvalues)}:
@@ -111,7 +114,8 @@ def illustrate(
                 {"student": name, **shown(one.finding, embedded[study_file(name, one)])})
     by_name = {picture.name: (picture, embedded[paths.FIGURES / f"{picture.name}.png"])
                for picture in drawn}
-    return {"first": by_name.pop(drawn[0].name) if drawn else None, "pictures": by_name,
+    opening = next((name for name in by_name if name in pictures.SHOWN), None)
+    return {"first": None if opening is None else by_name.pop(opening), "pictures": by_name,
             "studies": None if studies is None else list(together.values()),
             "filtered": left_out,
             "near_copies": [shown(one, embedded[filtered_file(one.name)])

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from kdm_core.figures.files import save_figure
 from kdm_core.metrics.extractors import ReferenceConfig, VGG16Config, build_extractor
 from kdm_core.metrics.features import Extractor, FeatureCache
 from kdm_core.serialization import write_json
-from kdm_core.solvers import AdaptiveSolver
+from kdm_core.solvers import AdaptiveSolver, Solution
 from kdm_core.students.seen import seen, trains_states
 from kdm_core.studies import StudiesConfig, run_studies
 from kdm_core.studies.base import Subject
@@ -22,6 +23,7 @@ from kdm_core.studies.memorisation import MemorisationConfig
 from kdm_core.values import to_uint8
 from pipeline.reporting.records import PICTURES
 from pipeline.runtime import paths
+from pipeline.runtime.latents import Pictures
 from pipeline.runtime.models import Models, open_models
 from pipeline.runtime.runner import Stage, run
 
@@ -52,7 +54,7 @@ def asked_for(stage: Stage, subject: Subject) -> StudiesConfig:
     """The studies of the parameters, and of a student that was shown the data that of its memory.
     """
     config = stage.params.studies
-    if not subject.shown_data or subject.spec.kind != "image" or config.memorisation is not None:
+    if not subject.shown_data or not subject.spec.bounded or config.memorisation is not None:
         return config
     adapted("null, but the losses of this student took the training images as real, and then it "
             "is made", field="memorisation")
@@ -63,31 +65,49 @@ def describe(stage: Stage, name: str, models: Models) -> Subject:
     """Both models as studies see them: functions and samples on the CPU."""
     dataset, _ = open_dataset(paths.DATASET)
     test, student, spectrum = models.test, models.student, models.student.eigenvalues()
+    shown, latent = models.pictures, models.pictures.autoencoder is not None
     adaptive = isinstance(models.store.solver, AdaptiveSolver)
     return Subject(
-        spec=models.store.samples, label_names=models.store.samples.label_names,
-        noise=test.noise, labels=test.labels, teacher=test.samples,
-        student=models.sample_student(test.noise, test.labels),
+        spec=shown.shown, label_names=models.store.samples.label_names,
+        noise=test.noise, labels=test.labels, teacher=shown(test.samples),
+        student=shown(models.sample_student(test.noise, test.labels)),
         train_samples=dataset.train_samples, held_out_samples=dataset.test_samples,
-        sample_teacher=models.sample_teacher, sample_student=models.sample_student,
+        sample_teacher=pictured(models.sample_teacher, shown),
+        sample_student=pictured(models.sample_student, shown),
         features=features(stage, models),
         eigenvalues=None if spectrum is None else spectrum.numpy(),
         seed=stage.shared_seed("studies"), name=name,
-        sample_latent=models.sample_latent if student.has_latents else None,
+        sample_latent=pictured(models.sample_latent, shown) if student.has_latents else None,
         source=models.source, real_data=dataset.info.real,
         shown_data=bool(seen(student.provenance).real),
-        sample_steps=models.sample_steps if student.can_refine() else None,
-        sample_teacher_steps=None if adaptive else models.sample_teacher_steps,
-        stored_states=test.trajectory,
-        positions=[] if test.positions is None else test.positions.tolist(),
-        sample_states=models.sample_states if student.has_states else None,
+        sample_steps=pictured(models.sample_steps, shown) if student.can_refine() else None,
+        sample_teacher_steps=None if adaptive else solved(models.sample_teacher_steps, shown),
+        # States are noisy latents, of which nobody knows what a decoder makes.
+        stored_states=None if latent else test.trajectory,
+        positions=[] if test.positions is None or latent else test.positions.tolist(),
+        sample_states=models.sample_states if student.has_states and not latent else None,
         states_trained=trains_states(student.provenance),
-        edit=models.edit if student.has_modes else None)
+        edit=pictured(models.edit, shown) if student.has_modes else None)
+
+
+def pictured(sample: Callable[..., Tensor], pictures: Pictures) -> Callable[..., Tensor]:
+    """The samples of a function as studies look at them: of latents, the images."""
+    return lambda *given: pictures(sample(*given))
+
+
+def solved(sample: Callable[..., Solution], pictures: Pictures) -> Callable[..., Solution]:
+    """As `pictured`, of what a solver gives."""
+
+    def shown(*given: Any) -> Solution:
+        found = sample(*given)
+        return found._replace(state=pictures(found.state))
+
+    return shown
 
 
 def features(stage: Stage, models: Models) -> Callable[[Tensor], NDArray[np.float32]] | None:
     """Samples → features of the run's classifier, or of VGG16 where there is none."""
-    if models.store.samples.kind != "image":
+    if models.pictures.shown.kind != "image":
         return None
     trained = stage.params.reference.classifier is not None
     config = ReferenceConfig(kind="classifier") if trained else VGG16Config(kind="vgg16")

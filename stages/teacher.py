@@ -26,12 +26,13 @@ from pipeline.params.fitting import check_against
 from pipeline.params.teacher import ExactTeacher, NoTeacher, TrainedTeacher
 from pipeline.runtime import paths
 from pipeline.runtime.curves import Curves
+from pipeline.runtime.latents import learned_data
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.runner import Stage, run
 
 
 def main(stage: Stage) -> None:
-    dataset, mark = open_dataset(paths.DATASET)
+    dataset, mark = open_dataset(learned_data(stage.params))
     spec = dataset.info.samples
     check_against(stage.params, spec)
     config = stage.params.teacher

@@ -49,6 +49,7 @@ from pipeline.params.fitting import check_against
 from pipeline.params.student import StudentParams
 from pipeline.runtime import paths
 from pipeline.runtime.curves import Curves
+from pipeline.runtime.latents import Pictures, learned_data
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.runner import Stage, run
 
@@ -149,6 +150,7 @@ def distil(stage: Stage, name: str) -> None:
                            folder / "checkpoint.safetensors", key)
     if not is_main():
         return
+    best.autoencoder = Pictures(stage.params, spec.samples, stage.device).autoencoder
     fingerprint = save_student(folder / "result", best,
                                training.provenance({**start, **marks}, earlier))
     stage.finish(folder / "result", paths.STUDENTS / name)
@@ -163,7 +165,7 @@ def given_to(stage: Stage, plan: list[Phase], spec: SampleSpec) -> tuple[Given, 
     marks: dict[str, str] = {}
     real = None
     if any(phase.losses.takes_data for phase in plan):
-        dataset, marks["data"] = open_dataset(paths.DATASET)
+        dataset, marks["data"] = open_dataset(learned_data(stage.params))
         real = real_samples(dataset, spec, stage.device)
 
     def teacher() -> Teacher:
@@ -190,7 +192,7 @@ def real_samples(dataset: Dataset, spec: SampleSpec, device: torch.device) -> Re
     """
     info = dataset.info
     if (info.samples.kind, info.samples.shape) != (spec.kind, spec.shape):
-        raise MismatchError(f"losses: real: data: {paths.DATASET} has {info.samples.kind} samples "
+        raise MismatchError(f"losses: real: data: the data have {info.samples.kind} samples "
                             f"of shape {info.samples.shape}, the pairs {spec.kind} samples of "
                             f"shape {spec.shape}; use real: pairs, or the data of the pairs")
     labels = None
@@ -268,16 +270,20 @@ def train(
     curves = Curves(name)
     last = sum(phase.training.steps for phase in training.plan)
     noise, samples, labels = (part[:64] for part in training.validation[:3])
-    shown = time.monotonic()
+    pictures = Pictures(stage.params, student.spec, stage.device)
+    given, shown = pictures(samples.cpu()), time.monotonic()
 
     def show_samples(best: Student, step: int) -> None:
         nonlocal shown
         if step < last and time.monotonic() - shown < PICTURE_EVERY_S:
             return
+        if pictures.shown.kind == "latent":
+            return
         shown = time.monotonic()
         made = best.generate(noise, best.spec.told(labels), training.plan[0].training.precision)
-        curves.picture("samples.png", render(comparison(best.spec, samples, made,
-                                                        stage.params.source(training.store.spec))))
+        curves.picture("samples.png", render(comparison(
+            pictures.shown, given, pictures(made.cpu()),
+            stage.params.source(training.store.spec))))
 
     with Progress(name, last, "step") as progress:
 

@@ -1,7 +1,7 @@
 """What a data set is, and the checks that every source's data must pass."""
 
 from math import fsum, sqrt
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ from pydantic import Field
 
 from kdm_core.config import Config
 from kdm_core.errors import DataError, adapted, shown
-from kdm_core.samples import SampleSpec
+from kdm_core.samples import Kind, SampleSpec
 
 MAX_CLASSES = 10_000
 MAX_NAME = 200
@@ -80,8 +80,9 @@ class DatasetInfo(Config):
 class Dataset(NamedTuple):
     """Samples and labels of both splits.
 
-    Samples are uint8 images (n, C, H, W) or float32 points (n, D); labels are (n,) int64, -1 in an
-    unlabelled set. Each split is in random order unless its source comes with one.
+    Samples are uint8 images (n, C, H, W), float16 latents (n, C, H, W) or float32 points (n, D);
+    labels are (n,) int64, -1 in an unlabelled set. Each split is in random order unless its source
+    comes with one.
     """
 
     train_samples: NDArray[Any]
@@ -189,7 +190,7 @@ def standard_deviation(samples: NDArray[Any]) -> float:
 
 def assemble(
     source: str,
-    kind: Literal["image", "points"],
+    kind: Kind,
     train: tuple[NDArray[Any], NDArray[np.int64]],
     test: tuple[NDArray[Any], NDArray[np.int64]],
     class_names: list[str],

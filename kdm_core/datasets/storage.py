@@ -11,9 +11,12 @@ from pydantic import ValidationError
 
 from kdm_core.datasets.base import Dataset, DatasetInfo, check_labels
 from kdm_core.errors import DataError
+from kdm_core.samples import Kind
 from kdm_core.serialization import fingerprint, read_json, write_atomic, write_json
 
 INFO = "dataset.json"
+AT_REST: dict[Kind, type[np.generic]] = {
+    "image": np.uint8, "latent": np.float16, "points": np.float32}
 ARRAYS = ("train_samples", "train_labels", "test_samples", "test_labels")
 
 
@@ -59,7 +62,7 @@ def open_dataset(folder: Path) -> tuple[Dataset, str]:
     except (ValidationError, KeyError, AttributeError, TypeError) as error:
         raise DataError(f"{folder / INFO} is not the description of a data set ({error}): delete "
                         "it and make it again") from error
-    dtype = np.uint8 if info.samples.kind == "image" else np.float32
+    dtype = AT_REST[info.samples.kind]
     arrays: dict[str, NDArray[Any]] = {}
     for split, count in (("train", info.train), ("test", info.test)):
         samples, labels = f"{split}_samples", f"{split}_labels"

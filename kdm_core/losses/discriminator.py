@@ -26,9 +26,9 @@ def check_samples(spec: SampleSpec) -> None:
     Raises:
         KDMError: it cannot; the message starts with the parameter's name.
     """
-    if spec.kind != "image" or min(spec.shape[1:]) < SMALLEST:
-        raise KDMError(f"losses.adversarial: the discriminator needs images of at least "
-                       f"{SMALLEST}×{SMALLEST} pixels, found {spec.kind} of shape {spec.shape}; "
+    if not spec.spatial or min(spec.shape[1:]) < SMALLEST:
+        raise KDMError(f"losses.adversarial: the discriminator needs images or latents of at least "
+                       f"{SMALLEST}×{SMALLEST} values, found {spec.kind} of shape {spec.shape}; "
                        "set it to 0, or adversary.network to features, with those of the teacher")
 
 

@@ -16,13 +16,19 @@ from kdm_core.errors import DivergedError, KDMError, adapted
 from kdm_core.noise import check_value
 from kdm_core.pairs.claims import try_claim
 from kdm_core.pairs.location import writable_location
-from kdm_core.pairs.spec import MAKER, KeptState, StoreSpec
+from kdm_core.pairs.spec import (
+    MAKER,
+    KeptState,
+    StoreSpec,
+    require_dtype,
+    schema_for,
+)
 from kdm_core.pairs.store import Block, PairStore
 from kdm_core.solvers import AdaptiveSolver, Path, SolverConfig, solve
 from kdm_core.solvers.grids import GridConfig
 from kdm_core.solvers.guidance import GuidanceConfig
 from kdm_core.teachers.base import Teacher
-from kdm_core.values import to_uint8
+from kdm_core.values import SampleDtype, as_stored
 
 
 class PairsConfig(Config):
@@ -33,7 +39,8 @@ class PairsConfig(Config):
         guidance: of the teacher, while it makes the pairs; None for none.
         precision: of the teacher's matrix products; `auto` is bf16 where the hardware has it.
         noise_dtype, sample_dtype: as which values are stored. Noise is rounded before the teacher
-            sees it; samples as `uint8` are cut to [-1, 1], as image files are.
+            sees it; samples as `uint8` are cut to [-1, 1], as image files are, latents are kept
+            as `float16`.
         train, validation, test: pairs of each split; the last two are never trained on.
         batch: pairs that go through the teacher together; the pairs' last bits depend on it.
         shard: pairs a file and a task, a multiple of `batch` and of `chunk`.
@@ -60,7 +67,7 @@ class PairsConfig(Config):
     chunk: int = Field(500, ge=1)
     noise: Literal["stored", "seeded"] = "stored"
     noise_dtype: Literal["float16", "float32"] = "float16"
-    sample_dtype: Literal["uint8", "float32"] = "uint8"
+    sample_dtype: SampleDtype = "uint8"
     states: int = Field(0, ge=0)
     labels: Literal["data", "uniform"] | None = None
     location: str | None = Field(None, min_length=1)
@@ -103,11 +110,11 @@ def plan_store(
     Raises:
         KDMError: the parameters do not fit the teacher.
     """
-    if teacher.spec.kind != "image" and config.sample_dtype == "uint8":
-        raise KDMError("uint8 is for images; use float32 for points", field="sample_dtype")
+    require_dtype(teacher.spec, config.sample_dtype)
     say_cut(config.solver.grid, teacher)
     times = teacher.times(config.solver)
     return StoreSpec(
+        schema_version=schema_for(teacher.spec, config.sample_dtype),
         samples=teacher.spec,
         teacher=teacher_fingerprint,
         noise_seed=seed,
@@ -224,7 +231,7 @@ def sample_batch(
                             f"finite (pairs {indices[0]} to {indices[-1] + 1}): a trained one may "
                             "need precision: fp32 or a lower scale of guidance, one trained here "
                             "a lower learning rate (lr)")
-    stored = to_uint8(sample) if spec.sample_dtype == "uint8" else sample
+    stored = as_stored(sample, spec.sample_dtype)
     return (Block(noise, stored.numpy(), labels, indices,
                   None if trajectory is None else trajectory.numpy()), found.nfe)
 

@@ -7,14 +7,17 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from kdm_core.config import Config
-from kdm_core.errors import MismatchError
+from kdm_core.errors import KDMError, MismatchError
 from kdm_core.noise import draw
 from kdm_core.samples import SampleSpec, Source
 from kdm_core.serialization import fingerprint
 from kdm_core.solvers import SolverConfig
 from kdm_core.solvers.guidance import GuidanceConfig
+from kdm_core.values import SampleDtype
 
-SCHEMA_VERSION = 1
+SchemaVersion = Literal[1, 2]
+SCHEMA_VERSION: SchemaVersion = 2
+"""The latest. Stores are written in the earliest that holds them: 2 has latents, or float16."""
 MAKER = 1
 """Version of the code that makes samples of noise: solvers, teachers, networks, precision.
 
@@ -91,7 +94,7 @@ class StoreSpec(Config):
         maker: the version of the code that made them, as `MAKER`.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: SchemaVersion = 1
     samples: SampleSpec
     teacher: str | None
     noise_seed: int | None = Field(ge=0)
@@ -100,7 +103,7 @@ class StoreSpec(Config):
     noise_check: str | None = None
     noise_dtype: Literal["float16", "float32"]
     noise_scale: float
-    sample_dtype: Literal["uint8", "float32"]
+    sample_dtype: SampleDtype
     solver: SolverConfig | None
     times: list[float]
     nfe: int | None
@@ -122,6 +125,9 @@ class StoreSpec(Config):
             raise ValueError(f"shard: {self.shard} is no multiple of chunk: {self.chunk}")
         if self.noise == "seeded" and (self.noise_seed is None or self.noise_check is None):
             raise ValueError("noise: seeded noise needs noise_seed and noise_check")
+        if self.schema_version < schema_for(self.samples, self.sample_dtype):
+            raise ValueError(f"schema_version: {self.schema_version} has neither latents nor "
+                             "samples in float16")
         weights = self.label_weights
         if weights is not None and (len(weights) != self.samples.num_classes or not any(weights)):
             raise ValueError(f"label_weights: {len(weights)} numbers, not all of them 0, are for "
@@ -210,3 +216,22 @@ def law_in_words(spec: StoreSpec) -> str:
 
 # Fields that some stores lack since they are older.
 LATER = {"noise", "noise_check", "states", "imported", "subset", "label_weights", "maker"}
+
+
+def schema_for(samples: SampleSpec, dtype: SampleDtype) -> SchemaVersion:
+    """The version of a store of such samples, the earliest that has all that is used."""
+    return 2 if samples.kind == "latent" or dtype == "float16" else 1
+
+
+def require_dtype(samples: SampleSpec, dtype: SampleDtype) -> None:
+    """Make sure that samples can be kept in a type without harm.
+
+    Raises:
+        KDMError: only images are 256 levels, and only latents are kept in half precision, of which
+            images need no more than eight bits and points of a plane more.
+    """
+    fitting = {"image": ("uint8", "float32"), "latent": ("float16", "float32"),
+               "points": ("float32",)}[samples.kind]
+    if dtype not in fitting:
+        raise KDMError(f"{dtype} does not suit {samples.name}; use {' or '.join(fitting)}",
+                       field="sample_dtype")

@@ -3,7 +3,8 @@
 Arrays, all with one entry a pair as their first axis, cut into the same shards:
 
     noise   (n, *shape) float16 or float32   unit-variance noise, what a student is given
-    sample  (n, *shape) uint8 or float32     what the teacher made of it
+    sample  (n, *shape) uint8, float16 or float32   what the teacher made of it: images, latents,
+                                             points
     label   (n,) int64                       class, -1 in an unlabelled store
     index   (n,) int64                       the pair's index, -1 where nothing is written yet
 
@@ -26,7 +27,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import zarr
@@ -43,7 +44,7 @@ from kdm_core.pairs.claims import claim, creating, sweep, try_claim
 from kdm_core.pairs.keep import KeepMask
 from kdm_core.pairs.location import failures, local_path, open_group, put_group
 from kdm_core.pairs.reference import Reference, find_reference
-from kdm_core.pairs.spec import SCHEMA_VERSION, Split, StoreSpec
+from kdm_core.pairs.spec import SCHEMA_VERSION, SchemaVersion, Split, StoreSpec
 from kdm_core.serialization import fingerprint
 
 ATTRIBUTE = "kdm_pairs"
@@ -160,7 +161,7 @@ class PairStore:
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{location} is no pair store: its Zarr group has no {ATTRIBUTE} "
                             "with a specification; pairs of others have to be imported") from error
-        if version != SCHEMA_VERSION:
+        if version not in get_args(SchemaVersion):
             raise MismatchError(f"{location} has schema version {version}, this is a program for "
                                 f"version {SCHEMA_VERSION}: use the version that made it")
         try:

@@ -58,7 +58,7 @@ def head(student: Student, license: str | None) -> str:
     """The YAML between two rules; JSON's strings are YAML's."""
     lines = [f"license: {json.dumps(license)}"] if license else []
     lines.append(f"library_name: {LIBRARY}")
-    if student.spec.kind == "image":
+    if student.spec.pictured:
         lines.append("pipeline_tag: unconditional-image-generation")
     tags = ["koopman-distillation", "one-step-generation", "diffusion-distillation"]
     lines += ["tags:", *(f"- {tag}" for tag in tags)]
@@ -81,13 +81,22 @@ def verdict(found: Figures) -> str:
 def description(student: Student) -> str:
     """What it makes of what, in two sentences."""
     spec = student.spec
-    what = (f"images of {spec.shape[0]} × {spec.shape[1]} × {spec.shape[2]} (channels, height, "
-            "width) in [-1, 1]" if spec.kind == "image" else f"points of {spec.shape[0]} numbers")
+    size = " × ".join(map(str, spec.shape))
+    what = {"image": f"images of {size} (channels, height, width) in [-1, 1]",
+            "latent": f"latents of {size} (channels, height, width){decoded(spec)}",
+            "points": f"points of {spec.shape[0]} numbers"}[spec.kind]
     given = f" and one of {spec.num_classes} labels" if spec.num_classes else ""
     source = ("pairs of noise and samples of which nobody wrote down who made them"
               if is_of_unknown_origin(student) else "a diffusion or flow-matching model")
     return (f"A one-step student ({student.config.describe()}): it makes {what} of Gaussian "
             f"noise{given} in one evaluation. It was distilled from {source} with {LIBRARY}.")
+
+
+def decoded(spec: SampleSpec) -> str:
+    """What becomes of latents."""
+    if spec.picture is None:
+        return ", whose decoder nobody wrote down,"
+    return f", which a decoder makes images of {' × '.join(map(str, spec.picture))},"
 
 
 def is_of_unknown_origin(student: Student) -> bool:
@@ -99,9 +108,12 @@ def usage(student: Student, name: str | None) -> str:
     """Three lines of Python."""
     label = a_label(student.spec)
     labels = "" if label is None else f", labels={label}"
-    made = f"{(64, *student.spec.shape)} float32"
-    if student.spec.kind == "image":
-        made += ", about [-1, 1]"
+    decoded = student.autoencoder is not None
+    shape = student.spec.picture_shape if decoded else student.spec.shape
+    made = f"{(64, *(shape or ()))} float32"
+    if student.spec.bounded or decoded:
+        made += ", about [-1, 1]" if student.spec.bounded else ", [-1, 1]"
+    labels += ", decode=True" if decoded else ""
     return ("```python\nimport kdm_core\n"
             f"student = kdm_core.from_pretrained({json.dumps(name or 'path/to/this/folder')})\n"
             f"samples = student.sample(64, seed=0{labels})  # {made}\n```")
@@ -131,12 +143,13 @@ def onnx_usage(student: Student, fingerprint: str) -> str:
         takes += (f", and `labels` (B,), int64, the class of each, 0 to {spec.num_classes - 1} in "
                   "the order given under Architecture")
     lines.append('(samples,) = session.run(["samples"], inputs)')
-    values = "values of any size"
-    if spec.kind == "image":
+    values, decoded = "values of any size", student.autoencoder is not None
+    if spec.bounded or decoded:
         values = "values from -1 to 1"
         lines.append("pixels = np.rint((samples + 1) * 127.5).astype(np.uint8)")
     export = ["from pathlib import Path", "from kdm_core.sharing.export import export_student",
-              f'export_student(student, Path("student.onnx"), "onnx", "{fingerprint}")']
+              f'export_student(student, Path("student.onnx"), "onnx", "{fingerprint}"'
+              f'{", decode=True" if decoded else ""})']
     return "\n\n".join([
         "Written as ONNX (`pip install 'kdm-distill[export]'`):", fenced(export),
         f"It takes {takes}; it gives `samples`, float32, {values}. Noise and samples have the "

@@ -18,8 +18,10 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 import kdm_core
+from kdm_core.decoders.base import Autoencoder
 from kdm_core.errors import KDMError, MismatchError
 from kdm_core.noise import draw
+from kdm_core.samples import SampleSpec
 from kdm_core.students.base import Student
 
 Format = Literal["torch-export", "onnx"]
@@ -49,13 +51,15 @@ class Exported:
 class Sampler(nn.Module):
     """What is exported: noise (B, *shape) and labels (B,) to samples, images cut to [-1, 1].
 
+    With a decoder, latents' images.
+
     A file cannot refuse a label: the sample of one that is none is NaN, where the runtime does not
     fail on it before.
     """
 
-    def __init__(self, student: Student) -> None:
+    def __init__(self, student: Student, decoder: Autoencoder | None = None) -> None:
         super().__init__()
-        self.student = student
+        self.student, self.decoder = student, decoder
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         spec = self.student.spec
@@ -63,7 +67,9 @@ class Sampler(nn.Module):
         if labels is not None:
             none = (labels < 0) | (labels >= spec.num_classes)
             samples = samples.masked_fill(none.reshape(-1, *[1] * len(spec.shape)), nan)
-        return samples.clamp(-1, 1) if spec.kind == "image" else samples
+        if self.decoder is not None:
+            return self.decoder.decode(samples)
+        return samples.clamp(-1, 1) if spec.bounded else samples
 
 
 class WithHeads(TorchFunctionMode):
@@ -78,7 +84,9 @@ class WithHeads(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def export_student(student: Student, path: Path, format: Format, fingerprint: str) -> Exported:
+def export_student(
+    student: Student, path: Path, format: Format, fingerprint: str, decode: bool = False
+) -> Exported:
     """Write a student as a file that maps `noise` (B, *shape) float32, and `labels` (B,) int64 of a
     class-conditional one, to `samples` (B, *shape) float32; B is free.
 
@@ -91,14 +99,16 @@ def export_student(student: Student, path: Path, format: Format, fingerprint: st
         path: the file, which is replaced.
         format: `onnx` (opset 18), or `torch-export` for `torch.export.load`.
         fingerprint: of the student's folder.
+        decode: let the file give the images (B, *picture) of a student's latents.
 
     Raises:
-        KDMError: a package is missing, or the student is too large for ONNX.
+        KDMError: a package is missing, the student is too large for ONNX, or has no decoder.
         MismatchError: the exported file gives other samples.
     """
-    sampler = Sampler(copy.deepcopy(student).cpu().eval().requires_grad_(False)).eval()
+    decoder = copy.deepcopy(student.require_autoencoder()) if decode else None
+    sampler = Sampler(copy.deepcopy(student), decoder).cpu().eval().requires_grad_(False)
     program = traced(sampler)
-    metadata = describe(student, fingerprint)
+    metadata = describe(student.spec.as_picture if decode else student.spec, fingerprint)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder, quiet():
         file = Path(folder) / f"student{'.onnx' if format == 'onnx' else '.pt2'}"
@@ -146,15 +156,14 @@ def traced(sampler: Sampler) -> torch.export.ExportedProgram:
         return torch.export.export(sampler, example, dynamic_shapes=free)
 
 
-def describe(student: Student, fingerprint: str) -> dict[str, str]:
-    """What a user of the file has to know, as strings."""
-    spec = student.spec
+def describe(spec: SampleSpec, fingerprint: str) -> dict[str, str]:
+    """What a user of the file has to know, as strings; `spec` is of what it gives."""
     return {
         "fingerprint": fingerprint,
         "library": f"kdm-distill {kdm_core.__version__}",
         "kind": spec.kind,
         "noise": "independent normal values of mean 0 and variance 1",
-        "value_range": "[-1, 1]" if spec.kind == "image" else "unbounded",
+        "value_range": "[-1, 1]" if spec.bounded else "unbounded",
         "label_names": json.dumps(spec.label_names),
     }
 

@@ -1,8 +1,10 @@
 """Students as folders: written, and read after all that a file says has been checked.
 
-A folder holds `config.json` and `weights.safetensors`. Nothing in it is executed.
+A folder holds `config.json` and `weights.safetensors`, and for latents the same of their autoencoder
+in `autoencoder/`, where it is known. Nothing in it is executed.
 """
 
+import shutil
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from kdm_core.config import Config
+from kdm_core.decoders import Autoencoder, load_autoencoder, save_autoencoder
 from kdm_core.errors import DataError, KDMError, MismatchError
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import (
@@ -32,6 +35,7 @@ MAX_CONFIG = 2**20
 FIELDS = {"noise_encoder": "encoder", "data_encoder": "encoder", "time_of_ends": "timed"}
 
 VERDICT = "verdict"  # among the remarks
+AUTOENCODER = "autoencoder"
 
 
 class Judged(Config):
@@ -58,6 +62,9 @@ def save_student(folder: Path, student: Student, provenance: dict[str, Any]) -> 
 
     `provenance` says what it was distilled from (e.g. the pair store's fingerprint).
     """
+    shutil.rmtree(folder / AUTOENCODER, ignore_errors=True)
+    if student.autoencoder is not None:
+        save_autoencoder(folder / AUTOENCODER, student.autoencoder)
     return save_model(folder, student, {"student": student.config.model_dump(),
                                         "samples": student.spec.model_dump(),
                                         "provenance": provenance},
@@ -74,7 +81,23 @@ def load_student(folder: Path) -> tuple[Student, str]:
         student.verdict = read_remarks(folder).get(VERDICT)
         return student
 
-    return load_model(folder, build)
+    student, mark = load_model(folder, build)
+    if (folder / AUTOENCODER).is_dir():
+        student.autoencoder = load_beside(folder / AUTOENCODER, student.spec)
+    return student, mark
+
+
+def load_beside(folder: Path, spec: SampleSpec) -> Autoencoder:
+    """The decoder of a student's latents.
+
+    Raises:
+        DataError, MismatchError: it is damaged, or that of others.
+    """
+    decoder, mark = load_autoencoder(folder)
+    if spec.kind != "latent" or decoder.shape != spec.shape or spec.decoder not in (None, mark):
+        raise MismatchError(f"{folder} is not the decoder of this student's samples ({spec.kind} "
+                            f"of shape {spec.shape}): fetch the student again, or remove it")
+    return decoder
 
 
 # Checks, before anything is built of what a file says

@@ -12,7 +12,7 @@ from kdm_core.compute import seeded
 from kdm_core.errors import DataError, KDMError
 from kdm_core.serialization import CONFIG, WEIGHTS, write_atomic
 from kdm_core.sharing.card import CARD, model_card
-from kdm_core.sharing.folder import check_student, load_student, save_student
+from kdm_core.sharing.folder import AUTOENCODER, check_student, load_student, save_student
 from kdm_core.students.base import Student
 
 
@@ -114,7 +114,8 @@ def find_student(source: str | Path, revision: str | None = None) -> Path:
     with reaching_hub(f"{name} is no folder here and could not be fetched from the hub",
                       "check the name, the revision and the network") as hub:
         return Path(hub.snapshot_download(name, revision=revision,
-                                          allow_patterns=[CONFIG, WEIGHTS]))
+                                          allow_patterns=[CONFIG, WEIGHTS, f"{AUTOENCODER}/{CONFIG}",
+                                                          f"{AUTOENCODER}/{WEIGHTS}"]))
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from kdm_core.noise import draw
 from kdm_core.samples import SampleSpec
 
 if TYPE_CHECKING:
+    from kdm_core.decoders.base import Autoencoder
     from kdm_core.pairs.reading.whole import Pairs
     from kdm_core.students.hierarchical import Band
     from kdm_core.students.objective import Batch, LossConfig
@@ -93,6 +94,8 @@ class Student(nn.Module):
         latent: numbers a pair that its objective takes of standard normal noise.
         provenance: of one that was trained or loaded: what it was distilled from.
         verdict: what an evaluation came to (`kdm_core.metrics.verdict.Verdict`), if that is known.
+        autoencoder: whose decoder makes pictures of a student's latents, if it is at hand: a network
+            beside it, none of its own.
     """
 
     has_latents = False
@@ -105,6 +108,16 @@ class Student(nn.Module):
         self.config, self.spec = config, spec
         self.provenance: dict[str, Any] = {}
         self.verdict: Mapping[str, Any] | None = None
+        # As an attribute it would be one of its modules, with weights in its own file.
+        self._beside: dict[str, Autoencoder] = {}
+
+    @property
+    def autoencoder(self) -> "Autoencoder | None":
+        return self._beside.get("autoencoder")
+
+    @autoencoder.setter
+    def autoencoder(self, autoencoder: "Autoencoder | None") -> None:
+        self._beside = {} if autoencoder is None else {"autoencoder": autoencoder}
 
     # What a kind says
 
@@ -275,10 +288,20 @@ class Student(nn.Module):
         return printable("\n".join([
             f"{type(self).__name__}: {self.config.describe()}{modes}",
             f"makes {spec.kind} samples of shape {spec.sample_shape} in 1 evaluation{more}",
+            *self._decoding(),
             (f"{spec.num_classes} classes: {shown(spec.label_names)}" if spec.num_classes
              else "no classes"),
             f"{sum(weight.numel() for weight in self.parameters()):,} parameters",
             origin(self.provenance), *verdict_lines(self.verdict)]))
+
+    def _decoding(self) -> list[str]:
+        if self.spec.kind != "latent":
+            return []
+        if self.autoencoder is None:
+            return ["without the decoder that makes images of them"]
+        size = sum(weight.numel() for weight in self.autoencoder.parameters())
+        return [f"which its decoder of {size:,} parameters makes images of shape "
+                f"{tuple(self.autoencoder.picture)}"]
 
     def can_refine(self) -> bool:
         """Whether it can sample in several steps."""
@@ -350,6 +373,7 @@ class Student(nn.Module):
         precision: Precision = "auto",
         batch: int = 500,
         steps: int = 1,
+        decode: bool = False,
     ) -> Tensor:
         """Samples (n, *shape) float32 on the student's device; images in about [-1, 1].
 
@@ -360,12 +384,42 @@ class Student(nn.Module):
             labels: as of `generate`; None draws them, too, by `label_weights`.
             precision, steps: as of `generate`.
             batch: samples that are made together.
+            decode: give the images of latents, (n, *picture) in [-1, 1].
 
         Raises:
-            KDMError: n, the labels or the seed are not such.
+            KDMError: n, the labels or the seed are not such, or nothing can decode.
         """
-        return torch.cat([made for _, _, made in self.batches(
+        if decode:
+            self.require_autoencoder()
+        return torch.cat([self.pictures(made) if decode else made for _, _, made in self.batches(
             n, seed, labels, precision, batch, steps)])
+
+    def require_autoencoder(self) -> "Autoencoder":
+        """The autoencoder of its latents.
+
+        Raises:
+            KDMError: its samples are no latents, or it came without one.
+        """
+        if self.spec.kind != "latent":
+            raise KDMError(f"its samples are {self.spec.name} and no latents, leave it out",
+                           field="decode")
+        if self.autoencoder is None:
+            raise KDMError("this student came without the autoencoder of its latents: sample it "
+                           "without, and decode them yourself", field="decode")
+        return self.autoencoder
+
+    @torch.inference_mode()
+    def pictures(self, samples: Tensor) -> Tensor:
+        """Images (n, *picture) in [-1, 1] of latents (n, *shape), on their device; samples as they
+        are where there is no decoder."""
+        if self.autoencoder is None:
+            return samples
+        return self.autoencoder.to(samples.device).decode(samples)
+
+    @property
+    def shown(self) -> SampleSpec:
+        """What `pictures` gives."""
+        return self.spec if self.autoencoder is None else self.spec.as_picture
 
     def batches(
         self,

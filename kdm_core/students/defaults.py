@@ -60,7 +60,7 @@ def default_unet(height: int, width: int) -> SongUNetConfig | UNetConfig:
 
 def default_losses(model: StudentKind, samples: SampleSpec) -> LossConfig:
     """The regression on pairs alone, with the terms that the kind of student has."""
-    noise = 0.1 if samples.kind == "image" else 0.01
+    noise = 0.1 if samples.spatial else 0.01
     return LossConfig.model_validate(
         {"adversarial": 0.0, "latent_noise": noise, **dict.fromkeys(model.unused, 0.0)})
 

@@ -16,7 +16,7 @@ class RealSamples:
     What is drawn therefore has the labels of the batch, whatever their law.
 
     Attributes:
-        samples: (m, *shape) at rest, uint8 images or float32, those of a class together.
+        samples: (m, *shape) at rest, uint8 images or floats, those of a class together.
     """
 
     def __init__(self, samples: Tensor, labels: Tensor | None, classes: int) -> None:
@@ -73,4 +73,4 @@ NOTHING = Given()
 
 
 def at_work(samples: Tensor) -> Tensor:
-    return from_uint8(samples) if samples.dtype == torch.uint8 else samples
+    return from_uint8(samples) if samples.dtype == torch.uint8 else samples.to(torch.float32)

@@ -91,7 +91,7 @@ STUDIES = {
     "steps": Study(steps.steps, asks_teacher=True, needs="sample_steps"),
     "path": Study(path.path, needs="sample_states"),
     "modes": Study(modes.modes, needs="edit"),
-    "spectrum": Study(spectrum.spectrum),
+    "spectrum": Study(spectrum.spectrum, ("image", "latent", "points")),
     "memorisation": Study(memorisation.memorisation, ("image",), asks_data=True),
 }
 """In the order in which they are shown."""

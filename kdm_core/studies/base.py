@@ -49,9 +49,10 @@ class Subject(NamedTuple):
     [-1, 1], of the 256 values that they have at rest; points are float32.
 
     Attributes:
-        spec: what one sample is.
+        spec: what one sample is; latents that are decoded are images here, whose noise has another
+            shape.
         label_names: the classes that both are conditioned on; empty if on none.
-        noise: (n, *shape), of unit variance.
+        noise: (n, …), of unit variance.
         labels: (n,) int64; -1 where there are no classes.
         teacher: samples (n, *shape), the teacher's or those of the pairs.
         student: samples (n, *shape) of the same noise in the same order.
@@ -174,12 +175,13 @@ def checked(subject: Subject) -> Subject:
         DivergedError: samples are not finite.
     """
     expected = (len(subject.noise), *subject.spec.sample_shape)
-    for what in ("noise", "teacher", "student"):
+    for what in ("teacher", "student"):
         found = tuple(getattr(subject, what).shape)
         if found != expected or not len(subject.noise):
             raise DataError(f"{subject.name}: a study needs noise and the samples of both models "
                             f"from it, {what} has shape {found} where {expected} is expected")
         _finite(getattr(subject, what), f"{subject.name}: {what}")
+    _finite(subject.noise, f"{subject.name}: noise")
     if subject.stored_states is not None:
         kept = (expected[0], len(subject.positions), *expected[1:])
         if (found := tuple(subject.stored_states.shape)) != kept:

@@ -13,7 +13,7 @@ Order = Literal["auto", "noise-first", "sample-first"]
 Range = Literal["signed", "unit", "bytes"]
 Format = Literal["npz", "published", "webdataset"]
 Float = Literal["float16", "float32"]
-Stored = Literal["uint8", "float32"]
+Stored = Literal["uint8", "float16", "float32"]
 Solver = Literal["euler", "heun", "midpoint", "rk4", "dpmpp_2m", "dopri5"]
 Store = Annotated[str, typer.Argument(metavar="STORE", help="A folder, or a URL.")]
 
@@ -41,10 +41,13 @@ def import_(
                                                            "measured where it is not given.")
                            ] = None,
     noise_dtype: Annotated[Float, typer.Option()] = "float16",
-    sample_dtype: Annotated[Stored | None, typer.Option(help="uint8 for images unless given.")
+    sample_dtype: Annotated[Stored | None, typer.Option(help="uint8 for images and float16 for "
+                                                         "latents unless given.")
                             ] = None,
     sample_range: Annotated[Range | None, typer.Option(
         help="Of images that are floats: [-1, 1], [0, 1] or [0, 255].")] = None,
+    latents: Annotated[bool, typer.Option("--latents", help="The samples are latents of an "
+                                          "autoencoder, and no images.")] = False,
     test: Annotated[int, typer.Option(min=2, help="Test pairs, the first ones.")] = 1000,
     validation: Annotated[int, typer.Option(min=2, help="Validation pairs, the next ones.")] = 1000,
     teacher: Annotated[Path | None, typer.Option(help="The teacher's folder, if you have it.")
@@ -69,7 +72,7 @@ def import_(
         "solver": None if solver is None else {"kind": solver, "steps": steps},
     }, "this command line")
     typer.echo(f"looking at {source}", err=True)
-    found = open_source(source, layout, noise, order, channels, sample_range)
+    found = open_source(source, layout, noise, order, channels, sample_range, latents)
     run_import(found, store, config, source.name, teacher, device, trust_code)
 
 

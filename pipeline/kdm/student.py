@@ -52,6 +52,8 @@ def sample(
                                              "samples take in turn; drawn unless given.")] = "",
     steps: Annotated[int | None, typer.Option(min=1, help="1 unless given; more for students that "
                                               "were trained on trajectories, and flows.")] = None,
+    decode: Annotated[bool, typer.Option(help="Write the pictures of latents, where the student "
+                                              "has their decoder.")] = True,
     invert: Annotated[Path | None, typer.Option(metavar="FILE", help="Of a rectified flow: a .npz "
                                                 "of samples and labels, of which the noises are "
                                                 "written in place of samples.")] = None,
@@ -72,6 +74,8 @@ def sample(
         said = invert_file(student.to(where), invert, out, steps or STEPS, batch, precision)
         typer.echo(f"{out}: {said}")
         return
+    if not decode:
+        student.autoencoder = None
     write = writer(student, out, n)
     classes = in_turn(labels, n, student.spec.label_names) if labels else None
     drawn = Draw(student.to(where), n, seed, classes, batch, precision, steps or 1)
@@ -83,6 +87,8 @@ def export(
     source: Source,
     format: Annotated[Format, typer.Option()],
     out: Annotated[Path, typer.Option(help="The file, which must not be there yet.")],
+    decode: Annotated[bool, typer.Option("--decode", help="Let the file give the pictures of a "
+                                         "student's latents.")] = False,
     revision: Revision = None,
 ) -> None:
     """Write a student as a file for other runtimes, and check its samples."""
@@ -90,7 +96,7 @@ def export(
 
     require_new(out)
     student, fingerprint = load(source, revision)
-    made = export_student(student, out, format, fingerprint)
+    made = export_student(student, out, format, fingerprint, decode)
     typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB; for batches of "
                f"{', '.join(map(str, made.batches))} its samples are the student's to within "
                f"{made.deviation:.1e}")
@@ -211,7 +217,7 @@ class Draw:
             for noise, labels, made in self.student.batches(
                     self.n, self.seed, self.labels, self.precision, self.batch, self.steps):
                 classes = np.full(len(made), -1) if labels is None else labels.cpu().numpy()
-                yield noise.cpu().numpy(), classes, made.cpu().numpy()
+                yield noise.cpu().numpy(), classes, self.student.pictures(made).cpu().numpy()
                 progress.update(len(made))
 
 
@@ -223,15 +229,18 @@ def writer(student: "Student", out: Path, n: int) -> Any:
     """
     if out.suffix == ".npz":
         return lambda drawn: write_arrays(out, drawn)
-    image = student.spec.kind == "image"
-    if image and student.spec.shape[0] not in (1, 3):
-        raise StudentError(f"--out: images of {student.spec.shape[0]} channels are no pictures; "
+    spec = student.shown
+    image = spec.kind == "image"
+    if spec.kind == "latent":
+        raise StudentError("--out: latents are no pictures without their decoder; name a .npz")
+    if image and spec.shape[0] not in (1, 3):
+        raise StudentError(f"--out: images of {spec.shape[0]} channels are no pictures; "
                            "name a .npz")
     if out.suffix == ".png":
         if n > MOST_IN_A_PICTURE:
             raise StudentError(f"--n: {n} samples are too many for one picture; at most "
                                f"{MOST_IN_A_PICTURE}, or name a folder or a .npz")
-        if not image and student.spec.shape != [2]:
+        if not image and spec.shape != [2]:
             raise StudentError("--out: only points of two numbers can be drawn; name a .npz")
         return lambda drawn: write_picture(out, drawn)
     if out.suffix:
@@ -267,7 +276,7 @@ def write_picture(out: Path, drawn: Draw) -> None:
     from kdm_core.serialization import write_atomic
 
     samples = np.concatenate([made for _, _, made in drawn])
-    if drawn.student.spec.kind == "image":
+    if drawn.student.shown.kind == "image":
         write_atomic(out, png(tiles(samples)))
     else:
         save_figure(out, scatter(samples))

@@ -136,6 +136,7 @@ def sample_both(model: "Student", name: str, n: int) -> "tuple[Tensor, Tensor, S
         given = spec.samples.told(labels.to(device))
         parts.append(model.generate(noise.to(device, torch.float32), given, spec.precision).cpu())
     made = torch.cat(parts)
-    if spec.samples.kind == "image":
-        made = from_uint8(to_uint8(made))
-    return as_float(block.sample), made, spec
+    given, made = (model.pictures(part.to(device)).cpu() for part in (as_float(block.sample), made))
+    if model.shown.kind == "image":
+        given, made = (from_uint8(to_uint8(part)) for part in (given, made))
+    return given, made, spec

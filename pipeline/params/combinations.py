@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from kdm_core.datasets import NoDataConfig
 from kdm_core.datasets.checkerboard import CheckerboardConfig
+from kdm_core.decoders import AutoencoderSource, TrainedAutoencoder
 from kdm_core.errors import KDMError
 from kdm_core.importers import FolderSource
 from kdm_core.losses.distances import LPIPSConfig
@@ -23,6 +24,8 @@ def require_all(params: "Params") -> None:
     require_pairs_alone(params)
     if isinstance(params.data, CheckerboardConfig):
         require_points(params)
+    if params.autoencoder is not None:
+        require_latents(params, params.autoencoder)
     require_labels(params)
     require_guidance(params)
     require_states(params)
@@ -72,7 +75,7 @@ def require_points(params: "Params") -> None:
         problems.append("reference.classifier: points have no classifier; set it to null")
     if params.evaluation.extractors:
         problems.append("evaluation.extractors: they are for images; leave them out")
-    problems += [f"filter.{problem}" for problem in params.filter.problems_with_points()]
+    problems += [f"filter.{problem}" for problem in params.filter.problems_with("points")]
     if isinstance(params.teacher, TrainedTeacher):
         network = params.teacher.model.network
         if is_spatial(network):
@@ -93,6 +96,33 @@ def require_points(params: "Params") -> None:
                                 "teacher, or set adversarial to 0")
     if problems:
         raise ValueError("data.source is checkerboard, whose samples are points:\n  "
+                         + "\n  ".join(problems))
+
+
+def require_latents(params: "Params", autoencoder: AutoencoderSource) -> None:
+    problems = []
+    if isinstance(params.data, CheckerboardConfig):
+        problems.append("autoencoder: points have none; leave it out")
+    if isinstance(params.data, NoDataConfig) and isinstance(autoencoder, TrainedAutoencoder):
+        problems.append("autoencoder.source: train takes images, and there are no data; name the "
+                        "autoencoder whose latents the pairs are (folder, diffusers)")
+    if getattr(params.pairs, "sample_dtype", None) == "uint8":
+        problems.append("pairs.sample_dtype: uint8 is for images; latents need float16")
+    if isinstance(params.data, NoDataConfig) and params.reference.classifier is not None:
+        problems.append("reference.classifier: it is trained on images, and there are latents "
+                        "alone; set it to null")
+    problems += [f"filter.{problem}" for problem in params.filter.problems_with("latents")]
+    for name, student in params.students.items():
+        for where, losses in student.placed_losses():
+            place = f"students.{name}.{where}losses"
+            if isinstance(losses.distance, LPIPSConfig):
+                problems.append(f"{place}.distance.kind: LPIPS is for images, and gradients do not "
+                                "pass through a decoder; use mse or pseudo_huber")
+            if outside := sorted(set(losses.asked_networks) - {"teacher"}):
+                problems.append(f"{place}: {', '.join(outside)} takes images, and students make "
+                                "latents; use features of the teacher")
+    if problems:
+        raise ValueError("models learn the latents of an autoencoder:\n  "
                          + "\n  ".join(problems))
 
 

@@ -9,6 +9,7 @@ import torch
 
 from kdm_core.classes import require_order
 from kdm_core.datasets import DatasetInfo
+from kdm_core.decoders import TrainedAutoencoder, latent_shape
 from kdm_core.errors import KDMError, MismatchError, placed
 from kdm_core.importers import import_guide, import_teacher
 from kdm_core.losses.adversary import check_adversary
@@ -44,6 +45,7 @@ def check_against(params: "Params", spec: SampleSpec, info: DatasetInfo | None =
     a teacher is trained and not after.
 
     Args:
+        spec: of the data, or of what models learn of them.
         info: of the data set, for what the samples alone do not tell.
 
     Raises:
@@ -69,6 +71,11 @@ def checks(
     params: "Params", spec: SampleSpec, info: DatasetInfo | None
 ) -> Iterator[tuple[str, Callable[[], object]]]:
     """What must come off, each with what its error's message lacks of the parameter's path."""
+    try:
+        spec, shown = learned(params, spec), spec.as_picture
+    except KDMError as error:
+        yield "autoencoder.", partial(refuse, str(error))
+        return
     if isinstance(params.teacher, TrainedTeacher):
         yield from teacher_checks(params, params.teacher, spec, info)
     for name, student in params.students.items():
@@ -80,15 +87,34 @@ def checks(
                               "tell apart; set it to null")
         yield "reference.classifier.training.", partial(
             check_batch_of, info.train, classifier.training)
+    if isinstance(params.autoencoder, TrainedAutoencoder) and info is not None:
+        yield "autoencoder.training.", partial(check_batch_of, info.train,
+                                               params.autoencoder.training)
+    if shown.kind == "latent" and params.autoencoder is None:
+        return  # nothing is measured of pictures then
     for config in params.evaluation.extractors:
-        yield "evaluation.extractors: ", partial(check_extractor, config, spec)
+        yield "evaluation.extractors: ", partial(check_extractor, config, shown)
     for copies in params.filter.copies:
         if copies.features is not None:
-            yield "filter.copies: ", partial(check_extractor, copies.features, spec)
-    if spec.kind == "image" and params.evaluation.lpips_pairs:
+            yield "filter.copies: ", partial(check_extractor, copies.features, shown)
+    if shown.kind == "image" and params.evaluation.lpips_pairs:
         for net in params.evaluation.lpips:
             yield "evaluation.lpips_resolution: ", partial(
-                check_images, net, params.evaluation.lpips_resolution, spec.sample_shape)
+                check_images, net, params.evaluation.lpips_resolution, shown.sample_shape)
+
+
+def learned(params: "Params", spec: SampleSpec) -> SampleSpec:
+    """What models learn of such data: themselves, or their latents, whose autoencoder need not be
+    there yet.
+
+    Raises:
+        KDMError: there is no autoencoder for such images.
+    """
+    if params.autoencoder is None or spec.kind == "latent":
+        return spec
+    shape = latent_shape(params.autoencoder, spec.shape)
+    return SampleSpec(kind="latent", shape=shape, label_names=spec.label_names,
+                      decoder="not made yet", picture=spec.shape)
 
 
 def teacher_checks(
@@ -155,8 +181,9 @@ def check_source(params: "Params", spec: SampleSpec) -> None:
     Raises:
         KDMError: one cannot, or does not; the message names the parameter.
     """
-    check_rules(params, spec)
-    check_teacher(params, spec)
+    found = learned(params, spec)
+    check_rules(params, found)
+    check_teacher(params, found)
 
 
 def check_rules(params: "Params", spec: SampleSpec) -> None:

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from kdm_core.config import Config
 from kdm_core.datasets import DataConfig
+from kdm_core.decoders import AutoencoderSource
 from kdm_core.pairs.filtering.config import FilterConfig
 from kdm_core.pairs.spec import StoreSpec
 from kdm_core.samples import Source
@@ -33,11 +34,12 @@ RESERVED = {"teacher": "the teacher's", "pairs": "the pairs'", "report": "the wh
 class Params(Config):
     """A whole run, as params.yaml describes it.
 
-    All sections must be there but those that say where to compute; the example is the least that
-    may stand in one.
+    All sections must be there but `autoencoder` and those that say where to compute; the example is
+    the least that may stand in one.
 
     Attributes:
         seed: of everything that is drawn: weights, batches, noise, splits.
+        autoencoder: whose latents models learn in place of the data themselves; unset for none.
         weights: files of extractors' weights that lie somewhere else than where `kdm weights`
             keeps them, by the names that `kdm weights list` gives.
     """
@@ -47,6 +49,7 @@ class Params(Config):
     execution: ExecutionParams = ExecutionParams()
     data: DataConfig
     reference: ReferenceParams = Field(examples=["{classifier: null}"])
+    autoencoder: AutoencoderSource | None = Field(None, discriminator="source")
     teacher: TeacherParams
     pairs: PairsParams
     filter: FilterConfig = Field(examples=["{}"])

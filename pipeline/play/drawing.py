@@ -65,7 +65,7 @@ def draw_student(player: Player, wish: Wish) -> Drawing:
         KDMError: there is no such seed or band.
     """
     noises = wished(player, wish)
-    return timed(lambda: (make(player, wish, noises), 1))
+    return timed(lambda: (player.student.pictures(make(player, wish, noises)), 1))
 
 
 def draw_teacher(player: Player, wish: Wish) -> Drawing:
@@ -76,7 +76,7 @@ def draw_teacher(player: Player, wish: Wish) -> Drawing:
 
     def sample() -> tuple[Tensor, int]:
         found = model.sample(noises.own, noises.labels, solver, precision)
-        return found.state, found.nfe
+        return player.student.pictures(found.state), found.nfe
 
     return timed(sample)
 

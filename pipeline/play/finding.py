@@ -100,7 +100,11 @@ def require_pictures(name: str, student: Student) -> None:
     Raises:
         PlayError: they are no pictures.
     """
-    spec = student.spec
+    spec = student.shown
+    if spec.kind == "latent":
+        raise PlayError(f"{name} makes latents and came without their decoder, so that there are "
+                        "no pictures: leave it out, or write its samples with `kdm sample DIR "
+                        "--out samples.npz`")
     if spec.kind != "image":
         raise PlayError(f"{name} makes points, and this page shows pictures only: leave it out, "
                         "or draw its points with `kdm sample DIR --out points.png`")

@@ -98,7 +98,8 @@ def parameters(location: str, spec: StoreSpec, steps: int | None) -> str:
     yaml.width = 1000  # a long path stays on its line
     values: Any = yaml.load(preset_path(PRESET).read_text(encoding="utf-8"))
     samples = spec.samples
-    classes = samples.num_classes if samples.kind == "image" else 0
+    images = samples.kind == "image"  # of latents nobody here knows the decoder
+    classes = samples.num_classes if images else 0
     model = default_student(samples)
     values["pairs"]["location"] = location
     student = values["students"][STUDENT]
@@ -107,7 +108,7 @@ def parameters(location: str, spec: StoreSpec, steps: int | None) -> str:
     student["training"] = written(default_training(spec.splits["train"], steps))
     if not classes:
         values["reference"]["classifier"] = None
-    if samples.kind == "points":
+    if not images:
         values["evaluation"] |= {"extractors": [], "lpips": []}
     elif not classes:
         values["evaluation"]["extractors"] = [{"kind": "vgg16", "resolution": 32}]

@@ -21,7 +21,7 @@ LABELS = {
     "teacher": "Teacher’s fingerprint", "pairs": "Pair store’s fingerprint",
     "students": "Students’ fingerprints", "extractors": "Extractors’ fingerprints",
     "bootstrap": "Bootstrap resamples", "lpips_n": "Pairs of LPIPS",
-    "lpips_resolution": "Pixels of LPIPS, a side",
+    "mse_of": "Squared errors are of", "lpips_resolution": "Pixels of LPIPS, a side",
     "projections": "Directions of the sliced distance", "seed": "Seed", "device": "Device",
     "precision": "Precision", "threads": "CPU threads", "torch": "PyTorch",
     "hardware": "Hardware", "revision": "Revision of the project",

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from kdm_core.metrics.denoising.record import DenoisingCheck
-from kdm_core.samples import SOURCE_NAMES, Source
+from kdm_core.samples import SOURCE_NAMES, Kind, Source
 from pipeline.reporting.records import (
     Evaluation,
     ExtractorRecord,
@@ -27,6 +27,7 @@ class ByModel(Record):
     teacher: Bounds = {}
     pairs: Bounds = {}
     real: Bounds = {}
+    autoencoded: Bounds = {}
     students: dict[str, Bounds] = {}
     ratios: dict[str, Bounds] = {}
 
@@ -37,6 +38,7 @@ class Counts(Record):
     teacher: dict[str, int] = {}
     pairs: dict[str, int] = {}
     real: dict[str, int] = {}
+    autoencoded: dict[str, int] = {}
     students: dict[str, dict[str, int]] = {}
 
 
@@ -60,6 +62,7 @@ class AtEqualN(Record):
     pairs: Values = {}
     students: dict[str, Values] = {}
     real: Values = {}
+    autoencoded: Values = {}
     intervals: ByModel = ByModel()
 
 
@@ -84,6 +87,8 @@ class Document(Record):
         verdicts: a word on each model, and why.
         teacher: its figures; none where nobody knows which teacher made the pairs, and then
         pairs: those of the pairs' samples.
+        autoencoded: of those of `real` as an autoencoder gives them back, the best that models of
+            its latents can reach; none where models learn images themselves.
         real: figures of n other real samples; none where there are fewer: figures that depend on
             the number of samples are then compared in
         at_equal_n: as many of each model as there are other real samples.
@@ -99,12 +104,13 @@ class Document(Record):
 
     title: str
     dataset: str
-    kind: Literal["image", "points"]
+    kind: Kind
     n: int
     verdicts: Verdicts = Verdicts()
     teacher: Values = {}
     pairs: Values = {}
     real: Values = {}
+    autoencoded: Values = {}
     students: dict[str, Values]
     at_equal_n: AtEqualN | None = None
     ratios: dict[str, Values] = {}
@@ -130,6 +136,9 @@ class Document(Record):
         """Whether that is the verdict on a student."""
         known = self.verdicts.students.get(student)
         return known is not None and known.word == "failed"
+
+
+THROUGH = "{}, through the autoencoder"
 
 
 class Model(NamedTuple):
@@ -166,6 +175,7 @@ def of_evaluations(evaluations: Mapping[str, Evaluation], n: int) -> dict[str, A
         "teacher": values(first.teacher),
         "pairs": values(first.pairs),
         "real": values(first.real),
+        "autoencoded": values(first.autoencoded),
         "students": {name: values(one.student) | speedup(one)
                      for name, one in evaluations.items()},
         "ratios": {name: values(figures) for name, figures in ratios.items() if figures},
@@ -174,11 +184,12 @@ def of_evaluations(evaluations: Mapping[str, Evaluation], n: int) -> dict[str, A
         "at_equal_n": at_equal_n(evaluations),
         "intervals": ByModel(
             teacher=bounds(first.teacher), pairs=bounds(first.pairs), real=bounds(first.real),
+            autoencoded=bounds(first.autoencoded),
             students={name: bounds(figures) for name, figures in students.items()},
             ratios={name: bounds(figures) for name, figures in ratios.items()}),
         "counts": Counts(
             teacher=counts(first.teacher, n), pairs=counts(first.pairs, n),
-            real=counts(first.real, n),
+            real=counts(first.real, n), autoencoded=counts(first.autoencoded, n),
             students={name: counts(figures, n) for name, figures in students.items()}),
         "extrapolation": extrapolations(evaluations),
         "extractors": first.extractors,
@@ -201,13 +212,16 @@ def at_equal_n(evaluations: Mapping[str, Evaluation]) -> AtEqualN | None:
     first = next(iter(evaluations.values()))
     if not first.at_equal_n:
         return None
-    teacher, pairs, real = (first.at_equal_n.get(who, {}) for who in ("teacher", "pairs", "real"))
+    teacher, pairs, real, autoencoded = (
+        first.at_equal_n.get(who, {}) for who in ("teacher", "pairs", "real", "autoencoded"))
     students = {name: one.at_equal_n.get("student", {}) for name, one in evaluations.items()}
     return AtEqualN(
         n=first.conditions["real_n"],
         teacher=values(teacher), pairs=values(pairs), real=values(real),
+        autoencoded=values(autoencoded),
         students={name: values(own) for name, own in students.items()},
         intervals=ByModel(teacher=bounds(teacher), pairs=bounds(pairs), real=bounds(real),
+                          autoencoded=bounds(autoencoded),
                           students={name: bounds(own) for name, own in students.items()}))
 
 
@@ -275,6 +289,11 @@ def models(document: Document) -> list[Model]:
         found.append(Model(
             real_name(document), "real",
             measured(document.real, intervals.real, sizes.real, n), real_n(document)))
+    if document.autoencoded:
+        found.append(Model(
+            THROUGH.format(real_name(document)), "real",
+            measured(document.autoencoded, intervals.autoencoded, sizes.autoencoded, n),
+            real_n(document)))
     return found + models_at(document, document.at_equal_n)
 
 
@@ -288,8 +307,12 @@ def models_at(document: Document, equal: AtEqualN | None) -> list[Model]:
     found += [Model(name, "student", measured(figures, intervals.students.get(name, {}), {}, n), n,
                     seen=seen_by(document, name))
               for name, figures in equal.students.items()]
-    return [*found, Model(real_name(document), "real",
-                          measured(equal.real, intervals.real, {}, n), n)]
+    found.append(Model(real_name(document), "real",
+                       measured(equal.real, intervals.real, {}, n), n))
+    if equal.autoencoded:
+        found.append(Model(THROUGH.format(real_name(document)), "real",
+                           measured(equal.autoencoded, intervals.autoencoded, {}, n), n))
+    return found
 
 
 def seen_by(document: Document, name: str) -> SeenRecord:

@@ -32,7 +32,7 @@ class Headline(NamedTuple):
 
 def lead(info: DatasetInfo, students: Mapping[str, StudentParams], document: Document) -> str:
     """What was distilled, in one sentence."""
-    unit = "image" if info.samples.kind == "image" else "point"
+    unit = document.kind.removesuffix("s")
     kinds = [f"{name} ({config.model.describe()}{', failed' if document.failed(name) else ''})"
              for name, config in students.items()]
     given = " of a given class" if info.samples.num_classes else ""

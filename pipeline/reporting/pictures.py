@@ -18,7 +18,7 @@ from kdm_core.figures.extrapolation import Extrapolated, extrapolation
 from kdm_core.figures.grid import teacher_student_grid
 from kdm_core.figures.scatter import noise_map
 from kdm_core.figures.spectrum import spectrum
-from kdm_core.samples import SOURCE_NAMES, Source
+from kdm_core.samples import SOURCE_NAMES, Kind, Source
 from pipeline.reporting.document import Extrapolations
 from pipeline.reporting.reading import Samples
 from pipeline.reporting.records import Extrapolation
@@ -51,11 +51,19 @@ class Embedded(NamedTuple):
     height: int
 
 
-def samples(info: DatasetInfo, drawn: Mapping[str, Samples]) -> Picture:
-    """What fits the data: pictures of images, maps of points."""
+SHOWN = ("samples", "scatter")
+"""The pictures of samples themselves."""
+
+
+def samples(info: DatasetInfo, kind: Kind, drawn: Mapping[str, Samples]) -> Picture:
+    """What fits the data: pictures of images, maps of points.
+
+    Args:
+        kind: of what is shown.
+    """
     first = next(iter(drawn.values()))
     students, source = " and ".join(drawn), SOURCE_NAMES[first.source]
-    if info.samples.kind == "image":
+    if kind == "image":
         columns, classes = choose(first.labels, info.class_names if info.samples.num_classes
                                   else [], 2 if 2 * (1 + len(drawn)) <= LINES else 1)
         chosen = columns.T.ravel()

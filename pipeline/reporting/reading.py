@@ -24,8 +24,8 @@ from pipeline.reporting.records import (
 from pipeline.runtime import paths
 
 # In the order in which they run; students' stages come after, one by one.
-ORDER = ("prepare_data", "reference", "teacher", "sample_pairs", "filter_pairs", "train_student",
-         "evaluate", "study")
+ORDER = ("prepare_data", "reference", "autoencoder", "teacher", "sample_pairs", "filter_pairs",
+         "train_student", "evaluate", "study")
 
 
 class Samples(NamedTuple):

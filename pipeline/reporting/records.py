@@ -107,8 +107,10 @@ class Evaluation(Record):
         teacher: its figures; none where nobody knows which teacher made the pairs, and then
         pairs: those of the pairs' samples.
         real: of as many real samples as `conditions.n`; none where there are fewer.
-        at_equal_n: by teacher, pairs, student and real, what is measured of as many samples as
-            there are real ones (`conditions.real_n`).
+        autoencoded: of other real samples as an autoencoder gives them back, where latents are
+            learned.
+        at_equal_n: by teacher, pairs, student, real and autoencoded, what is measured of as many
+            samples as there are real ones (`conditions.real_n`).
         verdicts: by teacher, pairs and student.
         seen: which of the student's figures flatter it.
     """
@@ -117,6 +119,7 @@ class Evaluation(Record):
     pairs: Figures = {}
     student: Figures
     real: Figures = {}
+    autoencoded: Figures = {}
     at_equal_n: dict[str, Figures] = {}
     verdicts: dict[str, VerdictRecord] = {}
     seen: SeenRecord = SeenRecord()

@@ -17,9 +17,10 @@ from kdm_core.sharing.folder import load_student
 from kdm_core.solvers import Solution
 from kdm_core.students.base import Student
 from kdm_core.teachers import Teacher, load_sampled
-from kdm_core.values import from_uint8, to_uint8
+from kdm_core.values import as_stored, from_uint8, to_uint8
 from pipeline.params.teacher import NoTeacher
 from pipeline.runtime import paths
+from pipeline.runtime.latents import Pictures
 from pipeline.runtime.runner import Stage
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Models(NamedTuple):
         teacher: None where there is none.
         store: which the student was distilled from; it says how the teacher samples.
         test: the split that no training has seen.
+        pictures: makes images of samples, which they may be themselves.
         source: whose samples the student's are measured beside.
         teacher_mark, student_mark: fingerprints.
     """
@@ -41,6 +43,7 @@ class Models(NamedTuple):
     student: Student
     store: StoreSpec
     test: Pairs
+    pictures: Pictures
     source: Source
     teacher_mark: str | None
     student_mark: str
@@ -154,12 +157,13 @@ def open_models(stage: Stage, name: str, states: bool = False) -> Models:
     require_order(student.spec.label_names, store.spec.samples.label_names,
                   str(paths.STUDENTS / name), str(paths.PAIRS))
     test = read_split(store, "test", torch.device("cpu"), states)
-    return Models(teacher, student.to(stage.device), store.spec, test,
+    pictures = Pictures(stage.params, store.spec.samples, stage.device)
+    return Models(teacher, student.to(stage.device), store.spec, test, pictures,
                   stage.params.source(store.spec), teacher_mark, student_mark)
 
 
 def as_at_rest(samples: Tensor, spec: StoreSpec) -> Tensor:
-    """Images rounded to the 256 values that a file has, as floats; points as they are.
+    """Samples as a file has them, as floats: images of 256 levels, latents in half precision.
 
     Raises:
         DivergedError: there are values that are not finite, which a file cannot have.
@@ -167,4 +171,6 @@ def as_at_rest(samples: Tensor, spec: StoreSpec) -> Tensor:
     if broken := int((~torch.isfinite(samples)).flatten(1).any(dim=1).sum()):
         raise DivergedError(f"{broken} of {len(samples)} samples have values that are not finite: "
                             "the model is damaged or diverged in training; train it again")
-    return from_uint8(to_uint8(samples)) if spec.samples.kind == "image" else samples
+    if spec.samples.bounded:
+        return from_uint8(to_uint8(samples))
+    return as_stored(samples, spec.sample_dtype).to(torch.float32)

@@ -7,6 +7,9 @@ from pathlib import Path
 
 DATASET = Path("data/dataset")
 REFERENCE = Path("data/reference")
+AUTOENCODER = Path("data/autoencoder")
+# The data as an autoencoder gives them: what models learn then.
+LATENTS = AUTOENCODER / "latents"
 TEACHER = Path("data/teacher")
 PAIRS = Path("data/pairs/pairs.zarr")
 # The mask through which students read them.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdm_core.classes import require_order
-from kdm_core.datasets import Dataset, on_board
+from kdm_core.datasets import Dataset, on_board, open_dataset
 from kdm_core.datasets.base import DatasetInfo
 from kdm_core.errors import MismatchError, at_most
 from kdm_core.losses.perceptual import LPIPS
@@ -37,10 +37,11 @@ from kdm_core.metrics.spread import within_class_variance
 from kdm_core.pairs.reading.whole import Pairs
 from kdm_core.serialization import file_sha256, read_json
 from kdm_core.students.seen import NETS
-from kdm_core.values import to_uint8
+from kdm_core.values import as_float, to_uint8
 from kdm_core.weights.store import WeightsMissing, find
 from pipeline.params.evaluation import EvaluationParams
 from pipeline.runtime import paths
+from pipeline.runtime.latents import Pictures
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.runner import Stage, with_command
 from pipeline.workers.features import FeatureSource, Origin
@@ -48,7 +49,8 @@ from pipeline.workers.tasks import Engine, Folder
 from stages.evaluate.results import Results, Who
 
 WHOSE: dict[Who, str] = {"teacher": "the teacher's samples", "student": "the student's samples",
-                         "pairs": "the stored pairs", "real": "other real data"}
+                         "pairs": "the stored pairs", "real": "other real data",
+                         "autoencoded": "other real data through the autoencoder"}
 
 
 class Samples(NamedTuple):
@@ -57,6 +59,7 @@ class Samples(NamedTuple):
     Attributes:
         test: noise, and the teacher's samples of it.
         made: the student's samples of the same noise (n, *shape).
+        pictures: makes images at rest of samples and of data.
         counts: how often each noise is drawn in each replicate; the teacher's and the student's
             figures share them, so that their ratio is paired.
     """
@@ -64,6 +67,19 @@ class Samples(NamedTuple):
     test: Pairs
     made: Tensor
     counts: Counts
+    pictures: Pictures
+
+    @property
+    def shown(self) -> "Samples":
+        """The same as images, where samples are latents that are decoded."""
+        test = self.test._replace(samples=self.pictures(self.test.samples))
+        return self._replace(test=test, made=self.pictures(self.made))
+
+    def images(self, real: NDArray[Any]) -> Tensor:
+        """Real images (n, C, H, W) uint8, of samples of a data set as it has them."""
+        if real.dtype == np.uint8:
+            return torch.from_numpy(np.array(real))
+        return to_uint8(self.pictures(as_float(real)))
 
 
 def measure_pairs(results: Results, samples: Samples) -> None:
@@ -128,7 +144,9 @@ def measure_beside_real(
                               f" has {n_real} samples, and two are the least")
         return
     apart = resampling(n_real, len(samples.counts), stage.shared_seed("real"))
-    beside.setdefault("real", {}).update(measure("real", apart))
+    others: tuple[Who, ...] = ("real", "autoencoded") if results.autoencoded else ("real",)
+    for who in others:
+        beside.setdefault(who, {}).update(measure(who, apart))
 
 
 def measure_lpips(stage: Stage, results: Results, samples: Samples) -> None:
@@ -159,17 +177,23 @@ def measure_lpips(stage: Stage, results: Results, samples: Samples) -> None:
 def measure_images(
     stage: Stage, results: Results, dataset: Dataset, samples: Samples, workers: Engine
 ) -> None:
-    """Figures in the features of every extractor that can be had."""
+    """Figures in the features of every extractor that can be had.
+
+    Args:
+        samples: as images (`Samples.shown`).
+    """
     config = stage.params.evaluation
     splits = {"train": dataset.train_samples, "test": dataset.test_samples}
     held_out = "test" if config.reference == "train" else "train"
-    reference = torch.from_numpy(np.array(splits[config.reference]))
+    reference = samples.images(splits[config.reference])
     sets: dict[Who, Tensor] = {results.source: to_uint8(samples.test.samples),
                                "student": to_uint8(samples.made)}
     if results.real_data:
         # No more than of the others: the figures depend on how many there are.
-        sets["real"] = torch.from_numpy(np.array(splits[held_out][: len(samples.made)]))
+        sets["real"] = samples.images(splits[held_out][: len(samples.made)])
         results.conditions |= {"real": f"{held_out} split", "real_n": len(sets["real"])}
+    if results.autoencoded:
+        sets["autoencoded"] = samples.images(autoencoded(held_out, len(samples.made)))
     cache = FeatureCache(paths.FEATURES)
     folder = Folder(paths.REFERENCE) if stage.params.reference.classifier is not None else None
     for extractor_config in config.extractors:
@@ -190,6 +214,13 @@ def measure_images(
     if folder is not None:
         measure_labels(stage, results, cache, sets, samples,
                        dataset.info)
+
+
+def autoencoded(split: str, n: int) -> NDArray[Any]:
+    """The latents of the first real images of a split."""
+    latents, _ = open_dataset(paths.LATENTS)
+    found = latents.train_samples if split == "train" else latents.test_samples
+    return found[:n]
 
 
 def warn(results: Results, n: int) -> None:

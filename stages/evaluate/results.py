@@ -8,7 +8,7 @@ from kdm_core.metrics.verdict import Evidence, Verdict, judge
 from kdm_core.samples import Source
 from kdm_core.students.seen import NOTHING, Seen
 
-Who = Literal["teacher", "pairs", "student", "real"]
+Who = Literal["teacher", "pairs", "student", "real", "autoencoded"]
 Figures = dict[str, Estimate]
 REASONS = {
     "network": "its losses ({}) have seen this network; an extractor that none has seen tells "
@@ -26,6 +26,8 @@ class Results:
     Attributes:
         source: "teacher", or "pairs" where nobody knows which teacher made them.
         figures: by whom, by the figure's name; all of sets of one size, but for `lpips_…`.
+            `autoencoded` are the other real samples as an autoencoder gives them back, the best
+            that models of its latents can reach.
         at_equal_n: those that depend on the number of samples once more, of as many samples as
             there are real ones; empty where there are as many, and `figures` has theirs, too.
         ratios: of distances, the student's over those of what it learned from.
@@ -37,6 +39,7 @@ class Results:
         in_seen: names of figures in features that they have seen, by the network.
         beside_seen: names of figures of a comparison with images that they took as real.
         extrapolation: by extractor and by whom, Fréchet distances at several n.
+        autoencoded: whether real samples as an autoencoder gives them back stand beside them.
         absent: a line for each thing that could not be measured, and what to do about it.
         warnings: a line for each figure that is not reliable, and why.
         conditions: of all figures.
@@ -44,10 +47,12 @@ class Results:
 
     def __init__(
         self, conditions: dict[str, Any], source: Source, seen: Seen = NOTHING,
-        real_data: bool = True,
+        real_data: bool = True, autoencoded: bool = False,
     ) -> None:
-        self.source, self.real_data = source, real_data
+        self.source, self.real_data, self.autoencoded = source, real_data, autoencoded
         self.figures: dict[Who, Figures] = {source: {}, "student": {}, "real": {}}
+        if autoencoded:
+            self.figures["autoencoded"] = {}
         self.at_equal_n: dict[Who, Figures] = {}
         self.ratios: Figures = {}
         self.distances: list[str] = []

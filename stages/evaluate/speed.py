@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 from kdm_core.errors import adapted, at_most
 from pipeline.runtime.models import Models
@@ -26,7 +27,7 @@ def measure_speed(models: Models, images: int) -> dict[Literal["teacher", "stude
     """The teacher's and the student's, side by side; without a known teacher the student's alone.
 
     Args:
-        images: how many both sample, in batches of one size.
+        images: how many both sample, in batches of one size; latents are decoded, too.
     """
     student, store, test = models.student, models.store, models.test
     device = next(student.parameters()).device
@@ -47,14 +48,20 @@ def measure_speed(models: Models, images: int) -> dict[Literal["teacher", "stude
         synchronise(device)
         return batch * rounds / (time.perf_counter() - start)
 
-    precision = store.precision
-    own = Speed(1, rate(lambda: student.generate(noise, labels, precision)))
+    precision, decoder = store.precision, models.pictures.autoencoder
+
+    @torch.inference_mode()
+    def shown(samples: Tensor) -> object:
+        return samples if decoder is None else decoder.to(device).decode(samples)
+
+    own = Speed(1, rate(lambda: shown(student.generate(noise, labels, precision))))
     if models.source == "pairs":
         return {"student": own}
     solver, teacher = store.known_solver, models.known_teacher
     # Counted, since it is planned for fixed steps only.
     nfe = teacher.sample(noise, labels, solver, precision).nfe
-    return {"teacher": Speed(nfe, rate(lambda: teacher.sample(noise, labels, solver, precision))),
+    return {"teacher": Speed(nfe, rate(
+                lambda: shown(teacher.sample(noise, labels, solver, precision).state))),
             "student": own}
 
 

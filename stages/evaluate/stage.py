@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from kdm_core.classes import match_classes
-from kdm_core.datasets import open_dataset
+from kdm_core.datasets import Dataset, open_dataset
 from kdm_core.datasets.base import DatasetInfo
 from kdm_core.errors import MismatchError
 from kdm_core.metrics.estimate import resampling
@@ -17,6 +16,7 @@ from kdm_core.samples import SampleSpec
 from kdm_core.serialization import write_json
 from kdm_core.students.seen import seen
 from pipeline.runtime import paths
+from pipeline.runtime.latents import learned_data
 from pipeline.runtime.models import Models, open_models
 from pipeline.runtime.runner import Stage
 from pipeline.workers.engine import engine
@@ -33,13 +33,13 @@ from stages.evaluate.measuring import (
 from stages.evaluate.results import Results
 from stages.evaluate.speed import measure_speed
 
-PICTURED = {"image": 64, "points": 4000}
+PICTURED = {"image": 64, "latent": 0, "points": 4000}
 """Samples that are kept for the report's pictures."""
 
 
 def main(stage: Stage, name: str) -> None:
     # Of points no features are computed.
-    images = open_dataset(paths.DATASET)[0].info.samples.kind == "image"
+    images = open_dataset(paths.DATASET)[0].info.samples.kind != "points"
     with engine(stage, needed=images) as workers:
         evaluate(stage, name, workers)
 
@@ -48,32 +48,49 @@ def evaluate(stage: Stage, name: str, workers: Engine) -> None:
     """Measure everything, and write it down."""
     dataset, dataset_mark = open_dataset(paths.DATASET)
     models = open_models(stage, name)
-    require_same_samples(dataset.info.samples, models.store.samples)
+    learned = open_dataset(learned_data(stage.params))[0].info.samples
+    require_same_samples(learned, models.store.samples)
     test = as_in_data(models.test, models.store.samples, dataset.info)
     made = models.sample_student(test.noise, models.test.labels)
     config = stage.params.evaluation
     counts = resampling(len(made), config.bootstrap, stage.shared_seed("pairs"))
-    samples = Samples(test, made, counts)
+    samples = Samples(test, made, counts, models.pictures)
     results = Results({
         "n": len(made), "dataset": dataset_mark, "student": models.student_mark,
         "pairs": models.store.fingerprint, "device": str(stage.device),
         "precision": models.store.precision, "seed": stage.params.seed,
         "bootstrap": config.bootstrap,
-    }, models.source, seen(models.student.provenance), dataset.info.real)
+    }, models.source, seen(models.student.provenance), dataset.info.real,
+        dataset.info.real and models.pictures.autoencoder is not None)
     note_source(stage, results, models)
     # Before the work, so that the time of a run that does not come to its end counts.
     folder, _ = stage.work_folder(results.conditions, config.model_dump())
     measure_pairs(results, samples)
-    if models.store.samples.kind == "image":
-        measure_images(stage, results, dataset, samples, workers)
-        measure_lpips(stage, results, samples)
-    else:
-        measure_points(stage, results, dataset, samples)
+    shown = samples.shown
+    measure_shown(stage, results, dataset, shown, workers)
     if dataset.info.real:
         compare_labels(stage, results, dataset, models)
     warn_of_flattery(stage, results)
     note_costs(stage, results, models)
-    write_results(stage, name, folder / "result", results, models, made)
+    write_results(stage, name, folder / "result", results, models, shown)
+
+
+def measure_shown(
+    stage: Stage, results: Results, dataset: Dataset, samples: Samples, workers: Engine
+) -> None:
+    """What is measured of images, or of points; of latents that nothing decodes, nothing."""
+    kind = samples.pictures.shown.kind
+    if samples.pictures.autoencoder is not None:
+        results.conditions["mse_of"] = "latents; all other figures are of decoded images"
+    if kind == "image":
+        measure_images(stage, results, dataset, samples, workers)
+        measure_lpips(stage, results, samples)
+    elif kind == "points":
+        measure_points(stage, results, dataset, samples)
+    else:
+        results.absent.append("nothing makes pictures of these latents, so that all figures of "
+                              "pictures are left out: name their decoder (autoencoder)")
+        stage.say(results.absent[-1])
 
 
 def note_source(stage: Stage, results: Results, models: Models) -> None:
@@ -103,7 +120,7 @@ def require_same_samples(real: SampleSpec, made: SampleSpec) -> None:
         MismatchError: they are not.
     """
     if (real.kind, real.shape) != (made.kind, made.shape):
-        raise MismatchError(f"{paths.DATASET} has {real.kind} samples of shape {real.shape}, "
+        raise MismatchError(f"the data have {real.kind} samples of shape {real.shape}, "
                             f"{paths.PAIRS} {made.kind} samples of shape {made.shape}: run `dvc "
                             "repro` from prepare_data on")
 
@@ -131,17 +148,18 @@ def note_costs(stage: Stage, results: Results, models: Models) -> None:
 
 
 def write_results(
-    stage: Stage, name: str, result: Path, results: Results, models: Models, made: Tensor
+    stage: Stage, name: str, result: Path, results: Results, models: Models, samples: Samples
 ) -> None:
     """What the report needs: figures with their conditions, some samples, the eigenvalues."""
-    test, keep = models.test, PICTURED[models.store.samples.kind]
+    keep = PICTURED[samples.pictures.shown.kind]
     spectrum = models.student.eigenvalues()
     eigenvalues = torch.zeros(0, 2) if spectrum is None else torch.view_as_real(spectrum)
     result.mkdir(exist_ok=True)
     write_json(result / "evaluation.json", results.document())
-    arrays: dict[str, Any] = {"noise": test.noise[:keep], models.source: test.samples[:keep],
-                              "student": made[:keep], "labels": test.labels[:keep],
-                              "eigenvalues": eigenvalues}
+    arrays: dict[str, Any] = {
+        "noise": models.test.noise[:keep], models.source: samples.test.samples[:keep],
+        "student": samples.made[:keep], "labels": models.test.labels[:keep],
+        "eigenvalues": eigenvalues}
     np.savez(result / "samples.npz", **{key: value.numpy() for key, value in arrays.items()})
     stage.finish(result, paths.EVALUATION / name)
     stage.write_metrics(name, results.values())

@@ -20,6 +20,7 @@ from kdm_core.serialization import read_tensors, write_json, write_tensors
 from pipeline.pairs.kept import link_anew
 from pipeline.reporting.records import PICTURES, FilterRecord
 from pipeline.runtime import paths
+from pipeline.runtime.latents import learned_data
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.runner import Stage
 from pipeline.runtime.stopping import stoppable
@@ -41,7 +42,7 @@ def filter_pairs(stage: Stage, workers: Engine) -> None:
     store = PairStore.open(paths.PAIRS)
     link_anew(store, stage.say)
     config, rows = stage.params.filter, judged(store.spec)
-    yardstick = Yardstick(config, paths.DATASET, paths.REFERENCE, stage.params.weights,
+    yardstick = Yardstick(config, learned_data(stage.params), paths.REFERENCE, stage.params.weights,
                           paths.FEATURES, stage.seed("training"))
     judge, marks = yardstick.judge(store, stage.device, features_with(workers, yardstick))
     folder, _ = stage.work_folder(store.spec.fingerprint, config.model_dump(), marks,

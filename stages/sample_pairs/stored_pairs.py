@@ -14,6 +14,7 @@ from pipeline.params.fitting import check_against, check_stored
 from pipeline.params.pairs import StoredPairs
 from pipeline.params.teacher import NoTeacher
 from pipeline.runtime import paths
+from pipeline.runtime.latents import learned_data
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.runner import Stage
 
@@ -77,7 +78,7 @@ def require_teacher(stage: Stage, source: PairStore) -> None:
     """
     spec = source.spec
     if isinstance(stage.params.teacher, NoTeacher):
-        samples = open_dataset(paths.DATASET)[0].info.samples
+        samples = open_dataset(learned_data(stage.params))[0].info.samples
         check_against(stage.params, spec.samples)
         check_stored(stage.params, spec, samples, "the data are")
         return

@@ -101,10 +101,11 @@ class FilterConfig(Config):
         """Whether distances are taken in features of the run's own classifier."""
         return any(isinstance(one.features, ReferenceConfig) for one in self.copies)
 
-    def problems_with_points(self) -> list[str]:
-        """What is for images only, and what to do instead."""
+    def problems_with(self, samples: str) -> list[str]:
+        """What is for images only, and what to do instead; `samples` are what there is, in words.
+        """
         problems = [f"copies: {one.space} is for images; leave out features, to compare "
-                    "coordinates" for one in self.copies if one.features is not None]
+                    "the values" for one in self.copies if one.features is not None]
         if self.saturated is not None:
-            problems.append("saturated: points have no ends of a range; leave it out")
+            problems.append(f"saturated: {samples} have no ends of a range; leave it out")
         return problems

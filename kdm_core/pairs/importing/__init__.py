@@ -12,6 +12,7 @@ from kdm_core.pairs.importing.filling import (
     say_missing_classes,
 )
 from kdm_core.pairs.importing.folder import PngFolder
+from kdm_core.pairs.importing.latents import LatentSource
 from kdm_core.pairs.importing.listing import of_kind, walk
 from kdm_core.pairs.importing.plan import ImportConfig, KnownTeacher, plan_import
 from kdm_core.pairs.importing.published import Order, PublishedFolder, PublishedPoints
@@ -31,6 +32,7 @@ FOLDERS: dict[str, Layout] = {".npz": "published", ".tar": "webdataset", ".png":
 def open_source(
     path: Path, layout: Layout = "auto", noise: Path | None = None, order: Order = "auto",
     channels: Channels | None = None, sample_range: SampleRange | None = None,
+    latents: bool = False,
 ) -> PairSource:
     """Find the pairs in a file or folder.
 
@@ -41,6 +43,7 @@ def open_source(
         order: which end of a published trajectory is the noise.
         channels: of images in the layout `npz`, where their shape does not say it.
         sample_range: of images that are floats, where their values do not say it.
+        latents: whether the samples are those of an autoencoder, and no images.
 
     Raises:
         DataError: it is missing, or not of such a layout.
@@ -56,7 +59,11 @@ def open_source(
         raise DataError(f"the layout {chosen} has names for noise and samples", field="order")
     if channels is not None and chosen != "npz":
         raise DataError(f"the layout {chosen} says itself where they are", field="channels")
+    if latents and sample_range is not None:
+        raise DataError("latents have none, leave it out", field="sample_range")
     found = read_layout(path, chosen, noise, order, channels)
+    if latents:
+        return LatentSource(found)
     return found if sample_range is None else RangedSource(found, sample_range)
 
 

@@ -10,7 +10,7 @@ from kdm_core.errors import DataError
 from kdm_core.pairs.importing.source import PairSource, RawPairs
 from kdm_core.pairs.spec import StoreSpec
 from kdm_core.pairs.store import Block
-from kdm_core.values import as_float, to_uint8
+from kdm_core.values import as_float, as_stored
 
 # Samples of teachers leave [-1, 1] a little, and never that far.
 FAR = 2.0
@@ -31,10 +31,8 @@ def convert(
     sample = raw.sample
     if source.kind == "image" and sample.dtype != np.uint8:
         require_near(source, sample, rows)
-    if spec.sample_dtype == "float32":
-        sample = as_float(sample).numpy()
-    elif sample.dtype != np.uint8:
-        sample = to_uint8(as_float(sample)).numpy()
+    if sample.dtype != spec.sample_dtype:
+        sample = as_stored(as_float(sample), spec.sample_dtype).numpy()
     return Block(noise.astype(spec.noise_dtype), sample, numbered(source, spec, raw.label), rows)
 
 

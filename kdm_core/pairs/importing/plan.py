@@ -13,10 +13,14 @@ from kdm_core.errors import DataError, MismatchError, adapted, called
 from kdm_core.pairs.importing.measuring import Measured, find_scale, measure
 from kdm_core.pairs.importing.source import PairSource
 from kdm_core.pairs.sampling import count_evaluations
-from kdm_core.pairs.spec import StoreSpec
-from kdm_core.samples import SampleSpec
+from kdm_core.pairs.spec import StoreSpec, require_dtype, schema_for
+from kdm_core.samples import Kind, SampleSpec
 from kdm_core.solvers import SolverConfig
 from kdm_core.teachers.base import Teacher
+from kdm_core.values import SampleDtype
+
+USUAL: dict[Kind, SampleDtype] = {"image": "uint8", "latent": "float16", "points": "float32"}
+"""As which values samples are kept where nobody says it."""
 
 
 class ImportConfig(Config):
@@ -25,7 +29,7 @@ class ImportConfig(Config):
     Attributes:
         test, validation: pairs of these splits, the first ones; the rest are train pairs.
         noise_scale: what the noise is divided by; None for what is measured.
-        sample_dtype: None for uint8 images and float32 points.
+        sample_dtype: None for uint8 images, float16 latents and float32 points.
         solver: how the teacher was solved, if that is known.
         shard, chunk: pairs a file, and that are compressed together.
     """
@@ -34,7 +38,7 @@ class ImportConfig(Config):
     validation: int = Field(1000, ge=2)
     noise_scale: float | None = Field(None, gt=0)
     noise_dtype: Literal["float16", "float32"] = "float16"
-    sample_dtype: Literal["uint8", "float32"] | None = None
+    sample_dtype: SampleDtype | None = None
     solver: SolverConfig | None = None
     shard: int = Field(10_000, ge=1)
     chunk: int = Field(500, ge=1)
@@ -86,10 +90,10 @@ def plan_import(
     else:
         times, nfe, start = torch.empty(0), None, None
     scale = find_scale(source, measured, config.noise_scale, start)
-    dtype = config.sample_dtype or ("uint8" if source.kind == "image" else "float32")
-    if dtype == "uint8" and source.kind != "image":
-        raise DataError("uint8 is for images; use float32 for points", field="sample_dtype")
+    dtype = config.sample_dtype or USUAL[source.kind]
+    require_dtype(samples, dtype)
     spec = StoreSpec(
+        schema_version=schema_for(samples, dtype),
         samples=samples,
         teacher=None if teacher is None else teacher.fingerprint,
         noise_seed=None,

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from kdm_core.datasets.channels import Channels
 from kdm_core.errors import DataError
+from kdm_core.samples import Kind
 
 NO_NOISE = ("a student is distilled from pairs, and a sample without the noise that it was made of "
             "is none")
@@ -36,7 +37,7 @@ class PairSource(ABC):
     Attributes:
         layout: what they are, in words.
         count: how many.
-        kind: images are (C, H, W), points (D,).
+        kind: images and latents are (C, H, W), points (D,).
         shape: of one sample.
         label_names: of the classes; empty if there are none.
         numbered: whether these are only numbers, up to the largest label.
@@ -46,7 +47,7 @@ class PairSource(ABC):
 
     layout: str
     count: int
-    kind: Literal["image", "points"]
+    kind: Kind
     shape: tuple[int, ...]
     label_names: list[str]
     numbered: bool = False
@@ -66,7 +67,7 @@ class PairSource(ABC):
         """Where a pair lies, for messages."""
 
 
-def kind_of(shape: tuple[int, ...], where: str) -> Literal["image", "points"]:
+def kind_of(shape: tuple[int, ...], where: str) -> Kind:
     """What samples of a shape are.
 
     Raises:
@@ -104,11 +105,12 @@ def oriented(
     raise DataError(f"{where}: noise of shape {inner} does not fit samples of shape {shape}")
 
 
-def require_samples(dtype: np.dtype[Any], kind: Literal["image", "points"], where: str) -> None:
+def require_samples(dtype: np.dtype[Any], kind: Kind, where: str) -> None:
     """Raises: DataError: values of a type whose range is unknown."""
-    if dtype.kind != "f" and (dtype != np.uint8 or kind == "points"):
-        advice = ("floats: if they are flat images, save them as (n, H, W, C)" if kind == "points"
-                  else "uint8 (0 to 255) or floats: save them so")
+    if dtype.kind != "f" and (dtype != np.uint8 or kind != "image"):
+        advice = {"points": "floats: if they are flat images, save them as (n, H, W, C)",
+                  "latent": "floats, as an autoencoder gives them",
+                  "image": "uint8 (0 to 255) or floats: save them so"}[kind]
         raise DataError(f"{where}: samples of type {dtype}, expected {advice}")
 
 

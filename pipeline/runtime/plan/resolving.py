@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from kdm_core.config import Config
+from kdm_core.decoders import DiffusersAutoencoderSource, FolderAutoencoderSource
 from kdm_core.importers import ForeignSource, ModuleSource
 from kdm_core.networks.module import ModuleNetworkConfig
 from kdm_core.pairs.filtering.config import FilterConfig
@@ -17,8 +18,9 @@ from pipeline.runtime.plan.code import INSTALLED, code_of, digest, file_of, modu
 from pipeline.runtime.plan.sections import reads_of, stages_of, values_of
 
 TEMPLATES = INSTALLED / "pipeline/reporting/templates"
-# What a teacher is made of that was imported is known when it is there.
+# What a teacher or an autoencoder is made of that was imported is known when it is there.
 OF_ANY_TEACHER = ("kdm_core.networks", "kdm_core.teachers")
+OF_ANY_AUTOENCODER = ("kdm_core.decoders",)
 
 
 def plan_all(
@@ -94,6 +96,9 @@ def chosen_by(used: list[Config]) -> set[str]:
     chosen = {type(config).__module__ for config in used}
     if any(isinstance(config, ForeignSource | ExactTeacher) for config in used):
         chosen |= {name for package in OF_ANY_TEACHER for name in modules_below(package)}
+    if any(isinstance(config, DiffusersAutoencoderSource | FolderAutoencoderSource)
+           for config in used):
+        chosen |= {name for package in OF_ANY_AUTOENCODER for name in modules_below(package)}
     return chosen
 
 

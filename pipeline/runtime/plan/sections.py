@@ -21,14 +21,16 @@ STUDENT = "students.{key}"
 READS: dict[str, Reads] = {
     "prepare_data": Reads(("seed", "data")),
     "reference": Reads(("seed", "reference")),
+    "autoencoder": Reads(("seed", "autoencoder")),
     "teacher": Reads(("seed", "teacher")),
     "sample_pairs": Reads(("seed", "pairs"), ("teacher",)),
     "filter_pairs": Reads(("seed", "filter", "weights")),
-    "train_student": Reads(("seed", STUDENT), ("teacher",)),
-    "evaluate": Reads(("seed", "evaluation", "reference", "weights"), ("teacher", STUDENT)),
-    "study": Reads(("seed", "studies", "reference"), ("teacher", STUDENT)),
-    "report": Reads(("seed", "data", "reference", "teacher", "pairs", "filter", "students",
-                     "evaluation", "weights", "studies", "report"), shows=True),
+    "train_student": Reads(("seed", STUDENT), ("teacher", "autoencoder")),
+    "evaluate": Reads(("seed", "evaluation", "reference", "weights"),
+                      ("teacher", "autoencoder", STUDENT)),
+    "study": Reads(("seed", "studies", "reference"), ("teacher", "autoencoder", STUDENT)),
+    "report": Reads(("seed", "data", "reference", "autoencoder", "teacher", "pairs", "filter",
+                     "students", "evaluation", "weights", "studies", "report"), shows=True),
 }
 PER_STUDENT = ("train_student", "evaluate", "study")
 
