@@ -37,6 +37,8 @@ def import_(
                                             "not say it.")] = "",
     labels: Annotated[str, typer.Option(help="How many classes, or their names as cat,dog, where "
                                              "the file does not say.")] = "0",
+    latents: Annotated[bool, typer.Option("--latents", help="It makes latents of an autoencoder, "
+                                          "and no images.")] = False,
     sigma_data: Annotated[float, typer.Option(help="Standard deviation of the training data.")
                           ] = 0.5,
 ) -> None:
@@ -56,7 +58,10 @@ def import_(
     numbers = shape.split(",") if shape else []
     if not all(number.strip().isdigit() for number in numbers):
         raise TeacherError(f"--shape: '{shape}' is no list of sizes such as 3,32,32")
-    given = SampleSpec(kind="points" if len(numbers) == 1 else "image",
+    kind_of_samples = "latent" if latents else "points" if len(numbers) == 1 else "image"
+    if latents and len(numbers) not in (0, 3):
+        raise TeacherError(f"--shape: latents are C,H,W such as 4,32,32, found {shape}")
+    given = SampleSpec(kind=kind_of_samples,
                        shape=[int(number) for number in numbers], sigma_data=sigma_data,
                        label_names=class_names(labels))
     config = parse(SourceParams, block, "this command line (--set KEY=VALUE)")
@@ -92,6 +97,9 @@ def sample(
     solver: Annotated[Solver, typer.Option()] = "heun",
     steps: Annotated[int, typer.Option(min=1)] = 18,
     guidance: Annotated[float, typer.Option(min=1, help="Scale of classifier-free guidance.")] = 1,
+    autoencoder: Annotated[Path | None, typer.Option(help="Of a teacher of latents: the folder of "
+                                                     "what decodes them (data/autoencoder).")
+                           ] = None,
     device: str = "auto",
     trust_code: TrustCode = False,
 ) -> None:
@@ -117,17 +125,37 @@ def sample(
     teacher, _, _ = load_sampled(folder, guided, trust_code)
     teacher.to(where)
     spec = teacher.spec
+    decode = decoder(autoencoder, spec)
     noise, classes = draw(seed, range(n), spec.sample_shape, "float32", spec.num_classes)
     if labels:
         classes = np.array(in_turn(labels, n, spec.label_names), np.int64)
     given = spec.told(torch.from_numpy(classes).to(where))
     found = teacher.sample(torch.from_numpy(noise).to(where), given, chosen)
-    made = found.state.cpu().numpy()
-    if spec.kind == "image":
+    made = decode(found.state).cpu().numpy()
+    if spec.kind != "points":
         Image.fromarray(tiles(made)).save(out, format="PNG")
     else:
         save_figure(out, noise_map(made, {}, noise))
     typer.echo(f"{out}: {n} samples, {found.nfe} evaluations each, on {where}")
+
+
+def decoder(folder: Path | None, spec: Any) -> Any:
+    """What makes pictures of samples.
+
+    Raises:
+        TeacherError: nothing does, or nothing has to.
+    """
+    from kdm_core.decoders import load_autoencoder
+
+    if spec.kind != "latent":
+        if folder is not None:
+            raise TeacherError(f"--autoencoder: this teacher makes {spec.name}; leave it out")
+        return lambda samples: samples
+    if folder is None:
+        raise TeacherError("--autoencoder: this teacher makes latents; name the folder of the "
+                           "autoencoder that makes pictures of them")
+    found, _ = load_autoencoder(folder)
+    return lambda samples: found.to(samples.device).decode(samples)
 
 
 def class_names(text: str) -> list[str]:

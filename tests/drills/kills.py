@@ -12,7 +12,7 @@ import psutil
 
 from tests.drills.bench import CUT, SAME, Bench, Drill, Failure, kill
 
-STAGES = ("prepare_data", "reference", "teacher", "sample_pairs", "filter_pairs",
+STAGES = ("prepare_data", "reference", "autoencoder", "teacher", "sample_pairs", "filter_pairs",
           "train_student@kdm", "evaluate@kdm", "study@kdm", "report")
 IN_A_ROW = 4
 """How often, at most, a run is killed before it may come to its end."""

@@ -47,7 +47,8 @@ def publisher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         root = tmp_path_factory.mktemp("sharing")
         project = make_project(root / "publisher")
         edit(project, shrink)
-        assert repro(project, "sample_pairs") == {"prepare_data", "teacher", "sample_pairs"}
+        assert repro(project, "sample_pairs") == {
+            "prepare_data", "autoencoder", "teacher", "sample_pairs"}
         dvc(project, "remote", "add", "--default", "bucket", f"s3://{BUCKET}/dvc")
         dvc(project, "remote", "add", "folder", str(root / "remote"))
         git(project, "add", "--all")

@@ -23,8 +23,8 @@ from typing import Any, NoReturn
 
 from tests.support.imports import PACKAGES, ROOT
 
-STAGES = ("prepare_data", "reference", "teacher", "sample_pairs.stage", "filter_pairs.stage",
-          "train_student", "evaluate.stage", "study", "report", "plan")
+STAGES = ("prepare_data", "reference", "autoencoder", "teacher", "sample_pairs.stage",
+          "filter_pairs.stage", "train_student", "evaluate.stage", "study", "report", "plan")
 LATER = ("dvc.cli", "dvc.commands.repro", "dvc.repo.reproduce", "dvc.repo.status", "dvclive",
          "dvc_data.index", "matplotlib.figure", "scipy.linalg", "torchvision")
 """What programs import while they run."""

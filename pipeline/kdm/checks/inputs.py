@@ -30,6 +30,7 @@ def sources(params: Params) -> Iterator[tuple[str, Path | None]]:
     """What the parameters name that must be on this machine, None where it is not a path."""
     if path := getattr(params.data, "path", None):
         yield "data.path", Path(path)
+    yield from weights_of("autoencoder", params.autoencoder)
     yield from weights_of("teacher", params.teacher)
     if (guide := getattr(params.teacher, "guide", None)) is not None:
         yield from weights_of("teacher.guide", guide)

@@ -303,9 +303,9 @@ def test_foreign_and_later_stores_are_refused(tmp_path: Path) -> None:
     attributes["kdm_pairs"] = altered
     with pytest.raises(MismatchError, match="altered"):
         PairStore.open(tmp_path / "p")
-    altered["spec"] = {**altered["spec"], "schema_version": 2}
+    altered["spec"] = {**altered["spec"], "schema_version": 3}
     attributes["kdm_pairs"] = altered
-    with pytest.raises(MismatchError, match="schema version 2"):
+    with pytest.raises(MismatchError, match="schema version 3"):
         PairStore.open(tmp_path / "p")
 
 

@@ -110,12 +110,14 @@ def test_graph_of_the_real_pipeline(tmp_path: Path) -> None:
     graph = stage_graph(project)
     students = ("kdm", "kdm-f")
     assert set(graph) == {
-        "plan", "prepare_data", "reference", "teacher", "sample_pairs", "filter_pairs", "report",
+        "plan", "prepare_data", "reference", "autoencoder", "teacher", "sample_pairs",
+        "filter_pairs", "report",
         *(f"{stage}@{name}" for stage in ("train_student", "evaluate", "study")
           for name in students)}
     assert graph["plan"] == set() and graph["prepare_data"] == {"plan"}
     assert graph["train_student@kdm"] == {
-        "plan", "prepare_data", "reference", "teacher", "sample_pairs", "filter_pairs"}
+        "plan", "prepare_data", "reference", "autoencoder", "teacher", "sample_pairs",
+        "filter_pairs"}
     assert {"teacher", "train_student@kdm-f"} <= graph["evaluate@kdm-f"]
     assert "train_student@kdm" not in graph["evaluate@kdm-f"]
     assert {"evaluate@kdm", "evaluate@kdm-f"} <= graph["report"]
