@@ -18,7 +18,7 @@ class SampleSpec(Config):
     Attributes:
         kind: images are float in [-1, 1], (C, H, W); latents of an autoencoder are unbounded,
             (C, H, W), each channel of about the same variance; points are unbounded vectors, (D,).
-        shape: of one sample, without the batch.
+        shape: of one sample, without the batch; empty where nobody knows it yet.
         label_names: the classes a teacher or student is conditioned on; empty if on none.
         sigma_data: standard deviation of the samples' values (EDM's constant of that name).
         decoder: fingerprint of the autoencoder whose latents these are; None where nobody knows
@@ -39,7 +39,7 @@ class SampleSpec(Config):
             raise ValueError(f"decoder: only latents have one, and these are {self.kind}")
         if (self.decoder is None) != (self.picture is None):
             raise ValueError("picture: decoder and picture belong together, give both or neither")
-        if self.kind == "latent" and len(self.shape) != 3:
+        if self.kind == "latent" and len(self.shape) not in (0, 3):
             raise ValueError(f"shape: latents are (C, H, W), found {self.shape}")
         return self
 

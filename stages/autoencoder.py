@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from kdm_core.compute import seeded
 from kdm_core.datasets import Dataset, NoDataConfig, open_dataset, save_dataset
@@ -13,16 +14,18 @@ from kdm_core.decoders import (
     Autoencoder,
     AutoencoderTask,
     ConvAutoencoder,
+    ForeignAutoencoderSource,
     TrainedAutoencoder,
     encode_all,
     import_autoencoder,
+    normalise,
+    picture_shape,
     save_autoencoder,
-    set_statistics,
 )
 from kdm_core.errors import placed
+from kdm_core.samples import SampleSpec
 from kdm_core.serialization import write_json
 from kdm_core.training.loop import Record, fit
-from kdm_core.values import as_float
 from pipeline.runtime import paths
 from pipeline.runtime.progress import Progress
 from pipeline.runtime.runner import Stage, run
@@ -41,7 +44,7 @@ def main(stage: Stage) -> None:
             model, figures = train(stage, config, dataset, folder, key)
     else:
         with placed("autoencoder"):
-            model = import_autoencoder(config)
+            model = imported(config, dataset.info.samples)
     result = folder / "result"
     shutil.rmtree(result, ignore_errors=True)
     fingerprint = save_autoencoder(result, model)
@@ -77,9 +80,10 @@ def train(
         model = ConvAutoencoder(config.model, dataset.info.samples.shape).to(stage.device)
     parameters = sum(weight.numel() for weight in model.parameters())
     stage.say(f"latents of shape {model.shape}, {parameters:,} parameters on {stage.device}")
-    images = as_float(dataset.train_samples).to(stage.device)
-    held_out = as_float(dataset.test_samples).to(stage.device)
-    task = AutoencoderTask(model, config, images, held_out, stage.seed("training"))
+    images, held_out = (torch.from_numpy(np.array(samples)).to(stage.device)
+                        for samples in (dataset.train_samples, dataset.test_samples))
+    task = AutoencoderTask(model, config.training, images, held_out, stage.seed("training"),
+                           config.kl, config.perceptual)
     with Progress("autoencoder", config.training.steps, "step") as progress:
 
         def on_record(record: Record) -> None:
@@ -88,9 +92,20 @@ def train(
         records = fit(task, folder / "checkpoint.safetensors", key, progress.reach, on_record,
                       on_start=progress.resume)
     best = task.ema.shadow
-    set_statistics(best, images)
+    normalise(best, dataset.train_samples, stage.device)
     last = {name: value for name, value in records[-1].items() if name != "step"}
     return best, last
+
+
+def imported(config: ForeignAutoencoderSource, samples: SampleSpec) -> Autoencoder:
+    """The autoencoder of others, for the images that there are, or for the latents.
+
+    Raises:
+        KDMError: there is none, or it is for others.
+    """
+    if samples.kind != "latent":
+        return import_autoencoder(config, samples.shape)
+    return import_autoencoder(config, picture_shape(config, samples.shape), samples.shape)
 
 
 def latents_of(

@@ -150,7 +150,7 @@ def distil(stage: Stage, name: str) -> None:
                            folder / "checkpoint.safetensors", key)
     if not is_main():
         return
-    best.autoencoder = Pictures(stage.params, spec.samples, stage.device).autoencoder
+    best.attach(Pictures(stage.params, spec.samples, stage.device).autoencoder)
     fingerprint = save_student(folder / "result", best,
                                training.provenance({**start, **marks}, earlier))
     stage.finish(folder / "result", paths.STUDENTS / name)

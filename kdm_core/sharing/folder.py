@@ -1,7 +1,7 @@
 """Students as folders: written, and read after all that a file says has been checked.
 
-A folder holds `config.json` and `weights.safetensors`, and for latents the same of their autoencoder
-in `autoencoder/`, where it is known. Nothing in it is executed.
+A folder holds `config.json` and `weights.safetensors`, and for latents the same of their
+autoencoder in `autoencoder/`, where it is known. Nothing in it is executed.
 """
 
 import shutil
@@ -83,7 +83,7 @@ def load_student(folder: Path) -> tuple[Student, str]:
 
     student, mark = load_model(folder, build)
     if (folder / AUTOENCODER).is_dir():
-        student.autoencoder = load_beside(folder / AUTOENCODER, student.spec)
+        student.attach(load_beside(folder / AUTOENCODER, student.spec))
     return student, mark
 
 

@@ -113,9 +113,8 @@ def find_student(source: str | Path, revision: str | None = None) -> Path:
                         "hub")
     with reaching_hub(f"{name} is no folder here and could not be fetched from the hub",
                       "check the name, the revision and the network") as hub:
-        return Path(hub.snapshot_download(name, revision=revision,
-                                          allow_patterns=[CONFIG, WEIGHTS, f"{AUTOENCODER}/{CONFIG}",
-                                                          f"{AUTOENCODER}/{WEIGHTS}"]))
+        files = [CONFIG, WEIGHTS, f"{AUTOENCODER}/{CONFIG}", f"{AUTOENCODER}/{WEIGHTS}"]
+        return Path(hub.snapshot_download(name, revision=revision, allow_patterns=files))
 
 
 @contextmanager

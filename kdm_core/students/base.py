@@ -94,8 +94,8 @@ class Student(nn.Module):
         latent: numbers a pair that its objective takes of standard normal noise.
         provenance: of one that was trained or loaded: what it was distilled from.
         verdict: what an evaluation came to (`kdm_core.metrics.verdict.Verdict`), if that is known.
-        autoencoder: whose decoder makes pictures of a student's latents, if it is at hand: a network
-            beside it, none of its own.
+        autoencoder: whose decoder makes pictures of a student's latents, if it is at hand: a
+            network beside it, none of its own.
     """
 
     has_latents = False
@@ -115,8 +115,8 @@ class Student(nn.Module):
     def autoencoder(self) -> "Autoencoder | None":
         return self._beside.get("autoencoder")
 
-    @autoencoder.setter
-    def autoencoder(self, autoencoder: "Autoencoder | None") -> None:
+    def attach(self, autoencoder: "Autoencoder | None") -> None:
+        """Have an autoencoder beside it, or none."""
         self._beside = {} if autoencoder is None else {"autoencoder": autoencoder}
 
     # What a kind says

@@ -75,7 +75,7 @@ def sample(
         typer.echo(f"{out}: {said}")
         return
     if not decode:
-        student.autoencoder = None
+        student.attach(None)
     write = writer(student, out, n)
     classes = in_turn(labels, n, student.spec.label_names) if labels else None
     drawn = Draw(student.to(where), n, seed, classes, batch, precision, steps or 1)

@@ -58,10 +58,9 @@ def import_(
     numbers = shape.split(",") if shape else []
     if not all(number.strip().isdigit() for number in numbers):
         raise TeacherError(f"--shape: '{shape}' is no list of sizes such as 3,32,32")
-    kind_of_samples = "latent" if latents else "points" if len(numbers) == 1 else "image"
     if latents and len(numbers) not in (0, 3):
         raise TeacherError(f"--shape: latents are C,H,W such as 4,32,32, found {shape}")
-    given = SampleSpec(kind=kind_of_samples,
+    given = SampleSpec(kind="latent" if latents else "points" if len(numbers) == 1 else "image",
                        shape=[int(number) for number in numbers], sigma_data=sigma_data,
                        label_names=class_names(labels))
     config = parse(SourceParams, block, "this command line (--set KEY=VALUE)")

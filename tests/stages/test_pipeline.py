@@ -12,8 +12,8 @@ from kdm_core.pairs.store import PairStore
 from tests.support.project import commit, dvc, edit, repro
 
 ALL = ["prepare_data", "reference", "autoencoder", "teacher", "sample_pairs", "filter_pairs",
-       "train_student@kdm", "train_student@kdm-f", "evaluate@kdm", "evaluate@kdm-f", "study@kdm", "study@kdm-f",
-       "report"]
+       "train_student@kdm", "train_student@kdm-f", "evaluate@kdm", "evaluate@kdm-f", "study@kdm",
+       "study@kdm-f", "report"]
 OF_KDM = {"train_student@kdm", "evaluate@kdm", "study@kdm", "report"}
 
 

@@ -23,7 +23,7 @@ from kdm_core.samples import SampleSpec
 from kdm_core.teachers import build_teacher
 from kdm_core.training.config import TrainingConfig
 from pipeline.kdm.checks.finding import Finding, ok, problem, warning
-from pipeline.params.fitting import completed
+from pipeline.params.fitting import completed, learned
 from pipeline.params.run import Params
 from pipeline.params.teacher import TrainedTeacher
 from pipeline.project.unfinished import pairs_there
@@ -42,6 +42,10 @@ def check_space(params: Params) -> list[Finding]:
     if spec is None:
         return [warning("disk space", "unknown before prepare_data has run, since the shape of a "
                         "sample is", "run `dvc repro prepare_data`, then this again")]
+    try:
+        spec = learned(params, spec)
+    except KDMError as error:
+        return [warning("disk space", f"unknown: autoencoder.{error}", "")]
     pairs, training, results = pair_bytes(params, spec), 0, 0
     for model, config in models(params, spec):
         size = FLOAT * sum(parameter.numel() for parameter in model.parameters())
