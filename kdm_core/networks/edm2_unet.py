@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from kdm_core.compute import full_precision
 from kdm_core.config import Config
-from kdm_core.networks.base import Network, one_hot
+from kdm_core.networks.base import Network, attention, one_hot
 from kdm_core.networks.edm_blocks import check_shapes, count_heads, last_blocks
 
 EPSILON = 1e-4
@@ -204,9 +204,8 @@ class Block(nn.Module):
         qkv = self.attn_qkv(x).permute(0, 2, 3, 1).reshape(batch, height * width, self.heads, -1, 3)
         # Fused attention needs the channels of a head to lie side by side.
         q, k, v = normalize(qkv, [3]).permute(4, 0, 2, 1, 3).contiguous()
-        h = F.scaled_dot_product_attention(q, k, v)
-        h = h.transpose(1, 2).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
-        return self.attn_proj(h)  # type: ignore[no-any-return]
+        h = attention(q, k, v).transpose(1, 2).reshape(batch, height, width, channels)
+        return self.attn_proj(h.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
 
 
 class EDM2UNet(Network):

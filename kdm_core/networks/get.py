@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdm_core.config import Config
-from kdm_core.networks.base import spread, zero_init
+from kdm_core.networks.base import attention, spread, zero_init
 from kdm_core.networks.transformer import (
     TokenNetwork,
     check_shapes,
@@ -65,7 +65,7 @@ class Block(nn.Module):
         qkv = self.qkv(self.norm_attention(x))
         qkv = qkv if added is None else qkv + added
         q, k, v = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        h = F.scaled_dot_product_attention(q, k, v)
+        h = attention(q, k, v)
         x = x + self.leave(h.transpose(1, 2).flatten(2))
         mixed: Tensor = x + self.second(F.gelu(self.first(self.norm_mlp(x))))
         return mixed

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from kdm_core.config import Config
 from kdm_core.errors import KDMError
-from kdm_core.networks.base import ConditionEmbedding, Network, spread, zero_init
+from kdm_core.networks.base import ConditionEmbedding, Network, attention, spread, zero_init
 
 if TYPE_CHECKING:
     from kdm_core.networks.get import GETConfig
@@ -55,7 +55,7 @@ class SelfAttention(nn.Module):
         precise = self.norm_q.weight.dtype
         q = self.norm_q(q.to(precise)).to(v.dtype)
         k = self.norm_k(k.to(precise)).to(v.dtype)
-        h = F.scaled_dot_product_attention(q, k, v)
+        h = attention(q, k, v)
         mixed: Tensor = self.leave(h.transpose(1, 2).flatten(2))
         return mixed
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from kdm_core.config import Config
 from kdm_core.errors import KDMError
-from kdm_core.networks.base import ConditionEmbedding, GroupNorm, Network, zero_init
+from kdm_core.networks.base import ConditionEmbedding, GroupNorm, Network, attention, zero_init
 
 
 class UNetConfig(Config):
@@ -64,9 +64,10 @@ class SelfAttention(nn.Module):
         self.leave = zero_init(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)
-        h = F.scaled_dot_product_attention(q, k, v)
-        mixed: Tensor = self.leave(h.transpose(1, 2).reshape(x.shape))
+        # One head: without a dimension of heads, CPUs take a kernel a fifth as fast.
+        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)[:, None].chunk(3, dim=3)
+        h = attention(q, k, v)
+        mixed: Tensor = self.leave(h.transpose(2, 3).reshape(x.shape))
         return x + mixed
 
 
