@@ -13,17 +13,26 @@ sqrt(sigma_max² + 1), here it is sigma_max.
 """
 
 import inspect
-import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from kdm_core.config import Config
 from kdm_core.errors import DataError
+from kdm_core.importers.diffusers_folder import (
+    CONFIG,
+    PIPELINE,
+    WEIGHTS,
+    locate,
+    network_arguments,
+    read_config,
+    read_index,
+    read_network,
+    reason,
+    require_weights,
+)
 from kdm_core.importers.files import fetch_folder, require_sha256
 from kdm_core.importers.samples import label_names
 from kdm_core.importers.weights import load_weights
@@ -41,11 +50,9 @@ from kdm_core.teachers.preconditioning import (
     PreconditioningConfig,
 )
 
-CONFIG, SCHEDULER, PIPELINE = "config.json", "scheduler_config.json", "model_index.json"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+SCHEDULER = "scheduler_config.json"
 FILES = [PIPELINE, CONFIG, f"unet/{CONFIG}", WEIGHTS, f"unet/{WEIGHTS}", SCHEDULER,
          f"scheduler/{SCHEDULER}"]
-MAX_CONFIG = 2**22
 DISCRETE = ("DDPMScheduler", "DDIMScheduler")
 CONTINUOUS = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 # Other samplers of networks that were trained on DDPM's levels, with the same arguments for them.
@@ -90,7 +97,7 @@ def import_diffusers(source: DiffusersSource, data: SampleSpec) -> Denoiser:
     scheduler = read_scheduler(diffusers, locate(folder, "scheduler", SCHEDULER))
     require_weights(place)
     require_sha256(place / WEIGHTS, source.sha256, str(place / WEIGHTS))
-    unet = read_unet(diffusers, place)
+    unet = read_network(diffusers.UNet2DModel, place)
     arguments = network_arguments(unet, described, place / CONFIG)
     sigma_data = scheduler.config.get("sigma_data", data.sigma_data)
     spec = samples_of(arguments, data, sigma_data, place / CONFIG)
@@ -103,43 +110,6 @@ def import_diffusers(source: DiffusersSource, data: SampleSpec) -> Denoiser:
 
 
 # What is in the folder
-
-
-def locate(folder: Path, subfolder: str, name: str) -> Path:
-    """A file in its subfolder, or in the folder itself.
-
-    Raises:
-        DataError: it is in neither.
-    """
-    for place in (folder / subfolder / name, folder / name):
-        if place.is_file():
-            return place
-    raise DataError(f"{folder} holds neither {subfolder}/{name} nor {name}: name a folder that "
-                    "diffusers' save_pretrained wrote for a pipeline", field="folder")
-
-
-def read_config(
-    path: Path, classes: tuple[str, ...], way_out: Callable[[dict[str, Any]], str]
-) -> dict[str, Any]:
-    """A configuration of diffusers that describes one of these classes.
-
-    Args:
-        way_out: what to do about a configuration of another class.
-
-    Raises:
-        DataError: it is damaged, or describes something else.
-    """
-    try:
-        if path.stat().st_size > MAX_CONFIG:
-            raise DataError(f"{path} is larger than any configuration: fetch it again")
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not readable JSON ({error}): fetch it again") from error
-    name = document.get("_class_name") if isinstance(document, dict) else None
-    if not isinstance(document, dict) or name not in classes:
-        raise DataError(f"{path} describes {str(name)[:100]}; supported: {', '.join(classes)}. "
-                        f"{way_out(document if isinstance(document, dict) else {})}")
-    return document
 
 
 def replaced_scheduler(diffusers: Any, described: dict[str, Any]) -> str:
@@ -171,70 +141,13 @@ def require_pixels(folder: Path) -> None:
     Raises:
         DataError: it works on latents, or on a text.
     """
-    parts: set[str] = {path.name for path in folder.iterdir()}
-    index = folder / PIPELINE
-    if index.is_file():
-        try:
-            parts |= set(json.loads(index.read_bytes()))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise DataError(f"{index} is not readable JSON ({error}): fetch it again") from error
+    parts = {path.name for path in folder.iterdir()} | read_index(folder)
     if found := sorted(parts & {"vae", "vqvae", "movq", "text_encoder"}):
         raise DataError(f"{folder} has a {found[0]}: latent and text-conditional pipelines are not "
                         "supported, choose one that makes pixels from noise", field="folder")
 
 
-def require_weights(place: Path) -> None:
-    """Make sure that there are weights that can be read without executing anything.
-
-    Raises:
-        DataError: there are none.
-    """
-    if not (place / WEIGHTS).is_file():
-        pickled = (place / WEIGHTS).with_suffix(".bin").is_file()
-        raise DataError(
-            f"{place} holds no {WEIGHTS}" + (
-                "; its .bin is a pickle, which could run code and is not read: convert it with "
-                "diffusers, save_pretrained(…, safe_serialization=True), on a machine that may"
-                if pickled else ": it is incomplete, fetch it again"), field="folder")
-
-
-def read_unet(diffusers: Any, place: Path) -> Any:
-    """The U-Net, by diffusers itself, which knows the tensors' older names.
-
-    Raises:
-        DataError: the file is damaged, or not that of this U-Net.
-    """
-    try:
-        unet, found = diffusers.UNet2DModel.from_pretrained(
-            place, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False,
-            torch_dtype=torch.float32, output_loading_info=True)
-    except Exception as error:  # of safetensors, of torch, and of what diffusers makes of a config
-        text = " ".join(str(error).split())[:400]
-        raise DataError(f"diffusers cannot load {place} ({text}): fetch it again",
-                        field="folder") from error
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if names := sorted(str(name) for name in found[kind]):
-            raise DataError(f"{place / WEIGHTS} does not fit {place / CONFIG}: {len(names)} "
-                            f"{kind.replace('_', ' ')} ({', '.join(names[:3])}): fetch both again")
-    return unet
-
-
 # What it says
-
-
-def network_arguments(unet: Any, described: dict[str, Any], path: Path) -> dict[str, Any]:
-    """All arguments of the U-Net, defaults included, as JSON has them.
-
-    Raises:
-        DataError: the file has one that this version of diffusers does not know.
-    """
-    known = set(inspect.signature(type(unet).__init__).parameters) - {"self"}
-    if unknown := sorted(name for name in described.keys() - known if not name.startswith("_")):
-        raise DataError(f"{path}: this version of diffusers knows no {', '.join(unknown)}; remove "
-                        "it if it means nothing, or install a newer version")
-    arguments: dict[str, Any] = json.loads(json.dumps(
-        {name: value for name, value in unet.config.items() if name in known}))
-    return arguments
 
 
 def samples_of(
@@ -317,11 +230,3 @@ def denoiser_config(network: DiffusersUNetConfig, scheduler: Any) -> DenoiserCon
         raise DataError(f"the values in {SCHEDULER} make no sense, or are of a kind that is not "
                         f"supported ({reason(error)}): fetch it again, or choose another model",
                         field="folder") from error
-
-
-def reason(error: Exception) -> str:
-    """What a validation found, in one line."""
-    if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(str(part) for part in found['loc'])} {found['msg']}".strip()
-                         for found in error.errors()[:3])
-    return str(error)

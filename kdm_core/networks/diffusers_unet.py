@@ -89,7 +89,7 @@ def import_diffusers_library() -> Any:
     try:
         import diffusers
     except ImportError as error:
-        raise KDMError("teachers of diffusers need that package: "
+        raise KDMError("models of diffusers need that package: "
                        f"pip install 'kdm-distill[diffusers]' ({error})") from error
     import_torchvision()  # which diffusers imports with its models
     return diffusers
