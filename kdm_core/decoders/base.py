@@ -34,6 +34,22 @@ class Autoencoder(nn.Module, ABC):
         self.register_buffer("shift", torch.zeros(shape[0]))
         self.register_buffer("scale", torch.ones(shape[0]))
 
+    def rescale(self, shift: Tensor, scale: Tensor) -> None:
+        """Make latents (raw - shift) · scale from now on, (C,) each.
+
+        Raises:
+            KDMError: they are for another number of channels, or a scale is none.
+        """
+        channels = self.shape[0]
+        for name, values in (("shift", shift), ("scale", scale)):
+            if values.shape != (channels,) or not values.isfinite().all():
+                raise KDMError(f"{name}: {values.tolist()}, but latents have {channels} channels; "
+                               "give a finite number for each")
+        if (scale <= 0).any():
+            raise KDMError(f"scale: {scale.tolist()} cannot be undone; give positive numbers")
+        self.shift.copy_(shift)
+        self.scale.copy_(scale)
+
     @abstractmethod
     def raw_encode(self, images: Tensor) -> Tensor:
         """The network's own latents (B, *shape), the mean where it gives a distribution."""
@@ -58,12 +74,15 @@ class Autoencoder(nn.Module, ABC):
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, *picture) float32 in [-1, 1] of latents (B, *shape).
 
+        Values that the network gives and that are not finite are NaN, infinite ones too.
+
         Raises:
             KDMError: latents have another shape.
         """
         self._require(latents, self.shape, "latents")
         raw = latents.to(torch.float32) / self.scale[:, None, None] + self.shift[:, None, None]
-        return self.raw_decode(raw).to(torch.float32).clamp(-1, 1)
+        images = self.raw_decode(raw).to(torch.float32)
+        return images.clamp(-1, 1).masked_fill(~images.isfinite(), torch.nan)
 
     def samples(self, mark: str, sigma_data: float, label_names: list[str]) -> SampleSpec:
         """What its latents are; `mark` is its fingerprint."""
