@@ -30,3 +30,30 @@ def write(folder: Path, scheduler: Any, model: Any = None) -> Path:
         {"_class_name": "DDPMPipeline", "scheduler": ["diffusers", type(scheduler).__name__],
          "unet": ["diffusers", "UNet2DModel"]}))
     return folder
+
+
+KL: dict[str, Any] = {
+    "block_out_channels": (4, 8), "norm_num_groups": 2, "latent_channels": 4, "sample_size": 16,
+    "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+TINY: dict[str, Any] = {
+    "encoder_block_out_channels": (4, 4), "decoder_block_out_channels": (4, 4),
+    "num_encoder_blocks": (1, 1), "num_decoder_blocks": (1, 1)}
+
+
+def vae(name: str = "AutoencoderKL", **fields: Any) -> Any:
+    torch.manual_seed(0)
+    sizes = {"AutoencoderKL": KL, "AutoencoderTiny": TINY}.get(name, {})
+    model = getattr(diffusers, name)(**(sizes | fields)).eval().requires_grad_(False)
+    for weight in model.parameters():  # so that latents are about as large as those of real ones
+        weight *= 1.5
+    return model
+
+
+def write_vae(folder: Path, model: Any = None, pipeline: str = "StableDiffusionPipeline") -> Path:
+    """What a latent pipeline's `save_pretrained` writes of its autoencoder."""
+    model = model or vae()
+    model.save_pretrained(folder / "vae")
+    (folder / "model_index.json").write_text(json.dumps(
+        {"_class_name": pipeline, "vae": ["diffusers", type(model).__name__],
+         "text_encoder": ["transformers", "CLIPTextModel"]}))
+    return folder
