@@ -14,7 +14,13 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from kdm_core.config import Config
-from kdm_core.decoders import Autoencoder, load_autoencoder, save_autoencoder
+from kdm_core.decoders.base import Autoencoder
+from kdm_core.decoders.storage import (
+    build_autoencoder,
+    load_autoencoder,
+    read_saved,
+    save_autoencoder,
+)
 from kdm_core.errors import DataError, KDMError, MismatchError
 from kdm_core.samples import SampleSpec
 from kdm_core.serialization import (
@@ -129,6 +135,23 @@ def check_student(folder: Path) -> None:
     limit_sizes([content["student"], spec.shape], found, path)
     compare(expected_shapes(config, spec, path), found, folder)
     check_law(content["provenance"].get("label_weights"), spec.num_classes, path)
+    if (folder / AUTOENCODER).is_dir():
+        check_beside(folder / AUTOENCODER)
+
+
+def check_beside(folder: Path) -> None:
+    """As `check_student`, of the autoencoder beside it. Raises as that."""
+    path = folder / CONFIG
+    if path.is_file() and path.stat().st_size > MAX_CONFIG:
+        raise DataError(f"{path} has {path.stat().st_size:,} bytes, which no autoencoder's has")
+    saved, found = read_saved(folder), stored_shapes(folder / WEIGHTS)
+    limit_sizes(saved.model_dump(), found, path)
+    try:
+        with torch.device("meta"):
+            model = build_autoencoder(saved.autoencoder, saved.picture)
+    except KDMError as error:
+        raise DataError(f"{path}: {error}") from error
+    compare({name: tuple(value.shape) for name, value in model.state_dict().items()}, found, folder)
 
 
 def check_law(weights: Any, classes: int, path: Path) -> None:

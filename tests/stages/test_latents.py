@@ -255,3 +255,21 @@ def test_pairs_of_another_autoencoder(project: Path) -> None:
     spec = PairStore.open(paths.PAIRS).spec.samples.model_copy(update={"decoder": "0" * 64})
     with pytest.raises(MismatchError, match="of the decoder 000000000000"):
         Pictures(load_params(), spec, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("change", "text"), [
+    (lambda saved: saved["autoencoder"].update(channels=10**9), "does not fit"),
+    (lambda saved: saved["autoencoder"].update(kind="pickle"), "describes no autoencoder"),
+    (lambda saved: saved["autoencoder"].update(latent_channels=8), "another architecture"),
+    (lambda saved: saved.update(picture=[1, 7, 7]), "divisible by 2"),
+])
+def test_hostile_autoencoders_are_refused_before_they_are_built(
+    change: Any, text: str, project: Path, tmp_path: Path
+) -> None:
+    kdm_core.from_pretrained(paths.STUDENTS / "kdm").save(tmp_path / "shared")
+    path = tmp_path / "shared/autoencoder/config.json"
+    saved = json.loads(path.read_text())
+    change(saved)
+    path.write_text(json.dumps(saved))
+    with pytest.raises(KDMError, match=text):
+        kdm_core.from_pretrained(tmp_path / "shared")
