@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 import kdm_core
@@ -21,8 +22,10 @@ from kdm_core.pairs.reading.whole import read_split
 from kdm_core.pairs.store import PairStore
 from kdm_core.sharing.export import export_student
 from pipeline.kdm.cli import app
+from pipeline.params.fitting import check_against
 from pipeline.params.reading import ParamsError, read_values
 from pipeline.params.run import load_params, parse_params
+from pipeline.project.distil import parameters
 from pipeline.runtime import paths
 from tests.support.project import copy_project, edit, make_project, python, repro
 
@@ -180,6 +183,31 @@ def test_commands_show_pictures(project: Path, tmp_path: Path) -> None:
     succeeds("teacher", "sample", str(paths.TEACHER), "--out", str(tmp_path / "t.png"),
              "--autoencoder", str(paths.AUTOENCODER), "--n", "4", "--steps", "2")
     assert is_of_digits(tmp_path / "t.png")
+
+
+def test_a_page_to_touch_shows_pictures(project: Path) -> None:
+    pytest.importorskip("gradio")
+    from pipeline.play.drawing import Wish, draw_student, draw_teacher
+    from pipeline.play.finding import PlayError, find_players, require_pictures
+
+    player, _ = find_players([], torch.device("cpu"))
+    model, _ = load_autoencoder(paths.AUTOENCODER)
+    drawn = draw_student(player, Wish(n=3, seed=1))
+    with torch.inference_mode():
+        assert torch.equal(drawn.images, model.decode(player.student.sample(
+            3, seed=1, precision=player.precision)))
+    assert draw_teacher(player, Wish(n=2)).images.shape == (2, 1, 8, 8)
+    player.student.attach(None)
+    with pytest.raises(PlayError, match="came without their decoder"):
+        require_pictures("kdm", player.student)
+
+
+def test_one_command_distils_latents(project: Path) -> None:
+    """Whose decoder it cannot know: it asks for nothing of pictures."""
+    spec = PairStore.open(paths.PAIRS).spec
+    params = parse_params(YAML(typ="safe").load(parameters("pairs.zarr", spec, 10)))
+    assert params.evaluation.extractors == [] and params.reference.classifier is None
+    check_against(params, spec.samples)
 
 
 def is_of_digits(path: Path) -> bool:
