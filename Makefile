@@ -12,10 +12,10 @@ export DVC_NO_ANALYTICS := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup demo test test-slow gpu gpu-bundle drills-short drills lint docs lock audit deploy clean-venv
+.PHONY: help setup demo test test-slow test-docs-long gpu gpu-bundle drills-short drills lint docs lock audit deploy clean-venv
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(VENV)/.ready  ## the virtual environment, with pinned and hashed dependencies
 
@@ -60,6 +60,9 @@ test: lint  ## everything that is checked on every change (15 minutes on two cor
 
 test-slow: setup  ## presets in full, against the promised quality, and other tests that take long
 	$(BIN)/python -m pytest -m slow
+
+test-docs-long: setup  ## what the docs say to type, typed: whole blocks on preset smoke (10 minutes)
+	$(BIN)/python -m pytest -m slow tests/docs
 
 gpu: setup  ## tests and measurements that only a GPU can do (25 minutes); without one it says so
 	@$(BIN)/python -m benchmarks.gpu

@@ -35,6 +35,9 @@ class EdmZipConfig(SplitConfig):
 
     The images are PNG, JPEG, WebP or BMP; all may lie in a folder. What else is in the zip is
     passed over, and a line says so.
+
+    Attributes:
+        path: the zip.
     """
 
     source: Literal["edm_zip"]

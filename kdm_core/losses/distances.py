@@ -53,7 +53,12 @@ class L1Config(Config):
 
 
 class PseudoHuberConfig(Config):
-    """√(‖x − y‖²/D + c²) − c over the D values of a sample (Song & Dhariwal 2024, scaled by D)."""
+    """√(‖x − y‖²/D + c²) − c over the D values of a sample (Song & Dhariwal 2024, scaled by D).
+
+    Attributes:
+        c: root mean square error, in the samples' units, below which it grows with the square of
+            the error, and above which with the error.
+    """
 
     kind: Literal["pseudo_huber"]
     c: float = Field(0.03, gt=0)

@@ -23,14 +23,24 @@ NETS: dict[str, Net] = {"vgg16": "vgg", "alexnet": "alex"}
 
 
 class VGG16Features(Config):
-    """The five blocks of VGG16; images with a shorter side are enlarged to `resolution` pixels."""
+    """The five blocks of VGG16.
+
+    Attributes:
+        resolution: images with a shorter side are enlarged until it has this many pixels; 0 takes
+            them as they are.
+    """
 
     kind: Literal["vgg16"]
     resolution: int = Field(32, ge=0)
 
 
 class AlexNetFeatures(Config):
-    """The five blocks of AlexNet; images with a shorter side are enlarged to `resolution`."""
+    """The five blocks of AlexNet.
+
+    Attributes:
+        resolution: images with a shorter side are enlarged until it has this many pixels; 0 takes
+            them as they are.
+    """
 
     kind: Literal["alexnet"]
     resolution: int = Field(64, ge=0)

@@ -28,7 +28,12 @@ STAGE = 6  # layers between two halvings: two convolutions, each with its norm a
 
 
 class ClassifierConfig(Config):
-    """Size of the classifier; the last layer before the logits has `features` units."""
+    """Size of the classifier.
+
+    Attributes:
+        channels: of the first convolutions; twice as many wherever the resolution is halved.
+        features: units of the last layer before the logits, in which image sets are compared.
+    """
 
     channels: int = Field(32, ge=8)
     features: int = Field(64, ge=2)

@@ -15,7 +15,12 @@ Condition = tuple[Tensor | None, Tensor | None]
 
 
 class MLPConfig(Config):
-    """Residual MLP: `blocks` pre-normalised blocks of `width` units each."""
+    """Residual MLP: `blocks` pre-normalised blocks of `width` units each.
+
+    Attributes:
+        width: units of every layer, and of the embedding of time and class.
+        blocks: number of residual blocks, of two layers each.
+    """
 
     kind: Literal["mlp"]
     width: int = Field(256, ge=8)

@@ -21,7 +21,15 @@ class TorchCFMArguments(Config):
         channel_mult: channels of each level, as multiples of `num_channels`.
         num_res_blocks: residual blocks a level.
         attention_resolutions: resolutions (in pixels) with self-attention.
+        num_heads: attention heads of a layer, where `num_head_channels` is −1.
         num_head_channels: channels of an attention head; −1: `num_heads` heads.
+        dropout: share of a residual branch's activations that training drops.
+        use_scale_shift_norm: whether time and class scale and shift a block's second norm; else
+            they are added before it.
+        resblock_updown: whether a residual block halves and doubles the resolution; else a
+            convolution does.
+        use_new_attention_order: whether all heads' queries lie before all keys and values in the
+            weights; else each head's queries, keys and values lie together.
     """
 
     num_channels: int = Field(128, ge=32, multiple_of=32)

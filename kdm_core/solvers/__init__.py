@@ -21,10 +21,15 @@ Step = Callable[[ODE, Tensor, Tensor, Tensor], Tensor]
 
 
 class FixedSolver(Config):
-    """A solver that takes `steps` steps over a grid (None: the teacher's own).
+    """A solver that takes `steps` steps over a grid.
 
     On its last step Heun makes no correction, as in EDM (algorithm 1): NFE = 2 steps − 1. So does
     every solver where the velocity has no value at the end.
+
+    Attributes:
+        steps: from pure noise to the sample. A step takes one evaluation of the teacher (`euler`,
+            `dpmpp_2m`), two (`heun`, `midpoint`) or four (`rk4`).
+        grid: between which noise levels; null for the teacher's own.
     """
 
     kind: Literal["euler", "heun", "midpoint", "rk4", "dpmpp_2m"]
@@ -42,6 +47,7 @@ class AdaptiveSolver(Config):
         tolerance: of the error of a step, absolute and relative.
         steps: intervals of the grid, at whose ends the state is known. The last is a single step
             where the velocity has no value at the end.
+        grid: at which noise levels the intervals begin and end; null for the teacher's own.
     """
 
     kind: Literal["dopri5"]

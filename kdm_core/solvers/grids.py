@@ -18,7 +18,14 @@ from kdm_core.errors import KDMError
 
 
 class KarrasGrid(Config):
-    """sigma^(1/rho) falls linearly (EDM, eq. 5)."""
+    """sigma^(1/rho) falls linearly (EDM, eq. 5).
+
+    Attributes:
+        sigma_min: the last noise level before zero, raised to the teacher's lowest.
+        sigma_max: the first noise level, lowered to the teacher's highest.
+        rho: bends the grid: 1 spaces the levels evenly, larger ones put more of the steps at small
+            noise (EDM: 7).
+    """
 
     kind: Literal["karras"]
     sigma_min: float = Field(0.002, gt=0)
@@ -27,7 +34,12 @@ class KarrasGrid(Config):
 
 
 class LogSNRGrid(Config):
-    """log sigma falls linearly."""
+    """log sigma falls linearly.
+
+    Attributes:
+        sigma_min: the last noise level before zero, raised to the teacher's lowest.
+        sigma_max: the first noise level, lowered to the teacher's highest.
+    """
 
     kind: Literal["log_snr"]
     sigma_min: float = Field(0.002, gt=0)
@@ -35,7 +47,12 @@ class LogSNRGrid(Config):
 
 
 class VEGrid(Config):
-    """The VE discretisation (EDM, table 1): sigma² falls geometrically."""
+    """The VE discretisation (EDM, table 1): sigma² falls geometrically.
+
+    Attributes:
+        sigma_min: the last noise level before zero, raised to the teacher's lowest.
+        sigma_max: the first noise level, lowered to the teacher's highest.
+    """
 
     kind: Literal["ve"]
     sigma_min: float = Field(0.02, gt=0)
@@ -47,6 +64,11 @@ class VPGrid(Config):
 
     Without limits of its own the range is that of beta_d = 19.9 and beta_min = 0.1; with others,
     the two betas follow from the range.
+
+    Attributes:
+        sigma_min: the last noise level before zero, raised to the teacher's lowest.
+        sigma_max: the first noise level, lowered to the teacher's highest.
+        epsilon: the time at which the grid ends, where the noise level is `sigma_min`.
     """
 
     kind: Literal["vp"]
@@ -56,7 +78,16 @@ class VPGrid(Config):
 
 
 class IDDPMGrid(Config):
-    """The iDDPM discretisation (EDM, table 1): evenly spaced of `levels` levels."""
+    """The iDDPM discretisation (EDM, table 1): evenly spaced of `levels` levels.
+
+    Attributes:
+        sigma_min: levels below it are left out, and those below the teacher's lowest.
+        sigma_max: levels above it are left out, and those above the teacher's highest.
+        c_1: least share of the signal's power that one level may keep of the next smaller one's; it
+            bounds the largest levels.
+        c_2: offset of the cosine schedule; a larger one makes the smallest levels larger.
+        levels: how many the schedule has above zero, of which `steps` are taken.
+    """
 
     kind: Literal["iddpm"]
     sigma_min: float = Field(0.002, gt=0)

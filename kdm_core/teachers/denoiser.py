@@ -24,7 +24,10 @@ class DenoiserConfig(Config):
     """A network, how a denoiser is made of it, and how it is sampled where nothing else is said.
 
     Attributes:
-        grid: time grid.
+        network: the architecture of what is trained, or was.
+        preconditioning: how a denoiser is made of the network; a foreign network's is that of its
+            training.
+        grid: time grid where nothing else is said.
         p_mean, p_std: mean and standard deviation of log sigma in training (EDM, table 1).
     """
 

@@ -18,6 +18,7 @@ class FlowMatchingConfig(Config):
     """A velocity field on straight paths from noise to samples (sigma_min = 0).
 
     Attributes:
+        network: the architecture of what is trained, or was.
         grid: time grid where nothing else is said.
         normalised: whether the network is shown the state divided by its standard deviation;
             imported networks are mostly not.

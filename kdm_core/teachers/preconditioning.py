@@ -30,7 +30,14 @@ class NonePreconditioning(Config):
 
 
 class VPPreconditioning(Config):
-    """A noise predictor with continuous time (DDPM++ of Song et al.)."""
+    """A noise predictor with continuous time (DDPM++ of Song et al.).
+
+    Attributes:
+        beta_d: by how much the rate at which noise comes in grows from time 0 to time 1.
+        beta_min: that rate at time 0.
+        timesteps: how many the training had; the network is told their number, from 0 at time 0.
+        epsilon: the earliest time that it was trained at, which bounds the noise levels below.
+    """
 
     kind: Literal["vp"]
     beta_d: float = Field(19.9, gt=0)
@@ -40,7 +47,12 @@ class VPPreconditioning(Config):
 
 
 class VEPreconditioning(Config):
-    """A predictor of the negative noise (NCSN++ of Song et al.)."""
+    """A predictor of the negative noise (NCSN++ of Song et al.).
+
+    Attributes:
+        sigma_min: the smallest noise level that it was trained at.
+        sigma_max: the largest noise level that it was trained at.
+    """
 
     kind: Literal["ve"]
     sigma_min: float = Field(0.02, gt=0)
@@ -48,7 +60,14 @@ class VEPreconditioning(Config):
 
 
 class IDDPMPreconditioning(Config):
-    """A noise predictor with discrete levels and a variance head, which the ODE does not use."""
+    """A noise predictor with discrete levels and a variance head, which the ODE does not use.
+
+    Attributes:
+        c_1: least share of the signal's power that one level may keep of the next smaller one's; it
+            bounds the largest levels.
+        c_2: offset of the cosine schedule; a larger one makes the smallest levels larger.
+        timesteps: how many noise levels it was trained at.
+    """
 
     kind: Literal["iddpm"]
     c_1: float = Field(0.001, gt=0)

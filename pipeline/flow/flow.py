@@ -17,7 +17,11 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture, wait
-from prefect.settings import PREFECT_SERVER_ANALYTICS_ENABLED, temporary_settings
+from prefect.settings import (
+    PREFECT_SERVER_ANALYTICS_ENABLED,
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    temporary_settings,
+)
 from prefect.tasks import Task
 from pydantic import Field
 
@@ -40,6 +44,9 @@ TAG, GPU_TAG = "kdm-stage", "kdm-gpu"
 WITHOUT_GPU = (PLAN, "prepare_data", "report")
 RETRIES = 2
 RETRY_DELAY_S = 5
+START_S = 180
+"""How long a server of this process alone may take to start: Prefect's 20 s are too few where a
+machine is busy."""
 
 
 class FlowError(KDMError):
@@ -239,7 +246,9 @@ def main() -> None:
             signal.signal(number, signal.default_int_handler)
     try:
         require_server()
-        with temporary_settings({PREFECT_SERVER_ANALYTICS_ENABLED: False}):
+        with temporary_settings(
+                {PREFECT_SERVER_ANALYTICS_ENABLED: False},
+                set_defaults={PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: START_S}):
             distill()
     except KDMError as error:
         sys.exit(f"error: {error}")

@@ -1,7 +1,8 @@
-"""Reports on more than one run."""
+"""Reports on more than one run, and curves for programs that show those of many."""
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,12 +13,6 @@ app = typer.Typer(no_args_is_help=True, help="Reports.")
 
 class ReportError(KDMError):
     """A report command refuses what it was asked for."""
-
-
-# Without a callback, typer would make the only command the whole of `kdm report`.
-@app.callback()
-def report() -> None:
-    """Reports."""
 
 
 @app.command()
@@ -35,3 +30,22 @@ def compare(
         raise ReportError(f"--out: {out} exists already; name a new file")
     write_atomic(out, page_on(runs).encode())
     typer.echo(f"{out}: {len(runs)} runs side by side")
+
+
+@app.command()
+def curves(
+    format: Annotated[Literal["tensorboard", "wandb"], typer.Option(
+        help="Event files of TensorBoard, or runs that `wandb sync` uploads to Weights & Biases.")],
+    out: Annotated[Path, typer.Option(help="A folder that must not be there yet.")],
+    names: Annotated[list[str] | None, typer.Argument(
+        metavar="[NAME]…", help="`teacher` or students; all that have been trained unless given.")]
+    = None,
+) -> None:
+    """Write this folder's training curves for TensorBoard or Weights & Biases; nothing is sent."""
+    from pipeline.reporting.trackers import export_curves
+
+    if out.exists():
+        raise ReportError(f"--out: {out} exists already; name a new folder")
+    typer.echo(f"{out}: the curves of {', '.join(export_curves(names or [], format, out))}")
+    typer.echo(f"next: tensorboard --logdir {shlex.quote(str(out))}" if format == "tensorboard"
+               else f"next: wandb sync {shlex.quote(str(out))}/wandb/offline-run-*")

@@ -11,6 +11,7 @@ class ReportParams(Config):
     """What the report is called, and where else it goes.
 
     Attributes:
+        title: the heading of the report.
         publish: a folder or a URL (s3://, gs://) to which report and figures are copied as well.
     """
 

@@ -39,7 +39,10 @@ class Params(Config):
 
     Attributes:
         seed: of everything that is drawn: weights, batches, noise, splits.
+        data: the real samples, on which a teacher is trained and against which all are measured.
         autoencoder: whose latents models learn in place of the data themselves; unset for none.
+        teacher: the model that is distilled: trained here, imported, in closed form, or none.
+        pairs: noise with what the teacher makes of it: sampled here, or taken from a store.
         weights: files of extractors' weights that lie somewhere else than where `kdm weights`
             keeps them, by the names that `kdm weights list` gives.
     """

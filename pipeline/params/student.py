@@ -15,6 +15,7 @@ class StudentParams(Config):
     """One student: architecture, objective, optimisation.
 
     Attributes:
+        model: of which kind it is, with its networks.
         shuffle_buffer: pairs that are mixed at a time; twice as many are held in the host's memory,
             read in the background. At least a batch and a file (`pairs.shard`) less one pair; null,
             or as many as there are, mixes all pairs, which then lie on the device as stored.

@@ -14,7 +14,12 @@ from kdm_core.training.config import TrainingConfig
 
 
 class WeakerTeacher(Config):
-    """A second teacher, smaller or less trained, that autoguidance pushes away from."""
+    """A second teacher, smaller or less trained, that autoguidance pushes away from.
+
+    Attributes:
+        model: what it is, with its network.
+        training: how long, on what batches and how fast.
+    """
 
     model: TrainableConfig
     training: TrainingConfig

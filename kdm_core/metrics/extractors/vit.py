@@ -22,7 +22,11 @@ Triple = tuple[float, float, float]
 
 class DINOv2Config(Config):
     """DINOv2 (Oquab et al. 2023); distances in the large one's features follow people's judgement
-    better than Inception's (Stein et al. 2023)."""
+    better than Inception's (Stein et al. 2023).
+
+    Attributes:
+        size: small (384 features), base (768) or large (1,024), all with patches of 14 pixels.
+    """
 
     kind: Literal["dinov2"]
     size: Literal["vits14", "vitb14", "vitl14"] = "vitl14"

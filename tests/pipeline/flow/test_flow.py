@@ -17,7 +17,12 @@ import prefect
 import psutil
 import pytest
 import zc.lockfile  # type: ignore[import-untyped]
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    get_current_settings,
+    temporary_settings,
+)
 from ruamel.yaml import YAML
 
 from kdm_core.errors import KDMError
@@ -450,6 +455,17 @@ def test_flow_without_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
     with (temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}),
           pytest.raises(SystemExit, match="^error: PREFECT_API_URL is http://127.0.0.1:1/api, ")):
         flow.main()
+
+
+def test_its_own_server_has_time_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a busy machine, unless somebody has said how long."""
+    waits: list[int] = []
+    monkeypatch.setattr(flow, "distill", lambda: waits.append(
+        get_current_settings().server.ephemeral.startup_timeout_seconds))
+    flow.main()
+    with temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 7}):
+        flow.main()
+    assert waits == [flow.START_S, 7] and flow.START_S > 60
 
 
 def test_a_worker_whose_flow_run_ends_while_it_is_stopped(

@@ -12,6 +12,7 @@ from jsonschema.protocols import Validator
 from typer.testing import CliRunner
 
 from pipeline.kdm.cli import PRESETS, app, description
+from pipeline.params.page import references, tag
 from pipeline.params.reading import read_values
 from pipeline.params.run import Params, parse_params
 from pipeline.params.schema import objects, schema_text
@@ -115,6 +116,19 @@ def test_what_editors_show(schema: dict[str, Any]) -> None:
     kinds = {part["properties"]["kind"].get("const") for part in objects(schema)
              if isinstance(part.get("properties"), dict) and "kind" in part["properties"]}
     assert {"mlp", "unet", "dopri5", "dense"} <= kinds
+
+
+def test_every_field_says_what_it_means(schema: dict[str, Any]) -> None:
+    """In the words of its class's docstring; what chooses a kind is said by that kind's. Of a
+    section of the file its class may say it."""
+    silent = [f"{part['title']}.{name}" for part in schema["$defs"].values()
+              if "properties" in part for name, field in part["properties"].items()
+              if name != tag(part) and not field.get("description", "").strip()]
+    sections = {name: [field, *(schema["$defs"][used] for used in references(field))]
+                for name, field in schema["properties"].items()}
+    silent += [name for name, (field, *kinds) in sections.items() if "description" not in field
+               and (len(kinds) != 1 or "description" not in kinds[0])]
+    assert not silent, f"add to the Attributes of their class's docstring: {', '.join(silent)}"
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
