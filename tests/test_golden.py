@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from kdm_core.compute import seeded, step_generator
 from kdm_core.config import Config
 from kdm_core.datasets import Dataset, DatasetInfo, on_board
+from kdm_core.decoders import AutoencoderTask, ConvAutoencoder, ConvAutoencoderConfig, normalise
 from kdm_core.losses.features import Frozen
 from kdm_core.losses.perceptual import LPIPS
 from kdm_core.metrics.classifier import (
@@ -255,6 +256,28 @@ def trained(task: Task, steps: int) -> Numbers:
     curves = [task.seeded_step(step) for step in range(steps)]
     return {name: [float(curve[name]) for curve in curves]
             for name in curves[0] if not name.endswith("skipped")}
+
+
+# Autoencoders
+
+CONV: Raw = {"kind": "conv", "channels": 8, "multipliers": [1, 2], "latent_channels": 2}
+AUTOENCODERS: dict[str, Raw] = {
+    "conv": {"autoencoder": CONV},
+    "conv, perceptual": {"autoencoder": CONV, "perceptual": 0.5}}
+
+
+def run_autoencoders(autoencoder: ConvAutoencoderConfig, perceptual: float | None) -> Numbers:
+    model = ConvAutoencoder(autoencoder, SPEC.shape)
+    filled(model)
+    images, held_out = to_uint8(DATA.samples), to_uint8(HELD_OUT.samples)
+    task = AutoencoderTask(model, TRAINING, images, held_out, 0, perceptual=perceptual or 0.0)
+    curves, best = trained(task, 3), task.ema.shadow
+    figures = {name: [value] for name, value in task.validate().items()}
+    statistics = normalise(best, images.numpy(), CPU)
+    latents = best.encode(HELD_OUT.samples)
+    return {**curves, **figures, "mean of latents": statistics.mean,
+            "std of latents": statistics.std, "decoded": described(best.decode(latents))["values"],
+            **described(latents)}
 
 
 # Students: forms, operators, losses
@@ -517,6 +540,8 @@ FAMILIES: dict[str, Family] = {
                     PAIRS, run_pairs),
     "teachers": Family({"teacher": TrainableConfig, "augmentation": AugmentationConfig}, TEACHERS,
                        run_teachers),
+    "autoencoders": Family({"autoencoder": ConvAutoencoderConfig, "perceptual": float},
+                           AUTOENCODERS, run_autoencoders),
     "students": Family({"student": StudentConfig, "losses": LossConfig, "start": TeacherConfig},
                        STUDENTS, run_students),
     "trainings": Family({"training": TrainingConfig}, TRAININGS, run_trainings),

@@ -58,7 +58,7 @@ class TrainedAutoencoder(Config):
     Attributes:
         model: what it is.
         training: how long, on what batches and how fast.
-        kl: weight of the divergence of its latents from a normal distribution.
+        kl: weight of the divergence of its latents from the standard normal distribution.
         perceptual: weight of LPIPS (AlexNet's) beside the squared error; 0 for none.
     """
 
