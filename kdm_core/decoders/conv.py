@@ -1,6 +1,6 @@
-"""A small convolutional autoencoder of our own."""
+"""A small convolutional autoencoder of our own, for images from 8×8 pixels on."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -14,6 +14,8 @@ from kdm_core.networks.base import GroupNorm
 from kdm_core.networks.unet import ResidualBlock
 
 Direction = Literal["down", "up"]
+LEAST, MOST = -30.0, 10.0
+"""What log-variances are clamped to, so that none overflows before the KL has drawn it in."""
 
 
 class ConvAutoencoderConfig(Config):
@@ -29,7 +31,7 @@ class ConvAutoencoderConfig(Config):
 
     kind: Literal["conv"]
     channels: int = Field(16, ge=8, multiple_of=8)
-    multipliers: list[Annotated[int, Field(ge=1)]] = Field([1, 2, 4], min_length=1)
+    multipliers: list[int] = Field([1, 2, 4], min_length=1)
     blocks: int = Field(1, ge=1)
     latent_channels: int = Field(4, ge=1)
 
@@ -74,7 +76,8 @@ def resample(c_in: int, c_out: int, direction: Direction) -> nn.Module:
 
 
 class ConvAutoencoder(Autoencoder):
-    """See `ConvAutoencoderConfig`. Deterministic: an image has one latent."""
+    """See `ConvAutoencoderConfig`. An image's latents are a normal distribution, whose mean
+    `encode` gives."""
 
     config: ConvAutoencoderConfig
 
@@ -86,26 +89,32 @@ class ConvAutoencoder(Autoencoder):
         super().__init__(picture, conv_shape(config, picture))
         self.config = config
         widths = [multiplier * config.channels for multiplier in config.multipliers]
-        self.encoder = Half(picture[0], widths, config.latent_channels, config.blocks, "down")
+        self.encoder = Half(picture[0], widths, 2 * config.latent_channels, config.blocks, "down")
         self.decoder = Half(config.latent_channels, widths[::-1], picture[0], config.blocks, "up")
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and log-variances (B, *shape) of the raw latents of images (B, *picture)."""
+        mean, log_variance = self.encoder(images).chunk(2, dim=1)
+        return mean, log_variance.clamp(LEAST, MOST)
+
     def raw_encode(self, images: Tensor) -> Tensor:
-        raw: Tensor = self.encoder(images)
-        return raw
+        return self.posterior(images)[0]
 
     def raw_decode(self, latents: Tensor) -> Tensor:
         out: Tensor = self.decoder(latents)
         return out
 
-    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """What training needs of images (B, *picture), and noise (B, *shape) for their latents.
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What training needs of images (B, *picture), given standard normal noise (B, *shape).
 
         Returns:
-            Images decoded from raw latents with that noise, and those without, in float32.
+            The images decoded from latents drawn by that noise, and what `posterior` gives, each
+            in float32.
         """
-        raw = self.raw_encode(images).to(torch.float32)
-        return self.raw_decode(raw + noise).to(torch.float32), raw
+        mean, log_variance = (each.to(torch.float32) for each in self.posterior(images))
+        drawn = mean + (log_variance / 2).exp() * noise
+        return self.raw_decode(drawn).to(torch.float32), mean, log_variance
 
 
 def conv_shape(config: ConvAutoencoderConfig, picture: list[int]) -> list[int]:

@@ -1,7 +1,5 @@
 """Training of an autoencoder on images."""
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,8 +18,6 @@ from kdm_core.training.task import Task
 from kdm_core.values import from_uint8
 
 KL = 1e-3
-NOISE = 0.1
-"""Standard deviation of the noise of latents, which are of order one."""
 SMALLEST = 32
 """Side of the smallest image that the perceptual distance is measured at."""
 HELD_OUT = 256
@@ -29,15 +25,12 @@ HELD_OUT = 256
 
 
 class AutoencoderTask(Task):
-    """Minimises the error of images decoded from latents with a little noise; `ema.shadow` is the
-    result.
+    """Minimises the error of images decoded from drawn latents; `ema.shadow` is the result.
 
     loss = MSE + kl · KL + perceptual · LPIPS: the mean squared error of values in [-1, 1], the mean
     divergence (nats) of a latent value's distribution from the standard normal one, and LPIPS of
     AlexNet. As in latent diffusion (Rombach et al. 2022, arXiv:2112.10752, section 3.1) the
-    divergence weighs little; it keeps latents together, and the noise their decoder smooth. Other
-    than there the noise is the same everywhere: on Fashion-MNIST images lose more with a learned
-    one, and channels are further from normal.
+    divergence weighs little: it keeps latents together and their decoder smooth.
     """
 
     def __init__(
@@ -84,8 +77,8 @@ class AutoencoderTask(Task):
 
     def step(self, step: int) -> dict[str, Tensor]:
         rows = self.order(step)
-        noise = NOISE * torch.randn(len(rows), *self.model.shape, device=rows.device,
-                                    generator=step_generator(rows.device, self.seed, step))
+        noise = torch.randn(len(rows), *self.model.shape, device=rows.device,
+                            generator=step_generator(rows.device, self.seed, step))
         parts = self.config.accumulate
         terms = [self.descend(*part) for part in
                  zip(rows.chunk(parts), noise.chunk(parts), strict=True)]
@@ -98,8 +91,8 @@ class AutoencoderTask(Task):
         """Add the gradients of a micro-batch; returns its terms."""
         images = from_uint8(self.images[rows])
         with autocast(self.config.precision, rows.device):
-            decoded, raw = self.model(images, noise)
-            terms = {"mse": F.mse_loss(decoded, images), "kl": divergence(raw)}
+            decoded, mean, log_variance = self.model(images, noise)
+            terms = {"mse": F.mse_loss(decoded, images), "kl": divergence(mean, log_variance)}
             loss = terms["mse"] + self.kl * terms["kl"]
             if self.distance is not None:
                 terms["lpips"] = self.distance(decoded, images).mean()
@@ -109,20 +102,20 @@ class AutoencoderTask(Task):
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
-        """What held-out images lose by the averaged weights."""
+        """What held-out images lose by the averaged weights, encoded to the mean and decoded."""
         if not len(self.held_out):
             return {}
         sums = torch.zeros(2, dtype=torch.float64)
         for part in torch.split(self.held_out, HELD_OUT):
             images = from_uint8(part)
-            raw = self.ema.shadow.raw_encode(images)
-            error = (self.ema.shadow.raw_decode(raw).clamp(-1, 1) - images).square().mean()
-            sums += torch.stack([error, divergence(raw)]).to("cpu", torch.float64) * len(images)
+            mean, log_variance = self.ema.shadow.posterior(images)
+            error = (self.ema.shadow.raw_decode(mean).clamp(-1, 1) - images).square().mean()
+            found = torch.stack([error, divergence(mean, log_variance)])
+            sums += found.to("cpu", torch.float64) * len(images)
         mse, kl = (sums / len(self.held_out)).tolist()
         return {"validation_mse": mse, "validation_kl": kl}
 
 
-def divergence(mean: Tensor) -> Tensor:
-    """KL(N(μ, NOISE²) ‖ N(0, 1)) = ½(μ² + NOISE² − 1 − log NOISE²) of one value, the mean over all.
-    """
-    return (mean.square().mean() + NOISE**2 - 1 - 2 * math.log(NOISE)) / 2
+def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, variance) ‖ N(0, 1)) of one value, the mean over all: ½(μ² + σ² − 1 − log σ²)."""
+    return (mean.square() + log_variance.exp() - 1 - log_variance).mean() / 2

@@ -90,16 +90,29 @@ def test_the_loss_is_the_sum_of_its_terms() -> None:
         found["loss"], found["mse"] + 0.5 * found["kl"] + 0.25 * found["lpips"])
     same = task()
     images = from_uint8(digits()[0][same.order(0)])
-    noise = 0.1 * torch.randn(8, 4, 2, 2, generator=step_generator(CPU, 0, 0))
+    noise = torch.randn(8, 4, 2, 2, generator=step_generator(CPU, 0, 0))
     with torch.no_grad():
-        raw = same.model.raw_encode(images)
-        decoded = same.model.raw_decode(raw + noise)
+        decoded, mean, log_variance = same.model(images, noise)
+        posterior = Normal(mean, (log_variance / 2).exp())
         for name, wanted in {
                 "mse": (decoded - images).square().mean(),
-                "kl": kl_divergence(Normal(raw, 0.1), Normal(0.0, 1.0)).mean(),
+                "kl": kl_divergence(posterior, Normal(0.0, 1.0)).mean(),
                 "lpips": LPIPS(32, "alex")(decoded, images).mean()}.items():
             assert wanted > 0.01
             torch.testing.assert_close(found[name], wanted, msg=name)
+
+
+def test_latents_are_drawn_as_the_posterior_says() -> None:
+    model = task().model
+    with torch.no_grad():
+        for weight in model.parameters():
+            torch.nn.init.normal_(weight, std=0.3)
+        image, noise = from_uint8(digits()[0][:1]), torch.randn(1, 4, 2, 2)
+        decoded, mean, log_variance = model(image, noise)
+        assert log_variance.std() > 0.01
+        drawn = mean + log_variance.mul(0.5).exp() * noise
+        torch.testing.assert_close(decoded, model.raw_decode(drawn))
+        torch.testing.assert_close(mean, model.raw_encode(image))
 
 
 def test_images_that_are_refused() -> None:
