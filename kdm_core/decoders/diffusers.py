@@ -13,7 +13,7 @@ from kdm_core.config import Config
 from kdm_core.decoders.base import Autoencoder
 from kdm_core.errors import KDMError, MismatchError
 from kdm_core.importers.diffusers_folder import reason
-from kdm_core.networks.diffusers_unet import import_diffusers_library
+from kdm_core.networks.foreign import import_diffusers_library
 
 ImageRange = Literal["signed", "unit"]
 Name = Literal["AutoencoderKL", "AutoencoderTiny"]

@@ -29,16 +29,16 @@ from kdm_core.importers.diffusers_folder import (
     CONFIG,
     PIPELINE,
     WEIGHTS,
+    load_network,
     locate,
     network_arguments,
     read_config,
     read_index,
-    read_network,
     require_weights,
 )
 from kdm_core.importers.files import fetch_folder, require_sha256
 from kdm_core.importers.weights import load_weights
-from kdm_core.networks.diffusers_unet import import_diffusers_library
+from kdm_core.networks.foreign import import_diffusers_library
 from kdm_core.training.config import TrainingConfig
 
 CLASSES: tuple[Name, ...] = ("AutoencoderKL", "AutoencoderTiny")
@@ -201,7 +201,7 @@ def import_diffusers_autoencoder(
     require_weights(path.parent)
     weights = path.parent / WEIGHTS
     require_sha256(weights, source.sha256, str(weights))
-    network = read_network(getattr(diffusers, config.name), path.parent)
+    network = load_network(getattr(diffusers, config.name), path.parent)
     arguments = network_arguments(network, found, path, DERIVED)
     model = DiffusersAutoencoder(config.model_copy(update={"arguments": arguments}), picture)
     load_weights(model.network, network.state_dict(), str(weights))
@@ -217,7 +217,7 @@ def find_vae(folder: Path) -> tuple[Path, dict[str, Any]]:
     Raises:
         DataError: there is none, or it is of a kind that is not read.
     """
-    parts = {path.name for path in folder.iterdir()} | read_index(folder)
+    parts = {path.name for path in folder.iterdir()} | set(read_index(folder))
     if "vae" not in parts:
         if found := sorted(parts & set(QUANTISING)):
             raise DataError(f"{folder} has a {found[0]}: {quantises()}", field="folder")
@@ -225,7 +225,7 @@ def find_vae(folder: Path) -> tuple[Path, dict[str, Any]]:
             raise DataError(f"{folder} is a pipeline without a vae, which makes its images without "
                             "latents: leave the autoencoder out, or name a folder that has one",
                             field="folder")
-    path = locate(folder, "vae", CONFIG)
+    path = locate(folder, ("vae",), CONFIG)
     return path, read_config(path, CLASSES, other_kind)
 
 

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,44 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 MAX_CONFIG = 2**22
 
 
-def locate(folder: Path, subfolder: str, name: str) -> Path:
-    """A file in its subfolder, or in the folder itself.
+def read_json_of_others(path: Path) -> Any:
+    """What a JSON file holds.
 
     Raises:
-        DataError: it is in neither.
+        DataError: it is damaged.
     """
-    for place in (folder / subfolder / name, folder / name):
-        if place.is_file():
-            return place
-    raise DataError(f"{folder} holds neither {subfolder}/{name} nor {name}: name a folder that "
+    try:
+        if path.stat().st_size > MAX_CONFIG:
+            raise DataError(f"{path} is larger than any configuration: fetch it again")
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not readable JSON ({error}): fetch it again") from error
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """What the pipeline's own file says; empty if there is none.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    path = folder / PIPELINE
+    index = read_json_of_others(path) if path.is_file() else {}
+    if not isinstance(index, dict):
+        raise DataError(f"{path} holds no JSON object: fetch it again")
+    return index
+
+
+def locate(folder: Path, subfolders: tuple[str, ...], name: str) -> Path:
+    """A file in one of its subfolders, or in the folder itself.
+
+    Raises:
+        DataError: it is in none.
+    """
+    for place in (*(folder / subfolder for subfolder in subfolders), folder):
+        if (place / name).is_file():
+            return place / name
+    places = ", ".join(f"{subfolder}/{name}" for subfolder in subfolders)
+    raise DataError(f"{folder} holds neither {places} nor {name}: name a folder that "
                     "diffusers' save_pretrained wrote for a pipeline", field="folder")
 
 
@@ -40,34 +68,12 @@ def read_config(
     Raises:
         DataError: it is damaged, or describes something else.
     """
-    try:
-        if path.stat().st_size > MAX_CONFIG:
-            raise DataError(f"{path} is larger than any configuration: fetch it again")
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not readable JSON ({error}): fetch it again") from error
+    document = read_json_of_others(path)
     name = document.get("_class_name") if isinstance(document, dict) else None
     if not isinstance(document, dict) or name not in classes:
         raise DataError(f"{path} describes {str(name)[:100]}; supported: {', '.join(classes)}. "
                         f"{way_out(document if isinstance(document, dict) else {})}")
     return document
-
-
-def read_index(folder: Path) -> set[str]:
-    """The names that a pipeline's index has: of its parts, and of what it says of itself.
-
-    Empty where there is none.
-
-    Raises:
-        DataError: it is damaged.
-    """
-    index = folder / PIPELINE
-    if not index.is_file():
-        return set()
-    try:
-        return set(json.loads(index.read_bytes()))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise DataError(f"{index} is not readable JSON ({error}): fetch it again") from error
 
 
 def require_weights(place: Path) -> None:
@@ -85,7 +91,7 @@ def require_weights(place: Path) -> None:
                 if pickled else ": it is incomplete, fetch it again"), field="folder")
 
 
-def read_network(kind: Any, place: Path) -> Any:
+def load_network(kind: Any, place: Path) -> Any:
     """A network of diffusers' class `kind`, by diffusers itself, which knows tensors' older names.
 
     Raises:
@@ -119,13 +125,21 @@ def network_arguments(
         DataError: the file has one that this version of diffusers does not know.
     """
     known = set(inspect.signature(type(network).__init__).parameters) - {"self"}
-    if unknown := sorted(name for name in described.keys() - known - {*derived}
-                         if not name.startswith("_")):
-        raise DataError(f"{path}: this version of diffusers knows no {', '.join(unknown)}; remove "
-                        "it if it means nothing, or install a newer version")
+    require_known(described, known | {*derived}, path)
     arguments: dict[str, Any] = json.loads(json.dumps(
         {name: value for name, value in network.config.items() if name in known}))
     return arguments
+
+
+def require_known(described: Mapping[str, Any], known: set[str], path: Path) -> None:
+    """Refuse arguments that this version of diffusers does not know.
+
+    Raises:
+        DataError: there is one.
+    """
+    if unknown := sorted(name for name in described.keys() - known if not name.startswith("_")):
+        raise DataError(f"{path}: this version of diffusers knows no {', '.join(unknown)}; remove "
+                        "it if it means nothing, or install a newer version")
 
 
 def reason(error: Exception) -> str:
