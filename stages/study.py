@@ -12,6 +12,7 @@ from torch import Tensor
 from kdm_core.datasets import open_dataset
 from kdm_core.errors import adapted, placed
 from kdm_core.figures.files import save_figure
+from kdm_core.figures.style import drawn_in
 from kdm_core.metrics.extractors import ReferenceConfig, VGG16Config, build_extractor
 from kdm_core.metrics.features import Extractor, FeatureCache
 from kdm_core.serialization import write_json
@@ -37,7 +38,7 @@ def main(stage: Stage, name: str) -> None:
     # DVC expects both outputs, also where there is nothing to see.
     (result / PICTURES).mkdir(parents=True, exist_ok=True)
     findings = []
-    with placed("studies"):
+    with placed("studies"), drawn_in(stage.plan["place"]):
         found = list(run_studies(subject, asked_for(stage, subject), stage.say))
     for finding in found:
         save_figure(result / PICTURES / f"{finding.name}.png", finding.figure)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kdm_core.figures.style import INK, STUDENTS, TEACHER, WIDTH, short, student_colours, styled
+from kdm_core.figures.style import INK, TEACHER, WIDTH, own_colour, short, student_colours, styled
 from kdm_core.figures.tiles import EMPTY, Images, mosaic
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def side_by_side(
         height = picture_height(sides[0], (WIDTH - left) / 2 - 0.1)
         figure = Figure(figsize=(WIDTH, height + 0.35), layout="constrained")
         for axis, title, colour, blocks in zip(
-            figure.subplots(1, 2), (source, short(name, 24)), (TEACHER, STUDENTS[0]), sides,
+            figure.subplots(1, 2), (source, short(name, 24)), (TEACHER, own_colour()), sides,
             strict=True,
         ):
             draw_rows(axis, blocks)

@@ -7,14 +7,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdm_core.figures.grid import PLOT, PLOT_LABELS, Row, above_plots, draw_rows
-from kdm_core.figures.style import STUDENTS, TEACHER, WIDTH, short, styled
+from kdm_core.figures.style import (
+    STUDENTS,
+    TEACHER,
+    WIDTH,
+    colour_beside,
+    own_colour,
+    short,
+    styled,
+)
 from kdm_core.figures.vicinity import plane
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-COLOURS = {"teacher": TEACHER, "student": STUDENTS[0], "latent": STUDENTS[1]}
 
 Walks = Mapping[str, NDArray[np.float32]]
 """By "teacher", "student" and perhaps "latent": samples (n, k, *shape), walks × positions."""
@@ -30,7 +36,7 @@ def interpolation_of_images(walks: Walks, steps: Steps, name: str) -> "Figure":
         steps: their lengths.
         name: the student's.
     """
-    blocks = [[Row(_title(key, name), COLOURS[key], samples[i]) for key, samples in walks.items()]
+    blocks = [[Row(_title(key, name), _colour(key), samples[i]) for key, samples in walks.items()]
               for i in range(len(walks["teacher"]))]
     figure, (picture,), (below,) = above_plots([blocks], 1)
     with styled():
@@ -78,6 +84,10 @@ def _walks(axis: "Axes", points: NDArray[np.float32]) -> None:
         axis.plot(*walk[[0, -1]].T, color=colour, linestyle="", marker="s", markersize=7)
 
 
+def _colour(key: str) -> str:
+    return {"teacher": TEACHER, "student": own_colour(), "latent": colour_beside()}[key]
+
+
 def _title(key: str, name: str) -> str:
     return short(name) if key == "student" else key
 
@@ -86,7 +96,7 @@ def _steps(axis: "Axes", steps: Steps, name: str) -> None:
     """The mean length of the steps at every place of the walks."""
     for key, lengths in steps.items():
         places = (np.arange(lengths.shape[1]) + 0.5) / lengths.shape[1]
-        axis.plot(places, lengths.mean(0), color=COLOURS[key], label=_title(key, name),
+        axis.plot(places, lengths.mean(0), color=_colour(key), label=_title(key, name),
                   marker="o", markersize=3.5)
     axis.set(xlim=(0, 1), xlabel="position on the walk", ylabel="length of the step")
     axis.set_ylim(bottom=0)

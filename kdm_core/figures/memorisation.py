@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdm_core.figures.grid import Row, above_plots, draw_rows
-from kdm_core.figures.style import STUDENTS, TEACHER, short, styled
+from kdm_core.figures.style import TEACHER, colour_beside, own_colour, short, styled
 from kdm_core.samples import SOURCE_NAMES, Source
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def nearest_training_images(
         source: what the student stands beside.
     """
     names = {"student": short(name), source: SOURCE_NAMES[source]}
-    colours = {"student": STUDENTS[0], source: TEACHER}
+    colours = {"student": own_colour(), source: TEACHER}
     blocks = [[[Row(names[who], colours[who], made), Row("nearest", REAL, real)]
                for who, (made, real) in picture.pairs.items()] for picture in pictures]
     figure, above, below = above_plots(blocks, len(distances), titled=True)
@@ -85,7 +85,7 @@ def nearest_training_images(
         for axis, (space, found) in zip(below, distances.items(), strict=True):
             draw_distances(axis, found.nearest, found.threshold,
                            names | {"held_out": "held-out images", "train": "training images"},
-                           colours | {"held_out": STUDENTS[2], "train": REAL})
+                           colours | {"held_out": colour_beside(), "train": REAL})
             axis.set_xlabel(f"distance in {space}")
         figure.legend(*below[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure

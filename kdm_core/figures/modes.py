@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdm_core.figures.grid import PLOT, PLOT_LABELS, Row, above_plots, draw_rows
-from kdm_core.figures.style import INK, STUDENTS, WIDTH, styled
+from kdm_core.figures.style import INK, WIDTH, colour_beside, own_colour, styled
 from kdm_core.figures.vicinity import plane
 
 if TYPE_CHECKING:
@@ -18,11 +18,9 @@ Samples = Mapping[str, NDArray[np.float32]]
 """(n, *shape) each: of "own" noise, of the "other", and by the band that is the other's."""
 Measures = Mapping[str, Mapping[str, float | None]]
 """By band: change, low and to_other, as `kdm_core.studies.modes.Exchange` has them."""
-COLOURS = {"own": STUDENTS[0], "other": STUDENTS[1]}
 EXCHANGED = INK
-BARS = {"change": ("change ÷ exchange of all", STUDENTS[0]),
-        "low": ("coarse share of the change", STUDENTS[2]),
-        "to_other": ("difference to the other ÷ before", STUDENTS[1])}
+BARS = {"change": "change ÷ exchange of all", "low": "coarse share of the change",
+        "to_other": "difference to the other ÷ before"}
 
 
 def modes_of_images(samples: Samples, measures: Measures) -> "Figure":
@@ -32,7 +30,7 @@ def modes_of_images(samples: Samples, measures: Measures) -> "Figure":
         samples: images (n, C, H, W) in [-1, 1].
         measures: of the bands.
     """
-    rows = [Row(key, COLOURS.get(key, EXCHANGED), images) for key, images in samples.items()]
+    rows = [Row(key, _colour(key), images) for key, images in samples.items()]
     by_kind = [[row for row in rows if row.name.endswith(kind)] for kind in ("decay", "rotation")]
     blocks = [rows[:2], *by_kind, rows[-1:]]
     figure, (picture,), (plot,) = above_plots([blocks], 1)
@@ -70,6 +68,14 @@ def modes_of_points(
     return figure
 
 
+def _colour(what: str) -> str:
+    """Of a noise's samples, or of a measure."""
+    if what in ("own", "change"):
+        return own_colour()
+    beside = {"other": 0, "to_other": 0, "low": 1}
+    return colour_beside(beside[what]) if what in beside else EXCHANGED
+
+
 def _arrivals(
     axis: "Axes", own: NDArray[np.float32], other: NDArray[np.float32],
     exchanged: NDArray[np.float32],
@@ -77,7 +83,7 @@ def _arrivals(
     ways = np.stack([own, exchanged])
     axis.plot(ways[..., 0], ways[..., 1], color=EXCHANGED, linewidth=0.8, zorder=2)
     for key, points in (("own", own), ("other", other)):
-        axis.scatter(points[:, 0], points[:, 1], color=COLOURS[key], s=16, label=key,
+        axis.scatter(points[:, 0], points[:, 1], color=_colour(key), s=16, label=key,
                      linewidths=0, zorder=3)
     axis.scatter(exchanged[:, 0], exchanged[:, 1], color=EXCHANGED, marker="x", s=24,
                  label="exchanged", zorder=4)
@@ -90,10 +96,9 @@ def _bars(axis: "Axes", measures: Measures) -> None:
     shown = [what for what in BARS if any(one[what] is not None for one in measures.values())]
     width = 0.8 / len(shown)
     for i, what in enumerate(shown):
-        label, colour = BARS[what]
         places = np.arange(len(measures)) + (i - (len(shown) - 1) / 2) * width
         heights = [one[what] or 0.0 for one in measures.values()]
-        axis.bar(places, heights, width, color=colour, label=label, zorder=2)
+        axis.bar(places, heights, width, color=_colour(what), label=BARS[what], zorder=2)
     axis.set_xticks(range(len(measures)), [band.replace(" ", "\n") for band in measures])
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.grid(False, axis="x")

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from kdm_core.figures.grid import PLOT, PLOT_LABELS, Row, above_plots, draw_rows
 from kdm_core.figures.scatter import NOISE_LIMIT, cell_colours
-from kdm_core.figures.style import STUDENTS, TEACHER, WIDTH, short, styled
+from kdm_core.figures.style import TEACHER, WIDTH, own_colour, short, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +30,7 @@ def path_of_images(
         names: of what is stored, and the student's.
     """
     above, below = short(names[0]), short(names[1])
-    blocks = [[Row(above, TEACHER, a), Row(below, STUDENTS[0], b)]
+    blocks = [[Row(above, TEACHER, a), Row(below, own_colour(), b)]
               for a, b in zip(stored, student, strict=True)]
     figure, (picture,), (plot,) = above_plots([blocks], 1, titled=True)
     with styled():
@@ -61,7 +61,7 @@ def path_of_points(
         colours = cell_colours(samples)
         panels = above.subplots(2, len(columns))
         for row, (states, name, colour) in enumerate(((stored, names[0], TEACHER),
-                                                      (student, names[1], STUDENTS[0]))):
+                                                      (student, names[1], own_colour()))):
             for column, position in enumerate(columns):
                 _cloud(panels[row][column], states[:, column], colours)
                 if row == 0:
@@ -84,7 +84,7 @@ def _errors(axis: "Axes", positions: list[float], share: list[float]) -> None:
     """The error's share at every position, noise at the left as in the picture."""
     from matplotlib.ticker import PercentFormatter
 
-    axis.plot(positions, share, color=STUDENTS[0], marker="o", markersize=4)
+    axis.plot(positions, share, color=own_colour(), marker="o", markersize=4)
     axis.axhline(1, color="#777777", linewidth=1.2, linestyle=":", label="unrelated noise")
     axis.set(xlim=(1.02, -0.02), xlabel="position, from noise (1) to sample (0)",
              ylabel="MSE ÷ unrelated")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from kdm_core.figures.style import STUDENTS, WIDTH, panels, short, styled
+from kdm_core.figures.style import WIDTH, own_colour, panels, short, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,9 +50,9 @@ def spectrum_and_moduli(eigenvalues: Eigenvalues) -> "Figure":
     counts, edges = np.histogram(moduli, bins, (0, bins * BIN))
     figure, (plane, histogram) = panels(2, 2, WIDTH, WIDTH / 2)
     with styled():
-        _plane(plane, eigenvalues, STUDENTS[0], limit)
+        _plane(plane, eigenvalues, own_colour(), limit)
         plane.set_title("eigenvalues λ")
-        histogram.bar(edges[:-1], counts, BIN, align="edge", color=STUDENTS[0], linewidth=0,
+        histogram.bar(edges[:-1], counts, BIN, align="edge", color=own_colour(), linewidth=0,
                       zorder=2)
         histogram.axvline(1, color="#777777", linewidth=1, zorder=3)
         histogram.set(title="their moduli", xlabel="|λ|", ylabel="eigenvalues", xlim=(0, limit))

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from kdm_core.figures.style import STUDENTS, TEACHER, WIDTH, panels, short, styled
+from kdm_core.figures.style import TEACHER, WIDTH, own_colour, panels, short, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def quality_and_fidelity(
     figure, (left, right) = panels(2, 2, WIDTH, 3.2)
     with styled():
         for curve, colour, who, marker in ((teacher, TEACHER, "teacher, fewer steps", "s"),
-                                           (student, STUDENTS[0], short(name), "o")):
+                                           (student, own_colour(), short(name), "o")):
             for axis, values in ((left, curve.distance), (right, curve.mse)):
                 axis.plot(curve.nfe, values, color=colour, marker=marker, markersize=5, label=who)
         left.axhline(stored, color="#777777", linewidth=1.2, linestyle=":",

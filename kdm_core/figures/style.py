@@ -1,7 +1,8 @@
 """What all figures share: size, type, and the colours of teacher and students."""
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -54,6 +55,34 @@ def styled() -> AbstractContextManager[None]:
 def student_colours(names: Iterable[str]) -> dict[str, str]:
     """A colour for each student, by its place: the same in all figures of the same students."""
     return {name: STUDENTS[i % len(STUDENTS)] for i, name in enumerate(names)}
+
+
+_place: ContextVar[int] = ContextVar("place", default=0)
+
+
+@contextmanager
+def drawn_in(place: int) -> Iterator[None]:
+    """Within it, figures of a single student have the colour of the one in that place of all."""
+    token = _place.set(place)
+    try:
+        yield
+    finally:
+        _place.reset(token)
+
+
+def own_colour() -> str:
+    """The colour of the student that a figure is about alone."""
+    return STUDENTS[_place.get() % len(STUDENTS)]
+
+
+def colour_beside(which: int = 0) -> str:
+    """A colour for something else in such a figure, which neither its student nor, of a few, the
+    next one has.
+
+    Args:
+        which: of several things.
+    """
+    return STUDENTS[(_place.get() + 2 + which) % len(STUDENTS)]
 
 
 def panels(

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from kdm_core.figures.grid import PLOT, PLOT_LABELS, Row, above_plots, draw_rows
 from kdm_core.figures.scatter import NOISE_LIMIT
-from kdm_core.figures.style import STUDENTS, TEACHER, WIDTH, short, styled
+from kdm_core.figures.style import TEACHER, WIDTH, colour_beside, own_colour, short, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +51,7 @@ def vicinity_of_images(
         sigmas: (k,) of the images.
         name: the student's.
     """
-    blocks = [[Row("teacher", TEACHER, a), Row(short(name), STUDENTS[0], b)]
+    blocks = [[Row("teacher", TEACHER, a), Row(short(name), own_colour(), b)]
               for a, b in zip(teacher, student, strict=True)]
     figure, (picture,), below = above_plots([blocks], len(growths), titled=True)
     with styled():
@@ -123,9 +123,9 @@ def _curves(axis: "Axes", space: str, growth: Growth, name: str) -> None:
     """Distances against sigma, in units of the teacher's distance to unrelated samples."""
     axis.plot(growth.sigmas, growth.teacher / growth.far, color=TEACHER,
               label="teacher to its σ = 0")
-    axis.plot(growth.sigmas, growth.student / growth.far, color=STUDENTS[0],
+    axis.plot(growth.sigmas, growth.student / growth.far, color=own_colour(),
               label=f"{short(name)} to its σ = 0")
-    axis.plot(growth.sigmas, growth.between / growth.far, color=STUDENTS[1], linestyle="--",
+    axis.plot(growth.sigmas, growth.between / growth.far, color=colour_beside(), linestyle="--",
               label="between the two")
     axis.axhline(1, color="#777777", linewidth=1.2, linestyle=":", label="unrelated noise")
     axis.set_ylim(0, 1.1)

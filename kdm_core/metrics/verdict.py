@@ -185,18 +185,25 @@ def spread_check(evidence: Evidence) -> Check:
 
 
 def agreement_check(evidence: Evidence) -> Check:
-    """Whether a classifier sees the same class in both samples of a noise."""
-    return class_check(evidence.student, "label_agreement",
-                       f"a classifier sees the class of {OF[evidence.source]} samples in its own")
+    """Whether a classifier that can be trusted sees the same class in both samples of a noise."""
+    return distrusted(evidence) or class_check(
+        evidence.student, "label_agreement",
+        f"a classifier sees the class of {OF[evidence.source]} samples in its own")
 
 
 def label_check(evidence: Evidence) -> Check:
     """Whether a classifier that can be trusted sees the class that was asked for."""
-    if evidence.classifier is not None and evidence.classifier < TRUSTED:
-        return Check(None, "its classes: the classifier itself is right about only "
-                           f"{percent(evidence.classifier)} of real images")
-    return class_check(evidence.given, "label_accuracy",
-                       "a classifier sees the class that was asked for")
+    return distrusted(evidence) or class_check(
+        evidence.given, "label_accuracy", "a classifier sees the class that was asked for")
+
+
+def distrusted(evidence: Evidence) -> Check | None:
+    """That nothing can be said of classes, where the classifier itself is mostly wrong."""
+    if evidence.classifier is None or evidence.classifier >= TRUSTED:
+        return None
+    of = "real images" if evidence.real_data else "its pairs' images"
+    return Check(None, "its classes: the classifier itself is right about only "
+                       f"{percent(evidence.classifier)} of {of}")
 
 
 def source_check(name: Source, source: Verdict) -> Check:

@@ -162,7 +162,9 @@ def fenced(lines: list[str]) -> str:
 
 def origin(student: Student, pairs: StoreSpec | None) -> dict[str, Any]:
     """The run's record, and how its pairs were made."""
-    found: dict[str, Any] = dict(sorted(student.provenance.items()))
+    record = student.provenance
+    again = ("losses", "training") if "phases" in record else ()  # those of the first phase
+    found = {key: value for key, value in sorted(record.items()) if key not in again}
     if is_of_unknown_origin(student):
         found["teacher"] = "unknown"
     if pairs is not None:

@@ -9,12 +9,15 @@ import typer
 
 if TYPE_CHECKING:
     from kdm_core.pairs.spec import StoreSpec
+    from pipeline.project.distil import Places
 
 MOST_HELD_OUT = 1000
 """Pairs of the test split, and as many of the validation split, where an import has enough."""
 
 IMPORTED = "data/imported.zarr"
 """In the project, where git does not look."""
+SAID = ("channels", "layout", "noise", "noise_scale", "order", "sample_dtype", "sample_range")
+"""Fields of an import that this command leaves to be found, and another one has options for."""
 
 
 def distil(
@@ -27,12 +30,24 @@ def distil(
 ) -> None:
     """Distil a student from pairs alone: no teacher, no data, no project needed. Stopped, it goes
     on when it is run again."""
-    from kdm_core.serialization import read_json
+    from pipeline.project import distil as work
+    from pipeline.runtime.stopping import INTERRUPTED
+
+    found = work.places(out)
+    try:
+        make_student(pairs, found, steps)
+    except KeyboardInterrupt:
+        typer.echo("stopped: give this command again to go on", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    tell(found)
+
+
+def make_student(pairs: str, found: "Places", steps: int | None) -> None:
+    """From the pairs to the student and its report, in their places."""
     from kdm_core.sharing.folder import load_student
     from pipeline.kdm.student import card_of_run
     from pipeline.project import distil as work
 
-    found = work.places(out)
     location, spec = store_of(pairs, found.project)
     for line in work.make(found.project, location, spec, steps):
         typer.echo(line)
@@ -43,6 +58,12 @@ def distil(
             return card_of_run(*load_student(found.student), work.STUDENT, None, None)
 
     work.deliver(found, card)
+
+
+def tell(found: "Places") -> None:
+    """Say what became of it, and where everything is."""
+    from kdm_core.serialization import read_json
+
     word = read_json(found.evaluation)["verdicts"]["student"]["word"]
     typer.echo(f"\nthe verdict  {word}; the report says why\n"
                f"the student  {found.out}\n"
@@ -55,6 +76,7 @@ def distil(
 def store_of(pairs: str, project: Path) -> tuple[str, "StoreSpec"]:
     """The store of the pairs: where it lies, as the project sees it, and what it holds. Pairs of
     others are imported into one of the project's first."""
+    from kdm_core.errors import naming
     from kdm_core.pairs.importing import ImportConfig, open_source
     from kdm_core.pairs.location import local_path
     from kdm_core.pairs.reference import FILE
@@ -65,9 +87,16 @@ def store_of(pairs: str, project: Path) -> tuple[str, "StoreSpec"]:
     if path is None or any((path / name).is_file() for name in ("zarr.json", FILE)):
         location = pairs if path is None else str(path.resolve())
         return location, PairStore.open(location).spec
-    source = open_source(path)
-    held_out = max(2, min(MOST_HELD_OUT, source.count // 10))
     store = project / IMPORTED
-    run_import(source, str(store), ImportConfig(test=held_out, validation=held_out), path.name,
-               None, "auto", trust_code=False)
+    with naming(elsewhere):
+        source = open_source(path)
+        held_out = max(2, min(MOST_HELD_OUT, source.count // 10))
+        run_import(source, str(store), ImportConfig(test=held_out, validation=held_out), path.name,
+                   None, "auto", trust_code=False)
     return IMPORTED, PairStore.open(store).spec
+
+
+def elsewhere(field: str) -> str:
+    """How a user says what this command has no option for."""
+    option = f"--{field.replace('_', '-')}"
+    return f"`kdm pairs import PAIRS STORE {option} …`" if field in SAID else field

@@ -129,10 +129,16 @@ def run(project: Path, *stages: str) -> None:
 
     Raises:
         DistilError: one failed; it has said why.
+        KeyboardInterrupt: Ctrl-C, of which a terminal tells DVC, too; it has ended.
     """
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro", *stages], cwd=project,
-                          env=child_environment(), check=False)
-    if done.returncode:
+    with subprocess.Popen([sys.executable, "-m", "dvc", "repro", *stages], cwd=project,
+                          env=child_environment()) as process:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            process.wait()  # killed, it would leave its locks, and complain of them the next time
+            raise
+    if code:
         raise DistilError(f"the run in {project.absolute()} did not come to its end, for the "
                           "reason above; give this command again to go on with it")
 

@@ -2,6 +2,7 @@
 experiments."""
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from pipeline.reporting.pictures import Embedded, embed
 from pipeline.reporting.reading import first_problem
 from pipeline.reporting.records import ExtractorRecord
 from pipeline.reporting.table import Overview, overviews
+from pipeline.reporting.text import day
 from pipeline.reporting.verdicts import Shown, sentence, verdicts
 
 SAMPLES = ("samples.png", "scatter.png")
@@ -86,7 +88,8 @@ def compare(names: Sequence[str]) -> str:
         by_data.setdefault((run.document.conditions.get("dataset"), real_samples(run.document)),
                            []).append(run)
     groups = [describe(found, images) for found in by_data.values()]
-    return render("comparison.html.j2", title="Runs side by side", runs=list(names), groups=groups,
+    return render("comparison.html.j2", title="Runs side by side", day=day(datetime.now(UTC)),
+                  runs=list(names), groups=groups,
                   description=" ".join(group.sentence for group in groups), preview=None,
                   command=f"kdm report compare {' '.join(names)} --out page.html")
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from pipeline.reporting import text
 from pipeline.reporting.records import Timing
 from pipeline.reporting.text import duration, number
 
@@ -59,7 +60,7 @@ def line(stage: str, timing: Timing) -> Line:
 def day(timings: Mapping[str, Timing]) -> str:
     """The day on which the latest result was ready; empty where nobody noted it."""
     ends = [when(timing) for timing in timings.values() if timing.finished]
-    return f"{max(ends):%d %B %Y}".lstrip("0") if ends else ""
+    return text.day(max(ends)) if ends else ""
 
 
 def wall_s(timings: Mapping[str, Timing]) -> float:

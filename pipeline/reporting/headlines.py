@@ -150,9 +150,14 @@ def variety(document: Document, name: str, flattering: Set[str]) -> list[Headlin
     if share is None:
         return []
     key, title, text = share
-    others = "real" if document.dataset != NO_DATA else "teacher’s other"
-    return [Headline(title, percent(own[key]), f"{text.format(name, others)} ({key}"
-                     f"{beside(document, key, percent)}).")]
+    said = text.format(name, compared_with(document))
+    return [Headline(title, percent(own[key]),
+                     f"{said} ({key}{beside(document, key, percent)}).")]
+
+
+def compared_with(document: Document) -> str:
+    """Which samples the students' are compared with."""
+    return "real" if document.dataset != NO_DATA else "teacher’s other"
 
 
 def chief_share(

@@ -9,6 +9,7 @@ from pipeline.reporting.headlines import (
     Headline,
     chief_distance,
     chief_share,
+    compared_with,
     named,
     yardstick,
 )
@@ -91,7 +92,8 @@ def leaders(documents: Mapping[str, Document]) -> list[Headline]:
     common = set.intersection(*(set(one.figures) for one in entries))
     if (share := chief_share(extractors, common - flattering, flattering)) is not None:
         key, title, text = share
-        found.append(lead(entries, key, title, percent, 1, f"{text} ({key})"))
+        others = compared_with(next(iter(documents.values())))
+        found.append(lead(entries, key, title, percent, 1, f"{text.format('{}', others)} ({key})"))
     return [one for one in found if one is not None]
 
 

@@ -24,6 +24,7 @@ def render(template: str, **content: Any) -> str:
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["code"] = code
+    environment.filters["breaking"] = breaking
     environment.filters["figure"] = number
     style = Markup(environment.get_template("page.css").render(colours=STUDENTS))
     script = Markup(environment.get_template("page.js").render())
@@ -36,6 +37,11 @@ def render(template: str, **content: Any) -> str:
 def code(text: str) -> Markup:
     """Text in which `commands` are set as such."""
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def breaking(key: str) -> Markup:
+    """A key that may be written on several lines."""
+    return escape(key).replace("_", Markup("_<wbr>"))
 
 
 def source(text: str) -> str:

@@ -1,6 +1,7 @@
 """How the report writes numbers."""
 
 import re
+from datetime import datetime
 from itertools import accumulate
 from math import floor, log10
 
@@ -42,6 +43,10 @@ def shortened(text: str, words: int = 40) -> tuple[str, str]:
 def minus(text: str) -> str:
     """With the sign that is as wide as a digit in the hyphen's place."""
     return text.replace("-", "−")
+
+
+def day(moment: datetime) -> str:
+    return f"{moment:%d %B %Y}".lstrip("0")
 
 
 def duration(seconds: float) -> str:

@@ -31,7 +31,7 @@ class Shown(NamedTuple):
     Attributes:
         model: on whom, and the colour that it has in the figures.
         tone: "good", "poor", "bad" or "open".
-        first: why, in what is always to be seen.
+        first: why, in a sentence; always to be seen of one that is "bad".
         more: what else was looked at; seen where it is unfolded, as is
         unknown: what could not be judged.
     """
@@ -40,7 +40,7 @@ class Shown(NamedTuple):
     colour: str
     word: str
     tone: str
-    first: list[str]
+    first: str
     more: list[str]
     unknown: list[str]
 
@@ -55,10 +55,10 @@ def verdicts(document: Document) -> list[Shown]:
 
 
 def show(name: str, colour: str, verdict: VerdictRecord) -> Shown:
-    """All reasons of a failure are to be seen, of other verdicts the first."""
-    seen = len(verdict.why) if verdict.word == "failed" else 1
-    return Shown(name, colour, verdict.word, TONES.get(verdict.word, "good"), verdict.why[:seen],
-                 verdict.why[seen:], verdict.unknown)
+    """The first reason by itself: with all of them, failures would hide the picture."""
+    first, *more = verdict.why or [""]
+    return Shown(name, colour, verdict.word, TONES.get(verdict.word, "good"), first, more,
+                 verdict.unknown)
 
 
 def sentence(document: Document) -> str:

@@ -48,7 +48,7 @@ class Stop:
 def end_interrupted() -> NoReturn:
     """End this program after Ctrl-C; of processes that compute together, the first one speaks."""
     if "TORCHELASTIC_RUN_ID" not in os.environ and parent_process() is None:
-        log.say("stopped by Ctrl-C: what is complete is kept, run `dvc repro` again to go on")
+        log.say("stopped by Ctrl-C: what is complete is kept, the same command goes on from there")
     sys.stdout.flush()
     os._exit(INTERRUPTED)
 

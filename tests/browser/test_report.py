@@ -17,6 +17,7 @@ from tests.support.report_project import (
     measured,
     undrawn,
     write_project,
+    write_studies,
 )
 
 __all__ = ["browser", "finished", "undrawn"]
@@ -50,7 +51,7 @@ def order(browser: Chrome, table: int = 0) -> list[str]:
 def heading(browser: Chrome, key: str, table: int = 0) -> WebElement:
     """The button by which a chief table is sorted by a figure."""
     found = browser.find_elements("css selector", "table.sortable")[table]
-    return found.find_element("xpath", f".//th[.//code[text()='{key}']]//button")
+    return found.find_element("xpath", f".//th[.//code[.='{key}']]//button")
 
 
 @pytest.mark.parametrize("kind", ["image", "points"])
@@ -151,6 +152,41 @@ def test_page_opens_with_verdict_picture_and_figures(
     tops, ends = ([one.rect["y"] + one.rect["height"] * part for one in shown] for part in (0, 1))
     assert tops == sorted(tops) and ends[3] < 800  # the picture's lower edge
     assert browser.execute_script("return document.documentElement.scrollHeight") < 3000
+
+
+def test_failures_leave_the_picture_on_the_first_screen(folder: Path, browser: Chrome) -> None:
+    write_project("image")
+    why = [f"its figure number {i} is far from that of the teacher, by any measure, at 500 samples "
+           "of each" for i in range(5)]
+    failed = {"word": "failed", "why": why, "unknown": []}
+    for name in STUDENTS:
+        change_evaluation(name, verdicts={"teacher": failed, "student": failed})
+    make_report()
+    for width, height in ((1280, 800), (390, 844)):
+        emulate(browser, width, height, dark=False)
+        browser.get((folder / "reports/report.html").as_uri())
+        picture = browser.find_element("css selector", ".first img").rect
+        assert picture["y"] + picture["height"] < height
+        seen = browser.find_elements("css selector", ".verdicts small")
+        assert [one.text.lower() for one in seen] == 3 * why[:1] and seen[0].is_displayed()
+        browser.find_element("css selector", "details.why summary").click()
+        lines = browser.find_elements("css selector", "details.why li")
+        assert [one.text for one in lines] == 3 * why
+
+
+def test_eigenvalues_are_shown_once(folder: Path, browser: Chrome) -> None:
+    """By the study of them where there is one, which says more."""
+    title = "Eigenvalues of the students’ operators"
+    write_project("image")
+    make_report()
+    show(browser, folder)
+    assert title in browser.page_source
+    for name in STUDENTS:
+        write_studies(name, {"spectrum": {"count": 32}})
+    make_report()
+    show(browser, folder)
+    assert title not in browser.page_source and "The spectrum" in browser.page_source
+    assert (folder / "reports/figures/spectrum.png").exists()
 
 
 @pytest.mark.parametrize("kind", ["image", "points"])

@@ -17,7 +17,7 @@ from tests.support.project import edit, python
 # A program that was started in the background ignores the signal.
 INTERRUPT = ("signal.signal(signal.SIGINT, signal.default_int_handler); "
              "os.kill(os.getpid(), signal.SIGINT); time.sleep(60)")
-LINE = "stopped by Ctrl-C: what is complete is kept, run `dvc repro` again to go on"
+LINE = "stopped by Ctrl-C: what is complete is kept, the same command goes on from there"
 STOPPED = f"""
 import os, signal, time
 from pipeline.runtime.runner import run

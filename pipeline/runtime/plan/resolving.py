@@ -15,7 +15,7 @@ from kdm_core.students.objective import LossConfig
 from pipeline.params.run import Params
 from pipeline.params.teacher import ExactTeacher
 from pipeline.runtime.plan.code import INSTALLED, code_of, digest, file_of, modules_below, own_code
-from pipeline.runtime.plan.sections import reads_of, stages_of, values_of
+from pipeline.runtime.plan.sections import COLOURED, reads_of, stages_of, values_of
 
 TEMPLATES = INSTALLED / "pipeline/reporting/templates"
 # What a teacher or an autoencoder is made of that was imported is known when it is there.
@@ -44,8 +44,14 @@ def plan_all(
             "code": code_of([program(stage)], chosen_by(used))
             | {name: mark for name, (_, mark) in files.items()}
             | (templates() if reads.shows else {}),
-            "torch": torch}
+            "torch": torch, **place_of(stage, params)}
     return plans, sorted(own.values())
+
+
+def place_of(stage: str, params: Params) -> dict[str, int]:
+    """The place of a stage's student, where its result depends on it."""
+    name, _, key = stage.partition("@")
+    return {"place": list(params.students).index(key)} if name in COLOURED else {}
 
 
 def program(stage: str) -> str:

@@ -33,6 +33,8 @@ READS: dict[str, Reads] = {
                      "students", "evaluation", "weights", "studies", "report"), shows=True),
 }
 PER_STUDENT = ("train_student", "evaluate", "study")
+COLOURED = ("study",)
+"""Stages whose pictures have the colour of their student, which follows from its place of all."""
 
 
 def stages_of(students: list[str]) -> list[str]:

@@ -190,6 +190,16 @@ def test_a_teacher_of_other_labels_fails_where_the_classifier_can_be_trusted() -
     assert found.word == "passed" and "only 30.0 % of real images" in found.unknown[0]
 
 
+def test_a_classifier_that_is_mostly_wrong_fails_no_student() -> None:
+    case = Case()
+    case.student["label_agreement"] = figure(0.1)  # no more than chance
+    assert case.student_word == "failed"
+    case.classifier, case.source, case.real_data = 0.3, "pairs", False
+    found = case.judged()["student"]
+    assert found.word == "as good as its teacher"
+    assert any("only 30.0 % of its pairs' images" in line for line in found.unknown)
+
+
 def test_nobody_is_good_for_want_of_figures() -> None:
     bare = Case(given={}, student={}, ratios={}, given_at_n={}, real={}, distances=[], recalls=[],
                 classifier=None)

@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.colors import to_hex, to_rgba_array
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
@@ -18,6 +20,7 @@ from torch import Tensor
 from kdm_core.errors import Adapted, DataError, DivergedError
 from kdm_core.figures.grid import Row, draw_rows
 from kdm_core.figures.memorisation import Distances
+from kdm_core.figures.style import STUDENTS, drawn_in
 from kdm_core.figures.tiles import mosaic, tiles
 from kdm_core.metrics.neighbours import nearest
 from kdm_core.samples import SampleSpec
@@ -41,6 +44,8 @@ from kdm_core.studies.vicinity import VicinityConfig, perturb, vicinity
 
 OFF = StudiesConfig.model_validate(dict.fromkeys(StudiesConfig.model_fields))
 CLASSES = ["nought", "one", "two"]
+LIMIT = {"#d55e00"}
+"""The colour of a line, where near copies begin."""
 
 
 def make(kind: str, n: int = 120, classes: bool = False, sigma: float = 0.4) -> Subject:
@@ -386,6 +391,29 @@ def test_studies_of_a_kind(kind: str, expected: list[str]) -> None:
         buffer = io.BytesIO()
         finding.figure.savefig(buffer, format="png")
         assert np.ptp(np.asarray(Image.open(buffer).convert("L"))) > 100
+
+
+def colours(finding: Finding) -> set[str]:
+    """Of all that is drawn in a figure and can be asked for its colour."""
+    drawn = [artist.get_color() for artist in finding.figure.findobj(
+        lambda artist: hasattr(artist, "get_color"))]
+    filled = [colour for artist in finding.figure.findobj(
+        lambda artist: hasattr(artist, "get_facecolor"))
+        for colour in np.atleast_2d(to_rgba_array(artist.get_facecolor()))]
+    outlined = [colour for artist in finding.figure.findobj(Patch)
+                for colour in to_rgba_array(artist.get_edgecolor())]
+    return {to_hex(colour) for colour in [*drawn, *filled, *outlined]}
+
+
+def test_a_student_has_the_colour_of_its_place_in_all_its_studies() -> None:
+    config = StudiesConfig(semantics=None)  # which has colours of classes
+    subject = make("image")
+    for place in (1, len(STUDENTS) - 1):
+        with drawn_in(place):
+            for finding in found(subject, config):
+                own = colours(finding) & set(STUDENTS)
+                assert STUDENTS[place] in own, finding.name
+                assert STUDENTS[(place + 1) % len(STUDENTS)] not in own - LIMIT, finding.name
 
 
 def test_the_same_seed_finds_the_same() -> None:

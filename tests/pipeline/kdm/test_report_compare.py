@@ -56,6 +56,8 @@ def test_runs_of_folders_and_files(finished: dict[str, Path]) -> None:
     assert told.count("<small>close</small>") == 3 and told.count("<small>passed</small>") == 2
     assert told.count("<img") == 2 and "b/reports/report.json" in told
     assert "conditions differ" not in told and "condition differs" not in told
+    assert re.search(r"of the real samples lie among kdm(-f)? of \S+’s \(recall_vgg16\)", told)
+    assert re.search(r'eyebrow">\d+ \w+ 20\d\d · 2 runs', told)
     assert len(told) < 4e6
 
 

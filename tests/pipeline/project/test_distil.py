@@ -1,7 +1,11 @@
 """`kdm distil`: pairs alone become a student and a report."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +19,8 @@ from kdm_core.pairs.store import PairStore
 from kdm_core.sharing.hub import from_pretrained
 from pipeline.kdm.cli import app
 from pipeline.project import distil
-from tests.support.project import edit, repro
+from tests.support.project import edit, environment, make_project, repro
+from tests.support.waiting import wait_until
 
 N = 60
 
@@ -104,6 +109,32 @@ def test_it_goes_on_where_it_was_stopped(folder: Path, monkeypatch: pytest.Monke
     assert mine.exit_code == 1 and "somebody has worked on it" in mine.stderr
 
 
+INTERRUPTED = """
+import signal, sys
+from pathlib import Path
+from pipeline.project import distil
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run aside
+distil.run(Path())
+"""
+
+
+def test_dvc_ends_by_itself_after_ctrl_c(folder: Path) -> None:
+    """Killed, it would leave its locks, and complain of each of them the next time."""
+    make_project(folder / "project")
+    (folder / "project/dvc.yaml").write_text(
+        "stages: {sleep: {cmd: echo begun > begun; sleep 60, deps: [params.yaml], outs: [out]}}")
+    started = subprocess.Popen([sys.executable, "-c", INTERRUPTED], cwd=folder / "project",
+                               env=environment(), start_new_session=True, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait_until((folder / "project/begun").exists, 120)
+    os.killpg(started.pid, signal.SIGINT)
+    said, _ = started.communicate(timeout=30)
+    assert "KeyboardInterrupt" in said and started.returncode
+    locks = folder / "project/.dvc/tmp/rwlock"
+    assert locks.exists() and not any(json.loads(locks.read_text() or "{}").values())
+
+
 def test_a_store_is_used_where_it_lies(folder: Path) -> None:
     pairs = arrays()
     imported = CliRunner().invoke(app, ["pairs", "import", pairs, "store.zarr", "--test", "6",
@@ -132,7 +163,8 @@ def too_few() -> None:
 
 
 @pytest.mark.parametrize(("write", "reason"), [
-    (uniform, "normal noise 0 and 3"), (no_noise, "holds none"), (too_few, "too few"),
+    (uniform, "normal noise 0 and 3"), (too_few, "too few"),
+    (no_noise, "`kdm pairs import PAIRS STORE --noise …`: pairs.npz holds none"),
     (other_sizes, "does not fit samples of shape"), (lambda: None, "does not exist")])
 def test_what_are_no_pairs_is_refused_before_anything_is_made(
     write: Callable[[], None], reason: str, folder: Path

@@ -134,6 +134,18 @@ def test_where_to_compute_is_in_no_plan() -> None:
     assert plan_all(parse_params(values), ROOT, "2")[0] == plan
 
 
+def test_a_study_is_drawn_anew_where_its_student_takes_another_place() -> None:
+    """Its colour follows from that; nothing else does."""
+    values = read_values(SMOKE)
+    plan, _ = plan_all(parse_params(values), ROOT, "2")
+    del values["students"]["kdm"]
+    first, _ = plan_all(parse_params(values), ROOT, "2")
+    assert {stage for stage in first if first[stage] != plan[stage]} == {"study@kdm-f", "report"}
+    values["students"]["another"] = values["students"]["kdm-f"]
+    more, _ = plan_all(parse_params(values), ROOT, "2")
+    assert {stage for stage in first if first[stage] != more[stage]} == {"report"}
+
+
 def modules(stage: str, params: Path = SMOKE) -> set[str]:
     return set(plan_all(load_params(params), ROOT, "2")[0][stage]["code"])
 
