@@ -62,7 +62,7 @@ test-slow: setup  ## presets in full, against the promised quality, and other te
 	$(BIN)/python -m pytest -m slow
 
 test-docs-long: setup  ## what the docs say to type, typed: whole blocks on preset smoke (10 minutes)
-	$(BIN)/python -m pytest -m slow tests/docs
+	$(BIN)/python -m pytest -m slow -n 2 tests/docs
 
 gpu: setup  ## tests and measurements that only a GPU can do (25 minutes); without one it says so
 	@$(BIN)/python -m benchmarks.gpu
