@@ -50,6 +50,7 @@ from kdm_core.metrics.paired import (
     paired_mse,
 )
 from kdm_core.metrics.spread import within_class_variance
+from kdm_core.networks.diffusers_dit import DiffusersDiTConfig
 from kdm_core.networks.diffusers_unet import DiffusersUNetConfig
 from kdm_core.networks.module import ModuleNetworkConfig
 from kdm_core.networks.torchcfm_unet import TorchCFMUNetConfig
@@ -157,8 +158,9 @@ def discrete(prediction: str) -> Raw:
     return {"kind": "discrete", "prediction": prediction, "alphas_cumprod": ALPHAS}
 
 
-def stepping(spacing: str, end: str, steps: int = 4) -> Raw:
-    return {**HEUN, "steps": steps, "grid": {"kind": "timesteps", "spacing": spacing, "end": end}}
+def stepping(spacing: str, end: str, steps: int = 4, **more: int) -> Raw:
+    grid = {"kind": "timesteps", "spacing": spacing, "end": end, **more}
+    return {**HEUN, "steps": steps, "grid": grid}
 
 
 PAIRS: dict[str, Raw] = {
@@ -186,6 +188,12 @@ PAIRS: dict[str, Raw] = {
        for prediction, solver in (("epsilon", stepping("leading", "zero", 8)),
                                   ("v_prediction", stepping("trailing", "lowest")),
                                   ("sample", stepping("linspace", "zero")))},
+    "stepping as Euler of diffusers": {
+        "teacher": denoiser(preconditioning={**discrete("epsilon"), "start": "noise"}),
+        "solver": stepping("linspace_euler", "zero", 8)},
+    **{f"stepping {spacing}": {"teacher": denoiser(preconditioning=discrete("epsilon")),
+                               "solver": stepping(spacing, "zero", 3, offset=1)}
+       for spacing in ("leading_dpm", "linspace_dpm")},
     "exact mixture": {"teacher": {"kind": "gaussian_mixture", "components": 2}, "solver": HEUN},
     "exact data": {"teacher": {"kind": "finite_data", "count": 32}, "solver": HEUN},
 }
@@ -525,8 +533,9 @@ FAMILIES: dict[str, Family] = {
                       lambda name: FIGURES[name]()),
 }
 ELSEWHERE: dict[type[Config], str] = {
-    **dict.fromkeys((DiffusersUNetConfig, TorchCFMUNetConfig, ModuleNetworkConfig),
-                    "code of others, with which tests/test_import_*.py compare"),
+    **dict.fromkeys((DiffusersUNetConfig, DiffusersDiTConfig, TorchCFMUNetConfig,
+                     ModuleNetworkConfig),
+                    "code of others, with which tests/kdm_core/importers compare"),
     **dict.fromkeys((InceptionConfig, DINOv2Config, CLIPConfig),
                     "weights of others, which test_extractors.py does without"),
 }

@@ -27,11 +27,8 @@ from kdm_core.errors import DataError
 from kdm_core.importers.files import fetch_folder, require_sha256
 from kdm_core.importers.samples import label_names
 from kdm_core.importers.weights import load_weights
-from kdm_core.networks.diffusers_unet import (
-    DiffusersUNet,
-    DiffusersUNetConfig,
-    import_diffusers_library,
-)
+from kdm_core.networks.diffusers_unet import DiffusersUNet, DiffusersUNetConfig
+from kdm_core.networks.foreign import import_diffusers_library
 from kdm_core.samples import SampleSpec
 from kdm_core.solvers.grids import KarrasGrid, LogSNRGrid, TimestepGrid
 from kdm_core.teachers import Denoiser, DenoiserConfig

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from kdm_core.networks.base import Network
 from kdm_core.networks.dhariwal_unet import DhariwalUNet, DhariwalUNetConfig
+from kdm_core.networks.diffusers_dit import DiffusersDiT, DiffusersDiTConfig
 from kdm_core.networks.diffusers_unet import DiffusersUNet, DiffusersUNetConfig
 from kdm_core.networks.edm2_unet import EDM2UNet, EDM2UNetConfig
 from kdm_core.networks.get import GET, GETConfig
@@ -22,7 +23,8 @@ OwnNetwork = (MLPConfig | UNetConfig | SongUNetConfig | DhariwalUNetConfig | EDM
               | TransformerConfig | GETConfig)
 NetworkConfig = Annotated[OwnNetwork | IdentityConfig, Field(discriminator="kind")]
 """The networks of this package: what students can be made of."""
-ForeignNetwork = DiffusersUNetConfig | TorchCFMUNetConfig | ModuleNetworkConfig
+ForeignNetwork = (DiffusersUNetConfig | DiffusersDiTConfig | TorchCFMUNetConfig
+                  | ModuleNetworkConfig)
 AnyNetworkConfig = Annotated[OwnNetwork | ForeignNetwork, Field(discriminator="kind")]
 """Those with weights and the networks of others: what teachers can be made of."""
 
@@ -40,6 +42,7 @@ NETWORKS: dict[str, type[Network]] = {
     "transformer": Transformer,
     "get": GET,
     "diffusers_unet": DiffusersUNet,
+    "diffusers_dit": DiffusersDiT,
     "torchcfm_unet": TorchCFMUNet,
     "module": ModuleNetwork,
 }

@@ -1,6 +1,6 @@
 """The unconditional or class-conditional U-Net of diffusers (`UNet2DModel`), by that package."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import JsonValue
 from torch import Tensor, nn
@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from kdm_core.config import Config
 from kdm_core.errors import KDMError
 from kdm_core.networks.base import Network
-from kdm_core.networks.foreign import require_labels
-from kdm_core.vision import import_torchvision
+from kdm_core.networks.foreign import build_of_diffusers, require_labels
 
 
 class DiffusersUNetConfig(Config):
@@ -43,11 +42,7 @@ class DiffusersUNet(Network):
                 map between these shapes.
         """
         super().__init__()
-        try:
-            self.unet = import_diffusers_library().UNet2DModel(**config.arguments)
-        except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise KDMError(f"network.arguments: diffusers builds no UNet2DModel of these: {error}"
-                           ) from error
+        self.unet = build_of_diffusers("UNet2DModel", config.arguments)
         made = self.unet.config
         channels = made.in_channels, made.out_channels
         if len(in_shape) != 3 or channels != (in_shape[0], out_shape[0]) or not timed:
@@ -78,18 +73,3 @@ class DiffusersUNet(Network):
         out: Tensor = self.unet(x, time.long() if self.integer_times else time,
                                 require_labels(labels, self.num_classes), return_dict=False)[0]
         return out
-
-
-def import_diffusers_library() -> Any:
-    """The package diffusers.
-
-    Raises:
-        KDMError: it is not installed.
-    """
-    try:
-        import diffusers
-    except ImportError as error:
-        raise KDMError("teachers of diffusers need that package: "
-                       f"pip install 'kdm-distill[diffusers]' ({error})") from error
-    import_torchvision()  # which diffusers imports with its models
-    return diffusers

@@ -72,19 +72,27 @@ class UniformGrid(Config):
     kind: Literal["uniform"]
 
 
+Spacing = Literal["leading", "trailing", "linspace", "leading_dpm", "linspace_dpm",
+                  "linspace_euler"]
+DPM = "_dpm"
+
+
 class TimestepGrid(Config):
     """Evenly spaced training steps of a teacher with discrete noise levels (DDIM, diffusers).
 
     Attributes:
         spacing: `leading` starts below the noisiest level, `trailing` and `linspace` at it. Where
-            that is too far below, `Teacher.times` takes `trailing` instead.
+            that is too far below, `Teacher.times` takes `trailing` instead. `leading_dpm` and
+            `linspace_dpm` are those of one step more without its last (DPM-Solver of diffusers);
+            `linspace_euler` is `linspace` that refuses numbers of steps which it would have to
+            round (Euler of diffusers steps between the levels there).
         offset: added to the steps of `leading` (diffusers' steps_offset).
         end: the last step goes to zero noise, or to the teacher's `lowest` level and no further
             (diffusers' set_alpha_to_one).
     """
 
     kind: Literal["timesteps"]
-    spacing: Literal["leading", "trailing", "linspace"] = "leading"
+    spacing: Spacing = "leading"
     offset: int = Field(0, ge=0)
     end: Literal["zero", "lowest"] = "zero"
 
@@ -145,6 +153,9 @@ def timestep_indices(grid: TimestepGrid, steps: int, count: int) -> Tensor:
 
     As diffusers' schedulers compute them, in NumPy, down to the rounding of halves.
     """
+    if grid.spacing.endswith(DPM):
+        longer = grid.model_copy(update={"spacing": grid.spacing.removesuffix(DPM)})
+        return timestep_indices(longer, steps + 1, count)[:-1]
     if grid.spacing == "leading":
         return torch.arange(steps - 1, -1, -1) * (count // steps) + grid.offset
     if grid.spacing == "trailing":
@@ -154,3 +165,18 @@ def timestep_indices(grid: TimestepGrid, steps: int, count: int) -> Tensor:
         lowest = 0 if steps > 1 else count - 1  # a single step starts at the noisiest level, too
         down = np.linspace(lowest, count - 1, steps)[::-1].round()
     return torch.from_numpy(down.astype(np.int64))
+
+
+def require_whole(grid: TimestepGrid, steps: int, count: int) -> None:
+    """Refuse steps that would end between two of a teacher's `count` noise levels.
+
+    Raises:
+        KDMError: a grid that does not round would have to.
+    """
+    if grid.spacing != "linspace_euler" or steps == 1 or (count - 1) % (steps - 1) == 0:
+        return
+    whole = [str(n + 1) for n in range(1, count) if (count - 1) % n == 0]
+    raise KDMError(f"{steps} even steps end between the teacher's {count} noise levels, where its "
+                   f"scheduler would ask for what lies between; take {', '.join(whole)} steps, or "
+                   "a grid whose spacing is linspace, which takes the nearest levels",
+                   field="solver.steps")

@@ -56,7 +56,7 @@ def check_augmentation(config: AugmentationConfig, spec: SampleSpec, network: Co
         KDMError: they cannot, or it cannot.
     """
     if spec.kind != "image":
-        raise KDMError("is for images, and the samples are points; leave it out",
+        raise KDMError("is for images, and the samples are no images; leave it out",
                        field="augmentation")
     found = getattr(network, "augment_dim", 0)
     if config.labelled and found != LABELS:

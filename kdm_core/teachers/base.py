@@ -17,6 +17,7 @@ from kdm_core.solvers.grids import (
     TimestepGrid,
     UniformGrid,
     noise_levels,
+    require_whole,
     timestep_indices,
 )
 
@@ -45,6 +46,7 @@ class Teacher(nn.Module, ABC):
         label_dropout: share of the labels that it was not shown in training, and so whether it
             has learned to do without (0: it has not); None if nobody knows, or it needs no
             training for that.
+        named: whether it came with its classes' names; others are given some by their order.
     """
 
     start: float
@@ -55,6 +57,7 @@ class Teacher(nn.Module, ABC):
     evaluations = 1
     ends_singular = False
     label_dropout: float | None = None
+    named = False
 
     def __init__(self, config: Config, spec: SampleSpec) -> None:
         super().__init__()
@@ -160,6 +163,8 @@ class Teacher(nn.Module, ABC):
         """
         grid, steps = solver.grid or self.default_grid, solver.steps
         times = self._times(grid, steps)
+        if isinstance(grid, TimestepGrid) and (table := self.levels()) is not None:
+            require_whole(grid, steps, len(table))
         if isinstance(grid, TimestepGrid) and self._signal(times[0]) > MOST_SIGNAL:
             adapted(f"solver.grid.spacing: {steps} steps of `{grid.spacing}` spacing would begin "
                     f"at the noise level {float(times[0]):.3g} of {self.highest:.3g}, where there "

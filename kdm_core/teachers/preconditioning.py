@@ -7,10 +7,10 @@ on: a variance-preserving state is that divided by sqrt(1 + sigma²).
 
 from abc import ABC, abstractmethod
 from math import exp, inf, sqrt
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor, nn
 
 from kdm_core.config import Config
@@ -63,12 +63,22 @@ class DiscretePreconditioning(Config):
         prediction: what the network outputs: the noise, v = alpha ε − sigma x₀, or the sample.
         alphas_cumprod: alpha² of every training step, from almost 1 down to almost 0.
         clip: the denoised sample is clipped to ±clip, None for not at all.
+        start: standard deviation of the state that the ODE starts with: that of the path for
+            samples of variance 1, √(1 + sigma²) (`path`, as of DDIM), or that of the noise alone,
+            sigma (`noise`, as of diffusers' Euler scheduler).
     """
 
     kind: Literal["discrete"]
     prediction: Literal["epsilon", "v_prediction", "sample"]
     alphas_cumprod: list[float] = Field(min_length=2)
     clip: float | None = Field(None, gt=0)
+    start: Literal["path", "noise"] = "path"
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Teachers that start as all did before there was a choice keep their fingerprint."""
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if (key, value) != ("start", "path")}
 
     @model_validator(mode="after")
     def _descending(self) -> "DiscretePreconditioning":
@@ -189,12 +199,12 @@ class IDDPM(Preconditioning):
 
 
 class Discrete(Preconditioning):
-    variance_preserving = True
     table: Tensor
 
     def __init__(self, config: DiscretePreconditioning) -> None:
         super().__init__()
         self.prediction, self.clip = config.prediction, config.clip
+        self.variance_preserving = config.start == "path"
         alphas = torch.tensor(config.alphas_cumprod, dtype=torch.float64)
         table = ((1 - alphas) / alphas).sqrt()
         self.lowest, self.highest = float(table[0]), float(table[-1])

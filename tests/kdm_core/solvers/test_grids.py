@@ -170,12 +170,15 @@ def test_timesteps_in_numbers() -> None:
 
 @pytest.mark.parametrize("steps", [2, 7, 10, 48, 50, 96, 103, 112, 199, 999, 1000])
 def test_timesteps_are_those_of_diffusers(steps: int) -> None:
-    """Its DDIM scheduler's formulas; the numbers of steps include such with halves to round."""
+    """Its schedulers' formulas; the numbers of steps include such with halves to round."""
     expected = {
         "leading": (np.arange(0, steps) * (1000 // steps)).round()[::-1],
         "linspace": np.linspace(0, 999, steps).round()[::-1],
         # arange(1000, 0, −1000/103) has 104 values, by rounding; diffusers then takes a step more.
         "trailing": (np.round(np.arange(1000, 0, -1000 / steps)) - 1)[:steps],
+        # Of its DPM-Solver; with as many steps as levels, `leading` stays at the lowest.
+        "leading_dpm": (np.arange(0, steps + 1) * (1000 // (steps + 1))).round()[::-1][:-1],
+        "linspace_dpm": np.linspace(0, 999, steps + 1).round()[::-1][:-1],
     }
     for spacing, numbers in expected.items():
         found = timestep_indices(TimestepGrid(kind="timesteps", spacing=spacing), steps, 1000)
@@ -281,7 +284,8 @@ COSINE = np.cumprod([max(b / a, 0.001) for a, b in zip(BAR, BAR[1:], strict=Fals
 
 
 @pytest.mark.parametrize("alphas", [ALPHAS_CUMPROD, COSINE], ids=["linear", "cosine"])
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace", "leading_dpm",
+                                     "linspace_dpm"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 10, 25, 50, 334, 400, 500, 501, 600, 999, 1000])
 def test_every_count_of_timesteps_keeps_the_mean(alphas: Any, spacing: str, steps: int) -> None:
     """It starts where the noise is all there is: from elsewhere the mean would be drawn to 0."""
@@ -291,7 +295,8 @@ def test_every_count_of_timesteps_keeps_the_mean(alphas: Any, spacing: str, step
         warnings.simplefilter("ignore", Adapted)
         found = exact(alphas).sample(noise, None, FixedSolver(kind="euler", steps=steps, grid=grid))
     assert float(found.state.mean()) == pytest.approx(0.6, abs=0.005)
-    assert found.nfe == steps
+    # 1000 of 1001 rounded levels are one too many.
+    assert found.nfe == steps - ((spacing, steps) == ("linspace_dpm", 1000))
 
 
 def test_timesteps_that_would_begin_below_the_noise_are_said() -> None:
@@ -308,6 +313,23 @@ def test_timesteps_that_would_begin_below_the_noise_are_said() -> None:
         times = exact().times(FixedSolver(kind="euler", steps=steps, grid=grid))
         np.testing.assert_array_equal(times[:-1].numpy(), exact().levels()[indices].numpy())
         assert indices[-1] == 1
+
+
+def test_even_steps_that_would_end_between_levels_are_refused_with_those_that_do_not() -> None:
+    grid = TimestepGrid(kind="timesteps", spacing="linspace_euler")
+    rounded = grid.model_copy(update={"spacing": "linspace"})
+    teacher, whole = discrete(), []
+    for steps in (*range(1, 120), 334, 999, 1000):
+        solver = FixedSolver(kind="euler", steps=steps, grid=grid)
+        exactly = np.linspace(0, 999, steps) if steps > 1 else np.array([999.0])
+        if (exactly == exactly.round()).all():
+            whole.append(str(steps))
+            other = FixedSolver(kind="euler", steps=steps, grid=rounded)
+            assert torch.equal(teacher.times(solver), teacher.times(other))
+        else:
+            with pytest.raises(KDMError, match=r"^solver\.steps: .*spacing is linspace") as refused:
+                teacher.times(solver)
+    assert f"take {', '.join(whole[1:])} steps" in str(refused.value)
 
 
 @pytest.mark.parametrize("levels", [10, 100, 1000, 4000])
