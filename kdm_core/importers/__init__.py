@@ -36,7 +36,7 @@ def import_teacher(source: ForeignSource, data: SampleSpec) -> Teacher:
     """
     teacher = build_source(source, data)
     require_same_samples(teacher.spec, data)
-    align_classes(teacher, data, isinstance(source, FolderSource))
+    align_classes(teacher, data)
     return teacher
 
 
@@ -55,7 +55,7 @@ def import_guide(source: ForeignSource, data: SampleSpec) -> Teacher | None:
         # One that takes no labels guides towards them.
         expected = data if guide.spec.num_classes else data.model_copy(update={"label_names": []})
         require_same_samples(guide.spec, expected)
-        align_classes(guide, expected, isinstance(source, FolderSource))
+        align_classes(guide, expected)
         return guide
 
 

@@ -32,6 +32,7 @@ def import_folder(source: FolderSource) -> Teacher:
         KDMError: as `kdm_core.teachers.load_teacher`.
     """
     teacher, _ = load_teacher(Path(source.folder), source.trust_code)
+    teacher.named = True
     if source.label_dropout is not None:
         teacher.label_dropout = source.label_dropout
     return teacher
@@ -40,4 +41,8 @@ def import_folder(source: FolderSource) -> Teacher:
 def import_folder_guide(source: FolderSource) -> Teacher | None:
     """The weaker teacher in the folder, if there is one."""
     folder = Path(source.folder) / GUIDE
-    return load_teacher(folder, source.trust_code)[0] if folder.is_dir() else None
+    if not folder.is_dir():
+        return None
+    guide, _ = load_teacher(folder, source.trust_code)
+    guide.named = True
+    return guide

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from kdm_core.errors import DataError
 from kdm_core.importers.files import Weights, fetch
-from kdm_core.importers.samples import label_names
+from kdm_core.importers.samples import label_names, samples_like
 from kdm_core.importers.state_dict import read_state_dict
 from kdm_core.importers.weights import load_weights
 from kdm_core.networks.torchcfm_unet import (
@@ -58,8 +58,7 @@ def import_torchcfm(source: TorchCFMSource, data: SampleSpec) -> FlowMatching:
         raise DataError(f"{path} holds no U-Net of torchcfm for images (a tensor {ENTRANCE} of "
                         "four dimensions): choose another key, or another source", field="file")
     classes = len(tensors[LABELS]) if LABELS in tensors else 0
-    spec = data.model_copy(update={"kind": "image", "label_names": label_names(classes, data),
-                                   "shape": [entrance.shape[1], *data.shape[1:]]})
+    spec = samples_like(data, [entrance.shape[1], *data.shape[1:]], label_names(classes, data))
     arguments = source.model_dump(include=set(TorchCFMArguments.model_fields))
     network = TorchCFMUNetConfig(kind="torchcfm_unet", **arguments)
     teacher = FlowMatching(

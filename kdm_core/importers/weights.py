@@ -9,11 +9,15 @@ from kdm_core.errors import DataError, KDMError, MismatchError
 SHOWN = 3
 
 
-def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], place: str) -> None:
+def load_weights(
+    module: nn.Module, tensors: Mapping[str, Tensor], place: str, assign: bool = False
+) -> None:
     """Give a module the weights in `tensors`, every one of them, in the module's own dtypes.
 
     Args:
         place: the file they come from, for messages.
+        assign: put them in the place of its own as they lie in memory, where all have its dtypes,
+            so that there is no second copy.
 
     Raises:
         MismatchError: tensors are missing, left over or of another shape; some are named.
@@ -23,13 +27,27 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], place: str) -
         check_weights(module, tensors)
     except KDMError as error:
         raise type(error)(f"{place} does not hold the weights of this network: {error}") from error
-    module.load_state_dict(tensors)
+    same = all(tensors[name].dtype == own.dtype for name, own in module.state_dict().items())
+    module.load_state_dict(tensors, assign=assign and same)
 
 
 def check_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Compare tensors with those that a module has, which may be one without memory (meta).
 
     Raises: as `load_weights`.
+    """
+    check_layout(module, tensors)
+    for name, own in module.state_dict().items():
+        if own.is_floating_point() and not (
+                tensors[name].is_floating_point() and tensors[name].isfinite().all()):
+            raise DataError(f"{name} has values that are not finite numbers; fetch the file again")
+
+
+def check_layout(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """As `check_weights`, of names and shapes alone.
+
+    Raises:
+        MismatchError: as `load_weights`.
     """
     own = module.state_dict()
     shared = sorted(own.keys() & tensors.keys())
@@ -44,10 +62,6 @@ def check_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
              for what, names in problems.items() if names]
     if found:
         raise MismatchError("; ".join(found))
-    for name in shared:
-        if own[name].is_floating_point() and not (
-                tensors[name].is_floating_point() and tensors[name].isfinite().all()):
-            raise DataError(f"{name} has values that are not finite numbers; fetch the file again")
 
 
 def enumerated(names: list[str]) -> str:
