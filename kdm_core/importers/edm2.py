@@ -17,7 +17,8 @@ from kdm_core.importers.persistent import PersistentObject, read_checkpoint
 from kdm_core.importers.weights import check_weights
 from kdm_core.networks.edm2_unet import Block, EDM2UNet, EDM2UNetConfig, MPConv, MPFourier
 
-RGB_ENCODER = "StandardRGBEncoder"
+RGB_ENCODER, LATENT_ENCODER = "StandardRGBEncoder", "StabilityVAEEncoder"
+LATENT_CHANNELS = 4
 PREFIX, TRAINING_ONLY = "unet.", ("logvar_fourier.", "logvar_linear.")
 POSITIONAL = 6  # arguments of `Precond` that have a place
 CLASSES: dict[type[nn.Module], str] = {EDM2UNet: "UNet", nn.ModuleDict: "ModuleDict",
@@ -29,16 +30,18 @@ class EDM2Checkpoint(NamedTuple):
 
     Attributes:
         sigma_data: the standard deviation of the data that it expects.
-        shape: (C, H, W) of the images, whose values are in [-1, 1].
+        shape: (C, H, W) of the images, whose values are in [-1, 1], or of the latents.
+        latent: whether it makes latents.
         num_classes: 0 for an unconditional network.
         label_dropout: share of the labels that it was not shown in training; the published code
             knows none, which is 0.
         network: its configuration.
-        tensors: its weights by the names of `EDM2UNet`, float32.
+        tensors: its weights by the names of `EDM2UNet`, in the file's precision.
     """
 
     sigma_data: float
     shape: tuple[int, int, int]
+    latent: bool
     num_classes: int
     label_dropout: float
     network: EDM2UNetConfig
@@ -81,7 +84,7 @@ class Arguments(Config):
 
 
 def read_edm2(content: bytes, place: str, key: str = "ema") -> EDM2Checkpoint:
-    """Read a network that makes images, and check all that the file says of it.
+    """Read a network that makes images or latents, and check all that the file says of it.
 
     Args:
         content: the file.
@@ -89,8 +92,8 @@ def read_edm2(content: bytes, place: str, key: str = "ema") -> EDM2Checkpoint:
         key: which network of the file.
 
     Raises:
-        DataError: the file is damaged, holds something else (latents, say), or says something of
-            the network that our own does not do.
+        DataError: the file is damaged, holds something else, or says something of the network that
+            our own does not do.
     """
     document = read_checkpoint(content, place)
     recorded = document.get(key)
@@ -99,7 +102,7 @@ def read_edm2(content: bytes, place: str, key: str = "ema") -> EDM2Checkpoint:
                         "name one of them as key")
     try:
         arguments, config = parse_arguments(recorded)
-        require_images(document.get("encoder"), arguments.img_channels)
+        latent = makes_latents(document.get("encoder"), arguments.img_channels)
         tensors = take_tensors(recorded)
         # Weights in a file are counted before anything is made as large as it says.
         if config.blocks * len(config.multipliers) > len(tensors):
@@ -113,7 +116,7 @@ def read_edm2(content: bytes, place: str, key: str = "ema") -> EDM2Checkpoint:
         require_module(recorded.modules.get("unet"), "unet", network)
     except KDMError as error:
         raise DataError(f"{place}: {error}") from error
-    return EDM2Checkpoint(arguments.sigma_data, shape, arguments.label_dim,
+    return EDM2Checkpoint(arguments.sigma_data, shape, latent, arguments.label_dim,
                           arguments.label_dropout, config, tensors)
 
 
@@ -137,24 +140,32 @@ def parse_arguments(recorded: PersistentObject) -> tuple[Arguments, EDM2UNetConf
                         "altered in this way cannot be imported") from error
 
 
-def require_images(encoder: object, channels: int) -> None:
-    """Refuse a network of latents. Without an encoder EDM2 takes a file to be one of images."""
+def makes_latents(encoder: object, channels: int) -> bool:
+    """Whether a network makes latents. Without an encoder EDM2 takes a file to be one of images.
+
+    Raises:
+        DataError: it makes something else for that encoder.
+    """
     name = encoder.class_name if isinstance(encoder, PersistentObject) else type(encoder).__name__
+    if name == LATENT_ENCODER and channels == LATENT_CHANNELS:
+        return True
     if (encoder is not None and name != RGB_ENCODER) or channels not in (1, 3):
-        raise DataError(f"the network makes {channels} channels for the encoder {name!a}, so it "
-                        "works on latents, not on images; use a checkpoint of images, such as "
-                        "those named edm2-img64")
+        raise DataError(f"the network makes {channels} channels for the encoder {name!a}; known "
+                        f"are images ({RGB_ENCODER}, or no encoder, with 1 or 3 channels) and "
+                        f"latents ({LATENT_ENCODER}, with {LATENT_CHANNELS}): use a published "
+                        "checkpoint, such as those named edm2-img64 or edm2-img512")
+    return False
 
 
 def take_tensors(recorded: PersistentObject) -> dict[str, Tensor]:
-    """The weights by our own names, as float32."""
+    """The weights by our own names."""
     found = {}
     for name, tensor in recorded.tensors().items():
         if name.startswith(TRAINING_ONLY):
             continue
         if not name.startswith(PREFIX) or not tensor.is_floating_point():
             raise DataError(f"the network has an unknown tensor {name!a} of {tensor.dtype}")
-        found[name.removeprefix(PREFIX)] = tensor.to(torch.float32)
+        found[name.removeprefix(PREFIX)] = tensor
     return found
 
 

@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 from kdm_core.importers.edm import read_edm
 from kdm_core.importers.edm2 import read_edm2
 from kdm_core.importers.files import Weights, fetch
-from kdm_core.importers.samples import label_names
+from kdm_core.importers.samples import label_names, samples_like
 from kdm_core.importers.weights import load_weights
 from kdm_core.networks import AnyNetworkConfig
 from kdm_core.samples import SampleSpec
@@ -29,7 +29,7 @@ class EDMSource(Weights):
 
 
 class EDM2Source(EDMSource):
-    """A checkpoint of EDM2 that makes images (not latents); fields as of `EDMSource`."""
+    """A checkpoint of EDM2 that makes images or latents; fields as of `EDMSource`."""
 
     source: Literal["edm2"]  # type: ignore[assignment]  # a narrower tag of the same kind
 
@@ -48,8 +48,8 @@ def import_edm(source: EDMSource, data: SampleSpec) -> Denoiser:
     else:
         found = read_edm(content, str(path), source.key)
         preconditioning = {"kind": found.preconditioning, **found.constants}
-    spec = SampleSpec(kind="image", shape=list(found.shape), sigma_data=found.sigma_data,
-                      label_names=label_names(found.num_classes, data))
+    spec = samples_like(data, list(found.shape), label_names(found.num_classes, data),
+                        latent=getattr(found, "latent", None), sigma_data=found.sigma_data)
     network: AnyNetworkConfig = found.network
     parsed: PreconditioningConfig = TypeAdapter(PreconditioningConfig).validate_python(
         preconditioning)

@@ -5,6 +5,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from torch import nn
 
@@ -53,9 +54,9 @@ def record(module: nn.Module) -> Any:
     return Recorded({EDM2UNet: "UNet"}.get(type(module), type(module).__name__), **state)
 
 
-def record_precond(network: EDM2UNet) -> Recorded:
+def record_precond(network: EDM2UNet, channels: int = 3) -> Recorded:
     head = {"logvar_fourier": MPFourier(4), "logvar_linear": MPConv(4, 1)}
-    arguments = {"img_resolution": 8, "img_channels": 3, "label_dim": network.num_classes,
+    arguments = {"img_resolution": 8, "img_channels": channels, "label_dim": network.num_classes,
                  "model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1,
                  "attn_resolutions": [4], "channels_per_head": 16, "label_balance": 0.4,
                  "concat_balance": 0.6, "sigma_data": 0.7, "logvar_channels": 4, "dropout": 0}
@@ -74,3 +75,7 @@ def write(document: object, monkeypatch: pytest.MonkeyPatch) -> bytes:
 
 
 RGB = Recorded("StandardRGBEncoder")
+RAW_STD = np.float32([4.17, 4.62, 3.71, 3.28])
+VAE = Recorded("StabilityVAEEncoder", vae_name="stabilityai/sd-vae-ft-mse", batch_size=8, _vae=None,
+               scale=np.float32(0.5) / RAW_STD, bias=-np.float32([5.81, 3.25, 0.12, -2.15]) / 2,
+               _init_args=(), _init_kwargs={})

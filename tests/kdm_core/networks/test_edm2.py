@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdm_core.errors import DataError, KDMError
+from kdm_core.errors import DataError, KDMError, MismatchError
 from kdm_core.importers import EDM2Source, import_teacher
 from kdm_core.importers.edm2 import read_edm2
 from kdm_core.networks.edm2_unet import Block, EDM2UNet, EDM2UNetConfig, MPConv
 from kdm_core.samples import SampleSpec
 from kdm_core.solvers.guidance import GuidanceConfig
 from kdm_core.teachers.guidance import guided
-from tests.support.edm2_writer import RGB, TINY, Recorded, record_precond, write
+from tests.support.edm2_writer import RGB, TINY, VAE, Recorded, record_precond, write
 
 
 def waves(shape: tuple[int, ...], phase: float) -> Tensor:
@@ -27,11 +27,12 @@ def waves(shape: tuple[int, ...], phase: float) -> Tensor:
 
 
 def build(
-    timed: bool = True, num_classes: int = 3, config: EDM2UNetConfig = TINY, resolution: int = 8
+    timed: bool = True, num_classes: int = 3, config: EDM2UNetConfig = TINY, resolution: int = 8,
+    channels: int = 3,
 ) -> EDM2UNet:
     """In eval mode, with random weights and gains that are not zero."""
     torch.manual_seed(0)
-    shape = (3, resolution, resolution)
+    shape = (channels, resolution, resolution)
     network = EDM2UNet(config, shape, shape, timed, num_classes)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -239,6 +240,43 @@ def test_a_checkpoint_gives_the_network_back(
         assert torch.equal(copy(x, time, labels), network.float()(x, time, labels))
 
 
+def test_a_checkpoint_of_latents_gives_the_network_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the published ones for 512 × 512 pixels are, in half precision."""
+    network = build(channels=4).half()
+    document = {"encoder": VAE, "ema": record_precond(network, channels=4)}
+    (tmp_path / "net.pkl").write_bytes(write(document, monkeypatch))
+    source = EDM2Source(source="edm2", file=str(tmp_path / "net.pkl"))
+    latents = SampleSpec(kind="latent", shape=[4, 8, 8], sigma_data=0.5, label_names=list("abc"),
+                         decoder="ab" * 32, picture=[3, 64, 64])
+    teacher = import_teacher(source, latents)
+    # The network's own standard deviation, which its preconditioning is made of.
+    assert teacher.spec == latents.model_copy(update={"sigma_data": 0.7})
+    x, sigma, labels = torch.randn(3, 4, 8, 8), torch.tensor([0.3, 2.0, 9.0]), torch.tensor(
+        [0, -1, 2])
+    s = sigma[:, None, None, None]
+    total = (s**2 + 0.49).sqrt()
+    with torch.no_grad():
+        inner = network.float()(x / total, sigma.log() / 4, labels)
+        found = teacher.denoise(x, sigma, labels)
+    torch.testing.assert_close(found, 0.49 / total**2 * x + 0.7 * s / total * inner,
+                               rtol=1e-5, atol=1e-5)
+    images = SampleSpec(kind="image", shape=[3, 64, 64], label_names=list("abc"))
+    with pytest.raises(MismatchError, match=r"makes latents of shape \[4, 8, 8\].*holds images"):
+        import_teacher(source, images)
+
+
+def test_a_checkpoint_of_images_makes_no_latents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = {"encoder": RGB, "ema": record_precond(build())}
+    (tmp_path / "net.pkl").write_bytes(write(document, monkeypatch))
+    latents = SampleSpec(kind="latent", shape=[3, 8, 8], label_names=list("abc"))
+    with pytest.raises(MismatchError, match="makes images, and the data set holds latents"):
+        import_teacher(EDM2Source(source="edm2", file=str(tmp_path / "net.pkl")), latents)
+
+
 @pytest.mark.parametrize("recorded", [{}, {"label_dropout": 0.1}])
 def test_the_share_of_labels_that_were_dropped(
     recorded: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -290,9 +328,10 @@ def reverse_encoder(document: dict[str, Any], kwargs: dict[str, Any]) -> None:
 
 CHANGES: dict[str, tuple[Change, str]] = {
     "latents": (lambda d, k: d.update(encoder=Recorded("StabilityVAEEncoder")),
-                "'StabilityVAEEncoder', so it works on latents"),
-    "latent channels": (argument("img_channels", 4), "4 channels .* works on latents"),
-    "encoder of no kind": (lambda d, k: d.update(encoder="rgb"), "works on latents"),
+                "3 channels for the encoder 'StabilityVAEEncoder'.*latents .*, with 4"),
+    "latent channels": (argument("img_channels", 4),
+                        "4 channels for the encoder 'StandardRGBEncoder'"),
+    "encoder of no kind": (lambda d, k: d.update(encoder="rgb"), "for the encoder 'str'"),
     "no such key": (lambda d, k: d.update(net=d.pop("ema")), r"no network 'ema' among .*'net'"),
     "EDM": (lambda d, k: setattr(d["ema"], "class_name", "EDMPrecond"),
             "'EDMPrecond', expected EDM2's Precond"),
