@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from kdm_core.compute import autocast, seeded, step_generator
@@ -47,6 +48,18 @@ def make(kind: str, network: NetworkConfig, spec: SampleSpec = IMAGES, seed: int
         return build_teacher(config, spec)
 
 
+LATENTS = SampleSpec(kind="latent", shape=[4, 8, 8], label_names=["a", "b", "c"], sigma_data=0.8,
+                     decoder="ab" * 32, picture=[3, 64, 64])
+OWN: dict[str, dict[str, object]] = {
+    "mlp": {"width": 16, "blocks": 1},
+    "transformer": {"width": 16, "blocks": 2, "heads": 2},
+    "get": {"width": 16, "heads": 2, "mlp_ratio": 2, "iterations": 2},
+    "edm2_unet": {"channels": 16, "multipliers": [1, 2], "blocks": 1, "attention": [4],
+                  "channels_per_head": 16},
+    **{name: {"channels": 16, "multipliers": [1, 2], "blocks": 1, "attention": [4]}
+       for name in ("unet", "song_unet", "dhariwal_unet")}}
+
+
 def training(**changes: object) -> TrainingConfig:
     return TrainingConfig.model_validate({
         "steps": 12, "batch": 8, "lr": 1e-2, "ema": 0.9, "precision": "fp32",
@@ -71,6 +84,31 @@ def run(task: TeacherTask) -> Teacher:
         task.step(step)
     shadow: Teacher = task.ema.shadow
     return shadow
+
+
+# Latents
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", OWN)
+def test_every_network_of_ours_learns_latents(name: str, kind: str, tmp_path: Path) -> None:
+    """Samples are as wide as latents are, which nothing cuts to the range of images."""
+    network = TypeAdapter(NetworkConfig).validate_python({"kind": name, **OWN[name]})
+    teacher = make(kind, network, LATENTS)
+    latents = 3 * torch.randn(40, 4, 8, 8, generator=generator())
+    task = TeacherTask(teacher, training(steps=2), latents, torch.arange(40) % 3, 0)
+    losses = [task.step(step)["loss"] for step in range(2)]
+    assert torch.stack(losses).isfinite().all()
+    fresh = make(kind, network, LATENTS).state_dict()
+    assert any(not torch.equal(fresh[name], now) for name, now in teacher.state_dict().items())
+    mark = save_teacher(tmp_path, teacher.eval())
+    loaded, found = load_teacher(tmp_path)
+    assert (loaded.spec, found) == (LATENTS, mark)
+    noise, labels = torch.randn(2, 4, 8, 8, generator=generator()), torch.tensor([0, -1])
+    made = loaded.sample(noise, labels, FixedSolver(kind="euler", steps=4), "fp32").state
+    assert made.shape == noise.shape
+    far = loaded.denoise(100 + noise, loaded.time_at(torch.tensor(1e-3)), labels)
+    assert float(far.mean()) > 50
 
 
 # Objectives
