@@ -1,12 +1,13 @@
-"""Imported EDM and EDM2 networks against the code that they were published with.
+"""Imported EDM, EDM2 and SiT networks against the code that they were published with.
 
     git clone https://github.com/NVlabs/edm && git clone https://github.com/NVlabs/edm2
-    python -m benchmarks.published_code edm edm2
+    git clone https://github.com/willisma/SiT
+    python -m benchmarks.published_code edm edm2 SiT
 
-Networks are built and pickled by the published code, with random weights everywhere, and imported
-by ours. Compared are 18-step Heun samples from the same noise, by the published sampler and by
-ours, in float32; and, for EDM, their speed. The clones are run, so they must be trusted; nothing
-of them is part of this project (EDM is CC BY-NC-SA).
+Networks are built and saved by the published code, with random weights everywhere, and imported
+by ours. Compared are 18-step samples from the same noise (Heun, for SiT midpoint), by the published
+sampler and by ours, in float32; and, for EDM, their speed. Clones that are not named are left out.
+They are run, so they must be trusted; nothing of them is part of this project (EDM is CC BY-NC-SA).
 """
 
 import importlib
@@ -14,7 +15,6 @@ import pickle
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from benchmarks.timing import ratio, rounds
 from kdm_core.importers import build_source
+from kdm_core.importers.module import ModuleFlow, ModuleSource
 from kdm_core.importers.nvlabs import EDM2Source, EDMSource
 from kdm_core.samples import SampleSpec
 from kdm_core.solvers import FixedSolver
@@ -39,48 +40,97 @@ NETWORKS: dict[str, dict[str, Any]] = {
             "num_blocks": 1, "attn_resolutions": [8, 16]},
 }
 Sampler = Callable[..., Tensor]
+PACKAGES = ("training", "torch_utils", "dnnlib", "models", "transport")  # of the clones
 
 
 def main() -> None:
-    edm, edm2 = map(Path, sys.argv[1:3])
+    clones = {path.name.lower(): path for path in map(Path, sys.argv[1:])}
     print(f"largest deviation of {STEPS}-step samples, as a share of the largest value")
-    # One clone after the other: both have packages of the same names.
-    for name, network, sampler, source in chain(from_edm(edm), from_edm2(edm2)):
-        theirs, ours = sample_both(network, sampler, imported(network, source))
-        print(f"{name:>24} {float((theirs - ours).abs().max() / theirs.abs().max()):.1e}")
-    compare_speed(edm)
+    if "edm" in clones:
+        # One clone after the other: they have packages of the same names.
+        for name, network, sampler in from_edm(clones["edm"]):
+            compare(name, sample_both(network, sampler, imported({"ema": network}, "edm")))
+    if "edm2" in clones:
+        for name, network, sampler, encoder in from_edm2(clones["edm2"]):
+            teacher = imported({"ema": network, "encoder": encoder}, "edm2")
+            compare(name, sample_both(network, sampler, teacher))
+    if "sit" in clones:
+        compare("SiT", sample_sit(clones["sit"]))
+    if "edm" in clones:
+        compare_speed(clones["edm"])
 
 
-def from_edm(clone: Path) -> Iterator[tuple[str, nn.Module, Sampler, str]]:
+def compare(name: str, samples: tuple[Tensor, Tensor]) -> None:
+    theirs, ours = samples
+    print(f"{name:>24} {float((theirs - ours).abs().max() / theirs.abs().max()):.1e}", flush=True)
+
+
+def from_edm(clone: Path) -> Iterator[tuple[str, nn.Module, Sampler]]:
     """All preconditionings over all networks of EDM."""
     networks, generate = modules(clone, "training.networks", "generate")
     for kind in ("VPPrecond", "VEPrecond", "iDDPMPrecond", "EDMPrecond"):
         for name, arguments in NETWORKS.items():
             made = getattr(networks, kind)(img_resolution=RESOLUTION, img_channels=3,
                                            label_dim=CLASSES, **arguments)
-            yield f"{kind} {name}", randomised(made), generate.edm_sampler, "edm"
+            yield f"{kind} {name}", randomised(made), generate.edm_sampler
 
 
-def from_edm2(clone: Path) -> Iterator[tuple[str, nn.Module, Sampler, str]]:
-    """A network of EDM2, whose sampler keeps its state in float32 unless told otherwise."""
-    networks, generate = modules(clone, "training.networks_edm2", "generate_images")
-    made = networks.Precond(RESOLUTION, 3, CLASSES, use_fp16=False, model_channels=64,
-                            channel_mult=[1, 2], num_blocks=2, attn_resolutions=[8])
-    for name, parameter in made.named_parameters():
-        if name.endswith("_gain"):
-            nn.init.constant_(parameter, 0.7)
+def from_edm2(clone: Path) -> Iterator[tuple[str, nn.Module, Sampler, object]]:
+    """Networks of EDM2 with their encoders, of images and of latents. Its sampler keeps its state
+    in float32 unless told otherwise."""
+    networks, generate, encoders = modules(clone, "training.networks_edm2", "generate_images",
+                                           "training.encoders")
 
     def sampler(*arguments: Any, **more: Any) -> Tensor:
         found: Tensor = generate.edm_sampler(*arguments, dtype=torch.float64, **more)
         return found
 
-    yield "EDM2", made.eval().requires_grad_(False), sampler, "edm2"
+    for kind, channels, encoder in (("images", 3, encoders.StandardRGBEncoder()),
+                                    ("latents", 4, encoders.StabilityVAEEncoder())):
+        made = networks.Precond(RESOLUTION, channels, CLASSES, use_fp16=False, model_channels=64,
+                                channel_mult=[1, 2], num_blocks=2, attn_resolutions=[8])
+        for name, parameter in made.named_parameters():
+            if name.endswith("_gain"):
+                nn.init.constant_(parameter, 0.7)
+        yield f"EDM2 {kind}", made.eval().requires_grad_(False), sampler, encoder
+
+
+def sample_sit(clone: Path) -> tuple[Tensor, Tensor]:
+    """A small SiT's samples, the last of which has no label."""
+    transport, = modules(clone, "transport")
+    drawn = randomised(sit(str(clone)))
+    solve = transport.Sampler(transport.create_transport()).sample_ode(
+        sampling_method="midpoint", num_steps=STEPS + 1)
+    noise = torch.randn(BATCH, 4, RESOLUTION, RESOLUTION,
+                        generator=torch.Generator().manual_seed(5))
+    labels = torch.tensor([0, 1, 2, -1])
+    theirs = solve(noise, drawn.forward, y=labels.where(labels >= 0, CLASSES))[-1]
+    data = SampleSpec(kind="latent", shape=list(noise.shape[1:]),
+                      label_names=[str(i) for i in range(CLASSES)])
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "sit.pt"
+        torch.save({"ema": drawn.state_dict()}, file)
+        teacher = build_source(ModuleSource(
+            source="module", factory="benchmarks.published_code:sit",
+            arguments={"clone": str(clone)}, file=str(file), key="ema", trust_code=True,
+            model=ModuleFlow(kind="flow_matching")), data)
+    solver = FixedSolver(kind="midpoint", steps=STEPS)
+    return theirs, teacher.sample(noise, labels, solver, "fp32").state
+
+
+def sit(clone: str) -> nn.Module:
+    """A small SiT as docs/teachers.md makes a large one."""
+    models, = modules(Path(clone), "models")
+    model: nn.Module = models.SiT(input_size=RESOLUTION, hidden_size=64, depth=2, num_heads=4,
+                       num_classes=CLASSES)
+    model.register_forward_pre_hook(
+        lambda module, inputs: (*inputs[:2], inputs[2].where(inputs[2] >= 0, CLASSES)))
+    return model
 
 
 def modules(clone: Path, *names: str) -> list[Any]:
     """Import modules of a clone, and forget those of another."""
-    for loaded in [name for name in sys.modules
-                   if name.split(".")[0] in ("training", "torch_utils", "dnnlib")]:
+    for loaded in [name for name in sys.modules if name.split(".")[0] in PACKAGES]:
         del sys.modules[loaded]
     sys.path.insert(0, str(clone.resolve()))
     try:
@@ -100,12 +150,12 @@ def randomised(network: nn.Module) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def imported(network: nn.Module, source: str) -> Teacher:
+def imported(document: dict[str, Any], source: str) -> Teacher:
     data = SampleSpec(kind="image", shape=[3, RESOLUTION, RESOLUTION],
                       label_names=[str(i) for i in range(CLASSES)])
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "network.pkl"
-        file.write_bytes(pickle.dumps({"ema": network}))
+        file.write_bytes(pickle.dumps(document))
         if source == "edm2":
             return build_source(EDM2Source(source="edm2", file=str(file)), data)
         return build_source(EDMSource(source="edm", file=str(file)), data)
