@@ -213,6 +213,21 @@ def test_noise_scale() -> None:
     assert float(preserving.noise_scale(sigma)) == pytest.approx(1 / sqrt(ALPHAS_CUMPROD[-1]))
 
 
+def test_a_discrete_teacher_may_start_with_the_noise_alone() -> None:
+    """Descriptions that do not say it are as they were before there was a choice."""
+    plain = discrete()
+    assert set(plain.model_dump()) == {"kind", "prediction", "alphas_cumprod", "clip"}
+    told = DiscretePreconditioning.model_validate({**plain.model_dump(), "start": "noise"})
+    assert DiscretePreconditioning.model_validate(told.model_dump()) == told != plain
+    assert DiscretePreconditioning.model_validate_json(told.model_dump_json()) == told
+    sigma = torch.tensor([0.3, 40.0])
+    spec = SampleSpec(kind="points", shape=[2])
+    for preconditioning, expected in ((plain, (1 + sigma**2).sqrt()), (told, sigma)):
+        config = DenoiserConfig(kind="denoiser", preconditioning=preconditioning,
+                                network=MLPConfig(kind="mlp", width=8, blocks=1))
+        torch.testing.assert_close(Denoiser(config, spec).noise_scale(sigma), expected)
+
+
 @pytest.mark.parametrize("alphas", [[0.9], [0.9, 0.9], [0.5, 0.9], [1.0, 0.5], [0.5, 0.0],
                                     [0.5, float("nan")]])
 def test_noise_levels_that_do_not_rise_are_refused(alphas: list[float]) -> None:
